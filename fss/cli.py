@@ -1,0 +1,288 @@
+"""The command line: ``fss train | eval | predict | check`` (also ``python -m fss``).
+
+Heavy imports wait until a command runs, so that ``fss --help`` answers at once.
+"""
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from functools import partial, wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from fss.config import DANetConfig, TrainConfig
+from fss.config import arm as named_arm
+from fss.config import preset as named_preset
+from fss.errors import InputError, nearest
+
+_help = tyro.conf.arg
+Data = Annotated[
+    str, _help(help="shapes, shapes:KNOB=VALUE,..., folder:PATH or fss1000:PATH", metavar="SPEC")
+]
+Fold = Annotated[
+    int, _help(help="0..3, the fold kept for the test; ignored by data without folds")
+]
+Device = Annotated[str, _help(help="cpu, cuda, cuda:1, ...")]
+Workers = Annotated[
+    int, _help(help="processes that read pictures; -1 means one a core, at most 4")
+]
+BackboneWeights = Annotated[
+    Path | None, _help(help="file of the backbone's ImageNet weights", metavar="PATH")
+]
+Quiet = Annotated[bool, _help(help="no progress bars")]
+
+
+def train(
+    out: Annotated[Path, _help(help="folder of the run: weights and log", metavar="PATH")],
+    data: Data = "shapes",
+    preset: Annotated[str, _help(help="quick (minutes on two cores) or paper")] = "quick",
+    arm: Annotated[str, _help(help="base, pca, lda, danet, repaired or pfenet")] = "danet",
+    fold: Fold = 0,
+    seed: Annotated[int, _help(help="of weights, episodes, augmentation and dropout")] = 0,
+    set: Annotated[  # noqa: A002
+        tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]],
+        _help(help="other settings: --set channels=96 steps=4000", metavar="NAME=VALUE ..."),
+    ] = (),
+    resume: Annotated[bool, _help(help="go on with the run that --out holds")] = False,
+    device: Device = "cpu",
+    workers: Workers = -1,
+    backbone_weights: BackboneWeights = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network on a fold's training classes; keep the best and the last weights."""
+    schedule = named_preset(preset).override({"seed": seed})
+    config, schedule = _override(named_arm(arm), schedule, sum(set, ()))
+    from fss.train import train as run
+
+    model = run(
+        config,
+        schedule,
+        data,
+        out,
+        fold=fold,
+        device=device,
+        pretrained=backbone_weights or True,
+        resume=resume,
+        workers=_workers(workers),
+        progress=not quiet,
+    )
+    best, step = model.trained["best"], model.trained["step"]
+    print(f"{out}/best.safetensors: validation mIoU {100 * best:.1f}, at step {step}")
+
+
+def eval(  # noqa: A001
+    checkpoint: Annotated[
+        str,
+        _help(
+            help="a shipped name, a file, a run's folder, or one of the references "
+            "all-foreground and training-free"
+        ),
+    ] = "danet-lite0-shapes",
+    data: Data = "shapes",
+    split: Annotated[str, _help(help="train, val or test")] = "test",
+    fold: Fold = 0,
+    shots: Annotated[int, _help(help="support pictures an episode")] = 1,
+    episodes: Annotated[int, _help(help="episodes of the list")] = 1000,
+    seed: Annotated[int, _help(help="of the episode list")] = 0,
+    size: Annotated[
+        int | None, _help(help="side of the pictures; default: as the checkpoint was trained")
+    ] = None,
+    list: Annotated[  # noqa: A002
+        Path | None, _help(help="evaluate this saved list instead", metavar="PATH")
+    ] = None,
+    save_list: Annotated[
+        Path | None, _help(help="write the episode list there", metavar="PATH")
+    ] = None,
+    json: Annotated[  # noqa: A002
+        Path | None, _help(help="write all figures there", metavar="PATH")
+    ] = None,
+    cache: Annotated[bool, _help(help="read features through the cache on disk")] = True,
+    device: Device = "cpu",
+    workers: Workers = -1,
+    backbone_weights: BackboneWeights = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure mIoU and FB-IoU over a fixed list of episodes."""
+    from fss.checkpoint import load
+    from fss.data import open_dataset
+    from fss.episodes import EpisodeList
+    from fss.evaluate import REFERENCES, evaluate
+    from fss.files import check_writable, write_json
+    from fss.model import DANet
+    from fss.train import check_device
+
+    check_device(device)
+    for path in (save_list, json):
+        if path is not None:
+            check_writable(path)
+    reference = REFERENCES.get(checkpoint)
+    weights: Path | bool = backbone_weights or True
+    if reference is None:
+        model = load(checkpoint, pretrained=weights)
+    else:
+        model = DANet(DANetConfig.published(lda=False, pca=False), pretrained=weights)
+    size = model.trained.get("size", 224) if size is None else size
+    dataset = open_dataset(data, split=split, fold=fold, size=size)
+    if list is None:
+        episode_list = EpisodeList.sample(dataset, shots=shots, episodes=episodes, seed=seed)
+    else:
+        episode_list = EpisodeList.load(list)
+    if save_list is not None:
+        episode_list.save(save_list)
+    result = evaluate(
+        model.to(device),
+        dataset,
+        episode_list,
+        predict=reference,
+        cache=cache,
+        workers=_workers(workers),
+        progress=not quiet,
+    )
+    result = {"checkpoint": checkpoint, **result}
+    if json is not None:
+        write_json(json, result)
+    low, high = result["miou_interval"]
+    print(
+        f"mIoU {100 * result['miou']:.1f} [{100 * low:.1f}, {100 * high:.1f}]   "
+        f"FB-IoU {100 * result['fb_iou']:.1f}   {result['classes']} classes, "
+        f"{result['episodes']} episodes of {result['shots']} shot, {data} {split}"
+    )
+
+
+def predict(
+    support: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[Path, Path], ...]],
+        _help(help="a labelled picture and its mask", metavar="IMAGE MASK"),
+    ],
+    query: Annotated[Path, _help(help="the picture to segment", metavar="IMAGE")],
+    out: Annotated[Path, _help(help="the mask, a PNG of 0 and 255", metavar="MASK")],
+    checkpoint: Annotated[
+        str, _help(help="a shipped name, a file, or a run's folder")
+    ] = "danet-lite0-shapes",
+    size: Annotated[
+        int | None, _help(help="side the pictures are fitted into; default: as trained")
+    ] = None,
+    device: Device = "cpu",
+    backbone_weights: BackboneWeights = None,
+) -> None:
+    """Segment a picture by one or more labelled pictures of the same kind of object."""
+    if not support:
+        raise InputError("--support: give at least one labelled picture, --support IMAGE MASK")
+    from fss.checkpoint import load
+    from fss.predict import predict_files
+    from fss.train import check_device
+
+    check_device(device)
+    model = load(checkpoint, pretrained=backbone_weights or True).to(device)
+    side = model.trained.get("size", 224) if size is None else size
+    share = predict_files(model, support, query, out, side)
+    print(f"{out}: {100 * share:.1f} % of the picture is object")
+
+
+def check(
+    data: Data = "shapes",
+    fold: Fold = 0,
+    size: Annotated[int, _help(help="side of the pictures")] = 224,
+    workers: Workers = -1,
+    quiet: Quiet = False,
+) -> None:
+    """Read every picture of a data set and list the bad ones; exit code 1 if there are any."""
+    from fss.check import check_dataset
+
+    found = 0
+    for problem in check_dataset(
+        data, fold=fold, size=size, workers=max(1, _workers(workers)), progress=not quiet
+    ):
+        print(problem)
+        found += 1
+    print(f"{data}: {found} bad pictures" if found else f"{data}: every picture is sound")
+    sys.exit(1 if found else 0)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"train": train, "eval": eval, "predict": predict, "check": check}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; bad input is one line on stderr and exit code 2."""
+    # Threads that spin while they wait slow everything on busy cores; read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    args = sys.argv[1:] if args is None else args
+    try:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise InputError(f"unknown command {args[0]!r}; {nearest(args[0], COMMANDS)}")
+        _parse(args)()
+    except InputError as error:
+        print(f"fss: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as error:
+        print(f"fss: {error}" if str(error) else "fss: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse(args: list[str]) -> Callable[[], None]:
+    """Return the call that the arguments ask for; what does not parse is an InputError."""
+
+    def later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+        @wraps(command)
+        def bound(*values: Any, **named: Any) -> Callable[[], None]:
+            return partial(command, *values, **named)
+
+        return bound
+
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(
+                {name: later(command) for name, command in COMMANDS.items()},
+                args=args,
+                prog="fss",
+                description="Few-shot segmentation with attention: train, measure, use.",
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as error:
+        if not error.code:  # --help
+            raise
+        # tyro draws a box: its title, the reason, a rule, and advice.
+        lines = [line.strip("│ ") for line in said.getvalue().splitlines()]
+        reason = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
+        text = " ".join(" ".join(lines[1:reason]).split()).rstrip(".")
+        command = " ".join(["fss", *(name for name in args[:1] if name in COMMANDS)])
+        raise InputError(f"{text or 'arguments not understood'}; see {command} --help") from None
+
+
+def _override(
+    config: DANetConfig, schedule: TrainConfig, settings: tuple[str, ...]
+) -> tuple[DANetConfig, TrainConfig]:
+    """Apply NAME=VALUE settings to whichever of the two has the name."""
+    network: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting}: write NAME=VALUE")
+        try:
+            value = json.loads({"None": "null", "none": "null"}.get(text, text.lower()))
+        except ValueError:
+            value = text
+        if name in config.to_json():
+            network[name] = value
+        elif name in schedule.to_json():
+            training[name] = value
+        else:
+            known = [*config.to_json(), *schedule.to_json()]
+            raise InputError(f"--set {setting}: no setting {name!r}; {nearest(name, known)}")
+    return config.override(network), schedule.override(training)
+
+
+def _workers(count: int) -> int:
+    if count >= 0:
+        return count
+    if hasattr(os, "sched_getaffinity"):  # not the machine's cores, but those we may use
+        return min(4, len(os.sched_getaffinity(0)))
+    return min(4, os.cpu_count() or 1)

@@ -1,0 +1,227 @@
+"""What can be chosen: the network, its arms, its training. Plain data; imports no torch."""
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from fss.errors import InputError, nearest
+
+BackboneName = Literal["efficientnet_lite0", "resnet50", "resnet101", "vgg16_bn"]
+Prior = Literal["masked_features", "masked_input"]
+
+
+def _admits(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is of the declared type (an int may be a float, a bool no int)."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_admits(value, part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_describe(part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return ", ".join(repr(choice) for choice in get_args(hint))
+    return "None" if hint is type(None) else str(hint.__name__)
+
+
+class _Checked:
+    """Frozen settings whose values are checked when made and that read and write JSON."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if not _admits(value, hints[field.name]):
+                hint = f"use {_describe(hints[field.name])}"
+                raise InputError(f"{type(self).__name__}.{field.name} = {value!r}: {hint}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as a dict of JSON values."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Make the settings from what ``to_json`` gave; a name it does not know is an error."""
+        cls._check_names(values)
+        return cls(**values)
+
+    @classmethod
+    def _check_names(cls, names: Mapping[str, Any]) -> None:
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        for name in names:
+            if name not in known:
+                raise InputError(f"{cls.__name__} has no setting {name!r}; {nearest(name, known)}")
+
+    def override(self, settings: Mapping[str, Any]) -> Self:
+        """Return a copy with some settings replaced; unknown names and bad values are errors."""
+        self._check_names(settings)
+        return replace(self, **settings)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class DANetConfig(_Checked):
+    """Everything that defines a network. ``DANetConfig()`` is ``DANetConfig.published()``.
+
+    Attributes:
+        backbone: frozen feature extractor.
+        channels: C after the reduction of Eq. 4 (256 in the paper).
+        lda: light-dense attention; without it the features go straight to the reduction.
+        pca: prototypical channel attention; without it the prototype is a masked average.
+        prior: where PFENet's prior mask comes from: block4 of the support, masked afterwards
+            (``"masked_features"``), or block4 run on the masked block3 (``"masked_input"``,
+            PFENet's own), or ``None``.
+        decoder: ``"ppm"``, the pyramid pooling of the paper, or ``"fem"``, PFENet's.
+        value: what the attention carries: features of the ``"query"``, as published, or of the
+            ``"support"``.
+        scaled: divide attention scores by the square root of a token's length.
+        mask_background: keep masked-out support positions out of the attention's softmax.
+        masked_pool: take Eq. 7's softmax over the object's positions only.
+        mask_before_reduce: mask the support before the reduction (Eq. 1, 4), not only when
+            averaging (PFENet).
+    """
+
+    backbone: BackboneName = "efficientnet_lite0"
+    channels: int = 64
+    lda: bool = True
+    pca: bool = True
+    prior: Prior | None = "masked_features"
+    decoder: Literal["ppm", "fem"] = "ppm"
+    value: Literal["query", "support"] = "query"
+    scaled: bool = False
+    mask_background: bool = False
+    masked_pool: bool = False
+    mask_before_reduce: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.channels < 1:
+            raise InputError(f"DANetConfig.channels = {self.channels}: use 1 or more")
+
+    @classmethod
+    def published(cls, **overrides: Any) -> Self:
+        """DANet as the paper writes it, with its shapes mended; see the README's decisions."""
+        return cls().override(overrides)
+
+    @classmethod
+    def repaired(cls, **overrides: Any) -> Self:
+        """DANet as its text means it: support values, scaled, the background not looked at."""
+        meant = cls(value="support", scaled=True, mask_background=True, masked_pool=True)
+        return meant.override(overrides)
+
+    @classmethod
+    def pfenet(cls, **overrides: Any) -> Self:
+        """PFENet (Tian et al., 2020), the baseline of the paper's Table 3."""
+        baseline = cls(
+            lda=False, pca=False, decoder="fem", prior="masked_input", mask_before_reduce=False
+        )
+        return baseline.override(overrides)
+
+
+ARMS: Mapping[str, DANetConfig] = {
+    "base": DANetConfig.published(lda=False, pca=False),
+    "pca": DANetConfig.published(lda=False),
+    "lda": DANetConfig.published(pca=False),
+    "danet": DANetConfig.published(),
+    "repaired": DANetConfig.repaired(),
+    "pfenet": DANetConfig.pfenet(),
+}
+"""The rows of an ablation by name. All but PFENet share decoder and prior: a difference between two
+rows is the module's."""
+
+
+def arm(name: str) -> DANetConfig:
+    """Return the config of a named arm."""
+    if name not in ARMS:
+        raise InputError(f"unknown arm {name!r}; {nearest(name, ARMS)}")
+    return ARMS[name]
+
+
+@dataclass(frozen=True)
+class TrainConfig(_Checked):
+    """How a network is trained. Everything that the result depends on besides data and network.
+
+    Attributes:
+        steps: optimiser steps, or ``None`` for what ``epochs`` make.
+        epochs: passes over the training pictures, one episode a picture; used if no steps are set.
+        batch: episodes a step.
+        shots: support pictures an episode.
+        size: side of the square pictures in pixels.
+        optimizer: ``"adamw"`` or ``"sgd"`` (momentum 0.9).
+        lr: peak learning rate, decayed by (1 - step / steps) ** 0.9.
+        warmup: steps of linear warm-up.
+        lr_multiplier: factor on the head's rate; PFENet's released code uses 10.
+        weight_decay: of the optimiser.
+        dropout: share of the reduced channels (Eq. 4) that are dropped; PFENet: 0.5.
+        aux_weight: factor on the mean of the decoder's inner losses.
+        augment: ``"flip"`` (pictures and their mirror images, which a cache can hold) or
+            ``"paper"`` (scale, rotate, blur, flip and crop, drawn anew each time).
+        cache: read the frozen features from a cache on disk instead of extracting them each step.
+        seed: of initial weights, episodes, augmentation and dropout.
+        val_every: steps between two validations; the last step always validates.
+        val_episodes: episodes of the fixed validation list.
+    """
+
+    steps: int | None = 1000
+    epochs: int = 200
+    batch: int = 8
+    shots: int = 1
+    size: int = 224
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 5e-3
+    warmup: int = 50
+    lr_multiplier: float = 1.0
+    weight_decay: float = 1e-4
+    dropout: float = 0.1
+    aux_weight: float = 1.0
+    augment: Literal["flip", "paper"] = "flip"
+    cache: bool = True
+    seed: int = 0
+    val_every: int = 250
+    val_episodes: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lowest: dict[str, float] = dict(
+            epochs=1, batch=1, shots=1, size=32, lr=0, warmup=0, lr_multiplier=0, weight_decay=0,
+            aux_weight=0, seed=0, val_every=1, val_episodes=1,
+        )  # fmt: skip
+        if self.steps is not None:
+            lowest["steps"] = 1
+        for name, least in lowest.items():
+            found = getattr(self, name)
+            if not least <= found < math.inf:  # so written, it also refuses nan
+                raise InputError(f"TrainConfig.{name} = {found}: use {least} or more")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"TrainConfig.dropout = {self.dropout}: use 0 or more and below 1")
+        if self.cache and self.augment == "paper":
+            raise InputError(
+                "TrainConfig.cache = True with augment = 'paper': a cache holds fixed pictures; "
+                "set cache=False or augment='flip'"
+            )
+
+
+PRESETS: Mapping[str, TrainConfig] = {
+    "quick": TrainConfig(),
+    "paper": TrainConfig(
+        steps=None, epochs=200, batch=4, size=473, optimizer="sgd", lr=2.5e-3, warmup=0,
+        weight_decay=1e-4, dropout=0.5, augment="paper", cache=False, val_every=5000,
+        val_episodes=1000,
+    ),
+}  # fmt: skip
+"""``quick``: minutes on two CPU cores. ``paper``: the schedule of the paper and of PFENet."""
+
+
+def preset(name: str) -> TrainConfig:
+    """Return a named training preset."""
+    if name not in PRESETS:
+        raise InputError(f"unknown preset {name!r}; {nearest(name, PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,108 @@
+"""A set of labelled pictures grouped by class, read one at a time and never held whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, overload
+
+import numpy as np
+import torch
+
+from fss.errors import InputError, nearest
+
+
+class Reader(Protocol):
+    """Reads or draws one labelled picture; picklable, so that loader workers can hold it."""
+
+    def read(self, class_name: str, image_name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Picture, uint8 [size, size, 3] RGB, and mask, uint8 [size, size] in {0, 1, 255}."""
+        ...
+
+    def fingerprint(self, class_name: str, image_name: str) -> str:
+        """Everything that the two arrays depend on besides `size`, as a key for caches."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The classes of one split (and fold), each a sequence of labelled pictures.
+
+    `images` maps a class name to the names of its pictures; `size` is the side of the square
+    that every picture is read at, in pixels.
+    """
+
+    spec: str
+    split: str
+    fold: int | None
+    size: int
+    images: Mapping[str, tuple[str, ...]]
+    reader: Reader
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of `images`."""
+        return tuple(self.images)
+
+    def __len__(self) -> int:
+        """Number of classes."""
+        return len(self.images)
+
+    def __getitem__(self, class_name: str) -> ClassImages:
+        """The pictures of one class; raises `InputError` for a class that is not in this split."""
+        if class_name not in self.images:
+            raise InputError(
+                f"no class {class_name!r} in the {self.split} split of {self.spec}; "
+                + nearest(str(class_name), self.classes)
+            )
+        return ClassImages(self, class_name)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the size and of every sample's fingerprint in order.
+
+        It depends on the content alone, so a folder that has moved keeps its cached features.
+        """
+        digest = hashlib.sha256(f"size={self.size}\n".encode())
+        for class_name, names in self.images.items():
+            for name in names:
+                line = self.reader.fingerprint(class_name, name)
+                digest.update(f"{class_name}\t{name}\t{line}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ClassImages(Sequence[tuple[torch.Tensor, torch.Tensor]]):
+    """The pictures of one class, as tensors.
+
+    Item `n` is (image, mask): float32 [3, size, size] RGB in 0..1, and uint8 [size, size] with
+    0 = background, 1 = the class, 255 = ignored.
+    """
+
+    dataset: Dataset
+    class_name: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the pictures, in order."""
+        return self.dataset.images[self.class_name]
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[torch.Tensor, torch.Tensor]]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        """Read picture `index` (an `IndexError` beyond the end, as for any sequence)."""
+        if isinstance(index, slice):
+            return [self[n] for n in range(len(self))[index]]
+        dataset = self.dataset
+        image, mask = dataset.reader.read(self.class_name, self.names[index], dataset.size)
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        return (
+            pixels.to(torch.float32).div_(255).contiguous(),
+            torch.from_numpy(np.ascontiguousarray(mask)),
+        )

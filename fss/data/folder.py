@@ -1,0 +1,207 @@
+"""Pictures of a user's own, in the layout of FSS-1000: `<class>/<n>.jpg` and `<class>/<n>.png`."""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fss.data.dataset import Dataset, Reader
+from fss.data.pictures import letterbox, read_pair
+from fss.errors import InputError, nearest
+from fss.files import write_atomically
+
+SUFFIXES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # .png is the mask
+LISTS = {"train": ("train.txt", "trn.txt"), "val": ("val.txt",), "test": ("test.txt",)}
+VAL_EVERY = 8
+
+
+@dataclass(frozen=True)
+class FolderReader(Reader):
+    """Reads `root/<class>/<picture>` and the mask of the same stem; see `fss.data.pictures`."""
+
+    root: Path
+
+    def read(self, class_name: str, image_name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Picture, uint8 [size, size, 3] RGB, and mask, uint8 [size, size] in {0, 1, 255}.
+
+        Both are letterboxed: the aspect is kept, the padding is grey and 255. Raises `InputError`
+        that names the file for anything that is not a picture and a mask of its size.
+        """
+        picture = self.root / class_name / image_name
+        return letterbox(*read_pair(picture, picture.with_suffix(".png")), size)
+
+    def fingerprint(self, class_name: str, image_name: str) -> str:
+        """Path within the root, size in bytes and time of change of both files; reads neither."""
+        picture = self.root / class_name / image_name
+        parts = [f"{class_name}/{image_name}"]
+        for path in (picture, picture.with_suffix(".png")):
+            try:
+                stat = path.stat()
+            except OSError as error:
+                raise InputError(
+                    f"{path} is gone ({error.strerror}); open the data set again"
+                ) from error
+            parts.append(f"{stat.st_size}@{stat.st_mtime_ns}")
+        return " ".join(parts)
+
+
+def open_folder(root: Path, split: str, size: int, *, spec: str) -> Dataset:
+    """Open the classes of one split ("train", "val" or "test") of a folder of pictures.
+
+    A class is a folder `root/<class>` of pictures (`.jpg`, `.jpeg`, `.bmp`, `.tif`, `.webp`), each
+    with a mask `.png` of the same stem; hidden files and other suffixes are left alone. Pictures
+    are named by their file names. Classes and pictures are in order: numbers by value, then
+    other names as text.
+
+    The classes of a split stand in `root/<split>.txt` (`trn.txt` will do for training), one a
+    line, UTF-8. Where lists are missing, the classes in none of them are shared out: to the one
+    of train and test that has no list, or, where neither has, the first 70 % in order to train
+    and the others to test. Validation classes come out of the training ones, and are never in
+    "train": those in `val.txt`, or every eighth from the first on. So the three splits never
+    share a class.
+
+    Raises `InputError` for a root without classes, a split without classes (an empty list
+    matters only to its own split), lists of train or val and of test that share a class, a listed
+    class without a folder, a class without pictures, a picture without its mask, a mask without
+    its picture, and two pictures with one mask.
+    """
+    if split not in LISTS:
+        raise InputError(f"no split {split!r}; {nearest(split, LISTS)}")
+    root = Path(root).expanduser().absolute()
+    images = {name: _pictures(root / name) for name in _classes(root, split)}
+    return Dataset(
+        spec=spec, split=split, fold=None, size=size, images=images, reader=FolderReader(root)
+    )
+
+
+def _classes(root: Path, split: str) -> list[str]:
+    """Names of the folders of one split, in order."""
+    if not root.is_dir():
+        raise InputError(f"no folder {root}; give the path of the folder that holds the classes")
+    # A list made on one system may spell an accent in two code points and the disk in one.
+    folders = {
+        _normal(entry.name): entry.name
+        for entry in root.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    }
+    if not folders:
+        raise InputError(f"no class folders in {root}; expected {root}/<class>/<n>.jpg and <n>.png")
+    listed = {name: _read_list(root, name) for name in LISTS}
+    train, val, test = (listed[name] for name in ("train", "val", "test"))
+    shared = sorted({*(train or ()), *(val or ())} & set(test or ()))
+    if shared:
+        raise InputError(
+            f"{_some(shared)} in {root}: listed both for training and in test.txt; "
+            "take them out of one list"
+        )
+
+    named = {name for names in listed.values() for name in names or ()}
+    free = _in_order(set(folders) - named)
+    if train is None and test is None:
+        cut = max(1, 7 * len(free) // 10)
+        train, test = free[:cut], free[cut:]
+    train = _in_order(set(free if train is None else train) - set(val or ()))
+    if val is None:
+        val = train[::VAL_EVERY] if len(train) > 1 else []
+        train = _in_order(set(train) - set(val))
+    test = free if test is None else test
+
+    chosen = _in_order(set({"train": train, "val": val, "test": test}[split]))
+    if not chosen:
+        raise InputError(
+            f"no {split} classes in {root}; name some in {split}.txt, one a line, or add folders"
+        )
+    absent = [name for name in chosen if name not in folders]
+    if absent:
+        raise InputError(
+            f"{len(absent)} of the {len(chosen)} {split} classes have no folder in {root}: "
+            f"{_some(absent)}; correct {split}.txt, or add the folders"
+        )
+    return [folders[name] for name in chosen]
+
+
+def _read_list(root: Path, split: str) -> list[str] | None:
+    """The names in a split's list, or None where there is no list."""
+    path = next((root / name for name in LISTS[split] if (root / name).is_file()), None)
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8; save it as UTF-8 text") from error
+    return [_normal(line.strip()) for line in lines if line.strip()]
+
+
+def _pictures(folder: Path) -> tuple[str, ...]:
+    """File names of a class's pictures, in order; every one has its mask."""
+    files = [Path(entry.name) for entry in folder.iterdir() if not entry.name.startswith(".")]
+    masks = {file.stem for file in files if file.suffix == ".png"}
+    pictures: dict[str, str] = {}
+    for file in sorted(files):
+        if file.suffix.lower() not in SUFFIXES:
+            continue
+        if file.stem in pictures:
+            raise InputError(
+                f"{folder / file} and {pictures[file.stem]} share one mask; rename or remove one"
+            )
+        pictures[file.stem] = file.name
+    if not pictures and not masks:
+        raise InputError(
+            f"no pictures in {folder}; expected <n>.jpg with its mask <n>.png, "
+            "or give the folder that holds the classes"
+        )
+    bare = _in_order(set(pictures) - masks)
+    if bare:
+        raise InputError(
+            f"no mask for {_some([str(folder / pictures[stem]) for stem in bare])}; "
+            f"add {bare[0]}.png beside it, or remove the picture"
+        )
+    orphans = _in_order(masks - set(pictures))
+    if orphans:
+        raise InputError(
+            f"no picture for the mask {_some([str(folder / f'{stem}.png') for stem in orphans])}; "
+            f"add {orphans[0]}.jpg beside it, or remove the mask"
+        )
+    return tuple(pictures[stem] for stem in _in_order(pictures))
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Numbers by value, then other names as text."""
+    return sorted(names, key=lambda name: (not name.isdecimal(), _value(name), name))
+
+
+def _value(name: str) -> int:
+    return int(name) if name.isdecimal() else 0
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def save_folder(dataset: Dataset, root: Path, classes: Iterable[str] | None = None) -> None:
+    """Write classes of a data set (default: all) as a folder that `open_folder` reads.
+
+    A picture becomes a JPEG of quality 95 and its mask a PNG of 0, 1 and 255 beside it.
+    Raises `InputError` for a class that is not in the data set, or where nothing can be written.
+    """
+    for class_name in dataset.classes if classes is None else classes:
+        for name in dataset[class_name].names:
+            image, mask = dataset.reader.read(class_name, name, dataset.size)
+            stem = root / class_name / Path(name).stem
+            for array, suffix, options in ((image, ".jpg", {"quality": 95}), (mask, ".png", {})):
+                encoded = io.BytesIO()
+                form = {".jpg": "JPEG", ".png": "PNG"}[suffix]
+                Image.fromarray(array).save(encoded, format=form, **options)
+                write_atomically(stem.with_suffix(suffix), encoded.getvalue())

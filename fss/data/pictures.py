@@ -1,0 +1,234 @@
+"""Pictures and masks on disk to arrays of one size, and a predicted mask back to a picture's size.
+
+Every reader and the command line come through here, so that a mask means the same everywhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fss.errors import InputError
+
+IGNORE = 255  # label of pixels that neither the loss nor a metric counts
+PADDING = 127  # grey of empty picture area: about zero once a backbone has normalised it
+SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Read a picture as uint8 [H, W, 3] RGB, whatever it is stored as.
+
+    Turned upright as its EXIF orientation says. Grey and palette pictures become RGB, CMYK is
+    converted without a colour profile, 16-bit grey is divided by 257 (full range to full range).
+    Transparent areas are shown on white, as a browser shows them: the colours underneath are
+    arbitrary.
+
+    Raises `InputError` for a file that is missing, truncated or no picture; for an animation
+    (nothing says which frame the mask was drawn on; the preview that phones append to a JPEG is
+    no animation); and for floating-point pixels, whose range is unknown.
+    """
+    image = _load(path, upright=True)
+    if image.mode == "F" or (image.mode in SIXTEEN_BIT and not _fits_16_bit(image)):
+        raise InputError(
+            f"picture {path} has floating-point or 32-bit pixels of unknown range; "
+            "save it with 8 bits a channel"
+        )
+    if image.mode in SIXTEEN_BIT:
+        grey = np.rint(np.asarray(image) / 257).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Read a mask as uint8 [H, W]: 0 = background, 1 = object, 255 = ignore.
+
+    A palette ("P") mask is read by its indices, never by its colours; transparent areas of any
+    other mask count as black. The conventions, tried in this order:
+
+    1. index mask: the values are among 0, 1 and 255, and 1 is there: taken as they are, so that
+       255 means ignore;
+    2. two values, 0 and any other (0/255, 0/15, black/white), or the other alone: the other is
+       the object, also where it is 255;
+    3. soft-edged grey mask (never a palette), one channel or three alike: more than two values,
+       the largest at least 128: the object is what exceeds half of the largest. Where most
+       pixels lie in the lowest quarter and none between the quarters, the mask holds class
+       numbers and a 255 border instead, and is refused.
+
+    Raises `InputError` for a mask that fits none of them (several class numbers, colours, a
+    palette that paints index 0 white and the object black, floating point), for one without an
+    object, and for a file that cannot be read.
+    """
+    image = _load(path, upright=False)
+    palette = image.mode in ("P", "PA")
+    values = _indices(image, path) if palette else _grey_values(image, path)
+    present, counts = np.unique(values, return_counts=True)
+    if present[-1] == 0:
+        raise InputError(
+            f"mask {path} marks no object (all 0); mark it with 255, or remove the pair"
+        )
+    if 1 in present and set(present.tolist()) <= {0, 1, IGNORE}:
+        return values.astype(np.uint8)
+    if len(present) == 1 or (len(present) == 2 and present[0] == 0):
+        return (values > 0).astype(np.uint8)
+    if not palette and _soft_edged(present, counts):
+        return (2 * values.astype(np.int64) > present[-1]).astype(np.uint8)
+    shown = ", ".join(map(str, present[:6])) + (", ..." if len(present) > 6 else "")
+    raise InputError(
+        f"mask {path} holds the values {shown}, not one object; save it with "
+        "0 = background, 1 = object, 255 = ignore, or with 0 and 255 alone"
+    )
+
+
+def read_pair(picture: Path, mask: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a picture, uint8 [H, W, 3], and its mask, uint8 [H, W]; both must be of one size."""
+    image, labels = read_rgb(picture), read_mask(mask)
+    if image.shape[:2] != labels.shape:
+        (height, width), (rows, cols) = image.shape[:2], labels.shape
+        turned = (
+            " (it lies on its side: the picture's EXIF orientation was applied, a mask has none)"
+            if (height, width) == (cols, rows)
+            else ""
+        )
+        raise InputError(
+            f"mask {mask} is {cols} x {rows} pixels, its picture {picture.name} "
+            f"{width} x {height}{turned}; save the mask at the picture's size"
+        )
+    return image, labels
+
+
+def letterbox(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fit picture and mask into a square: `letterbox_image` and `letterbox_mask`."""
+    return letterbox_image(image, size), letterbox_mask(mask, size)
+
+
+def letterbox_image(image: np.ndarray, size: int) -> np.ndarray:
+    """Fit uint8 [H, W, 3] into [size, size, 3]: the long side fills it, grey beside the short.
+
+    The aspect is kept and the picture lies in the middle; bilinear, antialiased where it shrinks.
+    """
+    rows, cols = _content(image.shape[0], image.shape[1], size)
+    square = np.full((size, size, 3), PADDING, dtype=np.uint8)
+    shape = (cols.stop - cols.start, rows.stop - rows.start)
+    square[rows, cols] = np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR))
+    return square
+
+
+def letterbox_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """Fit labels uint8 [H, W] into [size, size] as `letterbox_image` does; 255 on the padding."""
+    rows, cols = _content(mask.shape[0], mask.shape[1], size)
+    square = np.full((size, size), IGNORE, dtype=np.uint8)
+    square[rows, cols] = resize_labels(mask, rows.stop - rows.start, cols.stop - cols.start)
+    return square
+
+
+def unletterbox(mask: np.ndarray, original_size: tuple[int, int]) -> np.ndarray:
+    """Bring labels [size, size] of a letterboxed picture back to its own (H, W)."""
+    height, width = original_size
+    rows, cols = _content(height, width, mask.shape[0])
+    return resize_labels(mask[rows, cols], height, width)
+
+
+def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize labels uint8 [H, W]; every pixel takes the label that covers most of it.
+
+    The coverage is computed by the same antialiased filter that resizes the picture, so that the
+    edge of the mask stays on the object's; nearest sampling moves it by up to half a source pixel
+    and breaks thin parts. An object (label 1) too small to win a pixel keeps the one that it
+    covers most of.
+    """
+    present = np.unique(labels)
+    shares = [
+        np.asarray(
+            Image.fromarray((labels == label).astype(np.float32)).resize(
+                (width, height), Image.Resampling.BILINEAR
+            )
+        )
+        for label in present[1:]
+    ]
+    # The shares of a pixel add up to one, so that the first label's need not be computed.
+    covered = np.stack([np.ones((height, width), np.float32) - sum(shares), *shares])
+    resized = present[covered.argmax(axis=0)]
+    if 1 in present and not (resized == 1).any():
+        resized.flat[covered[present == 1].argmax()] = 1
+    return resized
+
+
+def _content(height: int, width: int, size: int) -> tuple[slice, slice]:
+    """Rows and columns of the square that an H x W picture takes."""
+    rows, cols = (max(1, round(side * size / max(height, width))) for side in (height, width))
+    top, left = (size - rows) // 2, (size - cols) // 2
+    return slice(top, top + rows), slice(left, left + cols)
+
+
+def _load(path: Path, *, upright: bool) -> Image.Image:
+    """Decode a file; `upright` applies the EXIF orientation."""
+    try:
+        with Image.open(path) as image:
+            animated = getattr(image, "is_animated", False) and image.format != "MPO"
+            image.load()
+            loaded = ImageOps.exif_transpose(image) if upright else image.copy()
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is no picture; convert it to JPEG or PNG") from None
+    except Exception as error:  # pillow's decoders raise almost any type on broken files
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"{path} cannot be read ({reason}); correct the path, or save the file again"
+        ) from error
+    if animated:
+        raise InputError(f"{path} holds several frames; save the one that is meant on its own")
+    return loaded
+
+
+def _fits_16_bit(image: Image.Image) -> bool:
+    values = np.asarray(image)
+    return bool(values.min() >= 0 and values.max() <= 65535)
+
+
+def _indices(image: Image.Image, path: Path) -> np.ndarray:
+    """Palette indices [H, W]; refuses a palette that shows the opposite of them."""
+    values = np.asarray(image)
+    values = values[:, :, 0] if values.ndim == 3 else values
+    colours = np.reshape(image.getpalette("RGB") or [], (-1, 3)).astype(np.int64)
+    top = int(values.max())
+    if 0 < top < len(colours):
+        background, thing = colours[0], colours[top]
+        if np.ptp(background) == np.ptp(thing) == 0 and background[0] > thing[0]:
+            raise InputError(
+                f"mask {path} paints index 0 lighter than index {top}, so that its indices and "
+                "its colours disagree on what the object is; save it as grey, 0 and 255"
+            )
+    return values
+
+
+def _grey_values(image: Image.Image, path: Path) -> np.ndarray:
+    """Integer values [H, W] of a mask without a palette."""
+    if image.has_transparency_data and image.mode not in SIXTEEN_BIT:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, "black")
+        image = Image.alpha_composite(black, image).convert("RGB")
+    values = np.asarray(image)
+    if values.dtype.kind == "f" or values.min() < 0:
+        raise InputError(f"mask {path} has floating-point or negative values; save it as grey")
+    if values.ndim == 2:
+        return values.astype(np.uint8) if values.dtype == bool else values
+    if image.mode != "RGB" or np.ptp(values, axis=2).max() > 16:
+        raise InputError(
+            f"mask {path} is coloured ({image.mode}), and colours are not read as labels; "
+            "save it as grey: 0 = background, 255 = object"
+        )
+    return values.max(axis=2)
+
+
+def _soft_edged(present: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether grey values look like one white object with a soft edge, not like class numbers."""
+    level = 4 * present.astype(np.int64)
+    top = int(present[-1])
+    dim = counts[(level > 0) & (level <= top)].sum()
+    ramp = counts[(level > top) & (level < 3 * top)].sum()
+    bright = counts[level >= 3 * top].sum()
+    return bool(top >= 128 and (ramp > 0 or bright >= dim))

@@ -1,0 +1,144 @@
+"""From merged features to logits: the pyramid pooling module and PFENet's enrichment module.
+
+Both take the attended query [B,C,H,W], a prototype [B,C] and, where the network has one, the prior
+[B,1,H,W], and return ``(logits [B,2,H,W], inner)``, where ``inner`` holds the logits of the inner
+losses (empty for the PPM). Neither has a BatchNorm: batches of one and several processes must work.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+DecoderOutput = tuple[Float[Tensor, "B 2 H W"], list[Tensor]]
+
+
+def resize(
+    x: Float[Tensor, "... h w"], size: tuple[int, int] | torch.Size
+) -> Float[Tensor, "... H W"]:
+    """Bilinear with aligned corners, as in PFENet; leading dimensions are kept."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    flat = x.reshape(-1, 1, *x.shape[-2:]) if x.dim() != 4 else x
+    out = F.interpolate(flat, size=size, mode="bilinear", align_corners=True)
+    return out.reshape(*x.shape[:-2], *size)
+
+
+def _conv(inputs: int, outputs: int, kernel: int = 1, *, bias: bool = False) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias), nn.ReLU()
+    )
+
+
+def _refine(channels: int) -> nn.Sequential:
+    """Two 3x3 convolutions, used as a residual."""
+    return nn.Sequential(_conv(channels, channels, 3), _conv(channels, channels, 3))
+
+
+def _classifier(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        _conv(channels, channels, 3), nn.Dropout2d(0.1), nn.Conv2d(channels, 2, 1)
+    )
+
+
+def _merge(
+    query: Tensor, prototype: Tensor, prior: Tensor | None, size: tuple[int, int]
+) -> Tensor:
+    """Concatenate the query pooled to ``size``, the expanded prototype and the resized prior."""
+    if tuple(query.shape[-2:]) != size:
+        query = F.adaptive_avg_pool2d(query, size)
+    parts = [query, prototype[:, :, None, None].expand(-1, -1, *size)]
+    if prior is not None:
+        parts.append(resize(prior, size))
+    return torch.cat(parts, dim=1)
+
+
+class PyramidPooling(nn.Module):
+    """Pyramid pooling decoder (PSPNet, Zhao et al., 2017): averages over 1, 2, 3 and 6 bins a side.
+
+    Args:
+        channels: C.
+        prior: whether ``forward`` gets a prior mask.
+        bins: cells a side of each pooled map.
+    """
+
+    def __init__(
+        self, channels: int, *, prior: bool, bins: tuple[int, ...] = (1, 2, 3, 6)
+    ) -> None:
+        super().__init__()
+        self.bins = bins
+        branch = max(1, channels // len(bins))
+        self.merge = _conv(2 * channels + int(prior), channels)
+        self.branches = nn.ModuleList(_conv(channels, branch) for _ in bins)
+        self.fuse = _conv(channels + branch * len(bins), channels, 3)
+        self.refine = _refine(channels)
+        self.classify = _classifier(channels)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B C H W"],
+        prototype: Float[Tensor, "B C"],
+        prior: Float[Tensor, "B 1 H W"] | None,
+    ) -> DecoderOutput:
+        """Return the logits at the size of the features, and no inner logits."""
+        size = (query.shape[2], query.shape[3])
+        x = self.merge(_merge(query, prototype, prior, size))
+        pyramid = [
+            resize(branch(F.adaptive_avg_pool2d(x, bins)), size)
+            for bins, branch in zip(self.bins, self.branches, strict=True)
+        ]
+        x = self.fuse(torch.cat([x, *pyramid], dim=1))
+        x = self.refine(x) + x
+        return self.classify(x), []
+
+
+class FeatureEnrichment(nn.Module):
+    """PFENet's feature enrichment module (Tian et al., 2020): four scales, coarser from finer.
+
+    A scale i has 1/2^i of the features' height and width, rounded up: 60, 30, 15 and 8 at 473 px,
+    the bins of the published code.
+
+    Args:
+        channels: C.
+        prior: whether ``forward`` gets a prior mask.
+        scales: how many.
+    """
+
+    def __init__(self, channels: int, *, prior: bool, scales: int = 4) -> None:
+        super().__init__()
+        self.merges = nn.ModuleList(
+            _conv(2 * channels + int(prior), channels) for _ in range(scales)
+        )
+        self.interact = nn.ModuleList(_conv(2 * channels, channels) for _ in range(scales - 1))
+        self.refines = nn.ModuleList(_refine(channels) for _ in range(scales))
+        self.inner = nn.ModuleList(_classifier(channels) for _ in range(scales))
+        self.fuse = _conv(scales * channels, channels)
+        self.refine = _refine(channels)
+        self.classify = _classifier(channels)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B C H W"],
+        prototype: Float[Tensor, "B C"],
+        prior: Float[Tensor, "B 1 H W"] | None,
+    ) -> DecoderOutput:
+        """Return the logits at the size of the features, and those of every scale's inner loss."""
+        height, width = query.shape[2], query.shape[3]
+        pyramid: list[Tensor] = []
+        inner = []
+        for i, (merge, refine, classify) in enumerate(
+            zip(self.merges, self.refines, self.inner, strict=True)
+        ):
+            size = (math.ceil(height / 2**i), math.ceil(width / 2**i))
+            x = merge(_merge(query, prototype, prior, size))
+            if i > 0:
+                finer = resize(pyramid[-1], size)
+                x = self.interact[i - 1](torch.cat([x, finer], dim=1)) + x
+            x = refine(x) + x
+            inner.append(classify(x))
+            pyramid.append(resize(x, (height, width)))
+        x = self.fuse(torch.cat(pyramid, dim=1))
+        x = self.refine(x) + x
+        return self.classify(x), inner

@@ -1,0 +1,257 @@
+"""Episodes: which pictures are support and which is the query, and batches of them.
+
+An episode is a pure function of (seed, index): the same whatever the number of workers or the order
+in which episodes are asked for. It does not depend on the number of shots either, except that more
+shots append support pictures: the 5-shot list of a seed asks the queries of the 1-shot list.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeVar, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from fss.data.dataset import Dataset
+from fss.errors import InputError
+from fss.files import write_json
+
+T = TypeVar("T")
+Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One task: segment ``query`` given labelled ``support``; all pictures differ."""
+
+    class_name: str
+    query: str
+    support: tuple[str, ...]
+
+
+def draw_episode(dataset: Dataset, shots: int, seed: int, index: int) -> Episode:
+    """Draw episode ``index`` of ``seed``: a class, all as likely, then its 1 + shots pictures."""
+    rng = np.random.default_rng([seed, index])
+    class_name = dataset.classes[rng.integers(len(dataset.classes))]
+    names = dataset.images[class_name]
+    query, *support = (names[i] for i in rng.permutation(len(names))[: shots + 1])
+    return Episode(class_name, query, tuple(support))
+
+
+def check_shots(dataset: Dataset, shots: int) -> None:
+    """Raise InputError unless every class has a query and ``shots`` support pictures."""
+    if shots < 1:
+        raise InputError(f"shots = {shots}: an episode needs at least 1 support picture")
+    if not dataset.classes:
+        raise InputError(f"{dataset.spec}: no classes in split {dataset.split!r}")
+    small = [name for name, images in dataset.images.items() if len(images) < shots + 1]
+    if small:
+        raise InputError(
+            f"{dataset.spec}: class {small[0]!r} has {len(dataset.images[small[0]])} pictures, but "
+            f"a {shots}-shot episode needs {shots + 1} ({len(small)} such classes); add pictures, "
+            "remove the class, or use fewer shots"
+        )
+
+
+@dataclass(frozen=True)
+class EpisodeStream(Sequence[Episode]):
+    """The first ``length`` episodes of a seed, drawn when asked for: what training reads."""
+
+    dataset: Dataset
+    shots: int
+    seed: int
+    length: int
+
+    def __post_init__(self) -> None:
+        check_shots(self.dataset, self.shots)
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> Episode: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Episode]: ...
+    def __getitem__(self, index: int | slice) -> Episode | list[Episode]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        return draw_episode(self.dataset, self.shots, self.seed, index)
+
+
+@dataclass(frozen=True)
+class EpisodeList(Sequence[Episode]):
+    """A fixed list of episodes, to evaluate on; it can be saved, loaded and named by its hash.
+
+    Attributes:
+        episodes: the episodes in order.
+        source: what it was sampled from (spec, split, fold, shots, seed), for the reader.
+    """
+
+    episodes: tuple[Episode, ...]
+    source: dict[str, str | int | None] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def sample(cls, dataset: Dataset, *, shots: int, episodes: int, seed: int) -> "EpisodeList":
+        """Draw the first ``episodes`` episodes of ``seed``.
+
+        Raises:
+            InputError: no episodes asked for, or a class with too few pictures.
+        """
+        if episodes < 1:
+            raise InputError(f"episodes = {episodes}: use 1 or more")
+        if seed < 0:
+            raise InputError(f"seed = {seed}: use 0 or more")
+        stream = EpisodeStream(dataset, shots, seed, episodes)
+        source = dict(
+            data=dataset.spec, split=dataset.split, fold=dataset.fold, shots=shots, seed=seed
+        )
+        return cls(tuple(stream), source)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the episodes alone: equal lists have equal hashes wherever they came from."""
+        return hashlib.sha256(json.dumps([asdict(e) for e in self.episodes]).encode()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write the list as JSON, with its hash."""
+        episodes = [asdict(episode) for episode in self.episodes]
+        write_json(path, {"sha256": self.sha256, "source": self.source, "episodes": episodes})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "EpisodeList":
+        """Read a list that ``save`` wrote.
+
+        Raises:
+            InputError: no such file, not a list, or changed since it was saved.
+        """
+        try:
+            content = json.loads(Path(path).read_bytes())
+            episodes = tuple(
+                Episode(e["class_name"], e["query"], tuple(e["support"]))
+                for e in content["episodes"]
+            )
+            loaded = cls(episodes, dict(content["source"]))
+            recorded = content["sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError(
+                f"{path}: not a saved episode list ({reason}); write one with fss eval --save-list"
+            ) from error
+        if loaded.sha256 != recorded:
+            raise InputError(f"{path}: the episodes were changed since saving; sample them anew")
+        return loaded
+
+    def check(self, dataset: Dataset) -> None:
+        """Raise InputError unless ``dataset`` has every picture and all episodes are sound."""
+        if not self.episodes:
+            raise InputError("the episode list is empty; sample a new one")
+        shots = len(self.episodes[0].support)
+        for number, episode in enumerate(self.episodes):
+            names = (episode.query, *episode.support)
+            absent = set(names) - set(dataset[episode.class_name].names)
+            if absent:
+                raise InputError(
+                    f"episode {number}: class {episode.class_name!r} of {dataset.spec} has no "
+                    f"picture {min(absent)!r}; use the data that the list was sampled from"
+                )
+            if len(set(names)) < len(names) or len(names) != shots + 1 or shots < 1:
+                raise InputError(
+                    f"episode {number}: {len(names) - 1} support pictures beside the query, "
+                    f"{len(set(names))} different in all, in a list of {shots} shot; sample it anew"
+                )
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    @overload
+    def __getitem__(self, index: int) -> Episode: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Episode]: ...
+    def __getitem__(self, index: int | slice) -> Episode | Sequence[Episode]:
+        return self.episodes[index]
+
+    def __iter__(self) -> Iterator[Episode]:
+        return iter(self.episodes)
+
+
+class EpisodeBatch(NamedTuple):
+    """Pictures and labels of B episodes; labels hold 0, 1 (the class) and 255 (ignore)."""
+
+    query: Float[Tensor, "B 3 H W"]
+    target: UInt8[Tensor, "B H W"]
+    support: Float[Tensor, "B K 3 H W"]
+    mask: UInt8[Tensor, "B K H W"]
+
+
+class EpisodeDataset(TorchDataset[EpisodeBatch]):
+    """Reads the pictures of single episodes; picklable, so that loader workers can hold it.
+
+    Args:
+        dataset: where the pictures are.
+        episodes: which.
+        augment: changes a picture and its labels together, as ``mirror`` does; called for the
+            query, then for each support picture, with ``episode_generator(seed, index)``.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self, dataset: Dataset, episodes: Sequence[Episode], *, augment: Augment | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.dataset, self.episodes, self.augment, self.seed = dataset, episodes, augment, seed
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitem__(self, index: int) -> EpisodeBatch:
+        episode = self.episodes[index]
+        images = self.dataset[episode.class_name]
+        pairs = [images[images.names.index(name)] for name in (episode.query, *episode.support)]
+        if self.augment is not None:
+            generator = episode_generator(self.seed, index)
+            pairs = [self.augment(image, mask, generator) for image, mask in pairs]
+        (query, target), *support = pairs
+        pictures, masks = zip(*support, strict=True)
+        return EpisodeBatch(query, target, torch.stack(pictures), torch.stack(masks))
+
+
+def episode_generator(seed: int, index: int) -> torch.Generator:
+    """Random numbers for the augmentation of episode ``index``: a pure function of both."""
+    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def coin(generator: torch.Generator) -> bool:
+    """Toss a fair coin."""
+    return bool(torch.rand((), generator=generator) < 0.5)
+
+
+def mirror(image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Flip a picture and its labels left to right, half of the time."""
+    return (image.flip(-1), mask.flip(-1)) if coin(generator) else (image, mask)
+
+
+def episode_loader(
+    episodes: EpisodeDataset, *, batch: int, workers: int = 0, start: int = 0
+) -> DataLoader[EpisodeBatch]:
+    """Load batches in order from episode ``start`` on; the same for any number of workers."""
+    order = range(start, len(episodes))
+    return DataLoader(episodes, batch_size=batch, sampler=order, num_workers=workers)
+
+
+def read_all(loader: DataLoader[T]) -> Iterator[T]:
+    """Iterate over a loader; a bad picture raises the same one line with and without workers."""
+    try:
+        yield from loader
+    except InputError as error:
+        # What a worker raised arrives with its whole traceback as the message.
+        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None

@@ -1,0 +1,157 @@
+"""Evaluation over a fixed episode list, and the references that every network has to beat."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fss.data.dataset import Dataset
+from fss.decoder import resize
+from fss.episodes import Episode, EpisodeList
+from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
+from fss.metrics import EpisodeTally
+from fss.model import DANet
+
+BATCH = 8
+
+
+class Predictor(Protocol):
+    """Turns the features of a batch of episodes into labels [B,h,w]."""
+
+    def __call__(self, batch: FeatureBatch) -> Tensor:
+        """Predict 1 (foreground) or 0 for every pixel of the queries."""
+        ...
+
+
+def network(model: DANet) -> Predictor:
+    """Predict by a trained network."""
+
+    def predict(batch: FeatureBatch) -> Tensor:
+        code = model.encode_features(batch.support, batch.mask)
+        size = (batch.target.shape[-2], batch.target.shape[-1])
+        return model.segment_features(batch.query, code, size).mask()
+
+    return predict
+
+
+def all_foreground(batch: FeatureBatch) -> Tensor:
+    """Call every pixel foreground: the floor of every table, about the mean object area."""
+    return torch.ones_like(batch.target)
+
+
+def training_free(batch: FeatureBatch) -> Tensor:
+    """Label each position by the nearer of two mean features, by cosine; nothing is trained.
+
+    Foreground and background prototypes are masked averages over all shots of block3 and block4;
+    the difference of their cosine similarities, averaged over the two depths, decides.
+    """
+    size = (batch.target.shape[-2], batch.target.shape[-1])
+    score = batch.query.block3.new_zeros(len(batch.target), 1, *size)
+    for query, support in (
+        (batch.query.block3, batch.support.block3),
+        (batch.query.block4, batch.support.block4),
+    ):
+        grid = support.shape[-2:]
+        inside = resize((batch.mask == 1).to(query.dtype), grid).unsqueeze(2)
+        outside = resize((batch.mask == 0).to(query.dtype), grid).unsqueeze(2)
+        likeness = [
+            F.cosine_similarity(query, _mean(support, area)[:, :, None, None], dim=1)
+            for area in (inside, outside)
+        ]
+        score = score + resize((likeness[0] - likeness[1]).unsqueeze(1), size)
+    return (score.squeeze(1) > 0).to(batch.target.dtype)
+
+
+def _mean(support: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over shots and positions: [B,K,C,H,W], [B,K,1,H,W] -> [B,C]."""
+    total = (support * weight).sum(dim=(1, 3, 4))
+    return total / weight.sum(dim=(1, 3, 4)).clamp_min(1e-6)
+
+
+REFERENCES: dict[str, Predictor] = {
+    "all-foreground": all_foreground,
+    "training-free": training_free,
+}
+"""What ``--checkpoint`` takes besides a network."""
+
+
+@torch.no_grad()
+def tally_episodes(
+    predict: Predictor, source: FeatureSource, dataset: Dataset, episodes: Sequence[Episode],
+    *, progress: bool = False,
+) -> EpisodeTally:
+    """Predict every episode's query and count; class ids are places in ``dataset.classes``."""
+    tally = EpisodeTally()
+    places = {name: i for i, name in enumerate(dataset.classes)}
+    with tqdm(total=len(episodes), desc="evaluate", unit="episode", disable=not progress) as bar:
+        for batch in source.batches(episodes, BATCH):
+            done = len(tally)
+            ids = [places[e.class_name] for e in episodes[done : done + len(batch.target)]]
+            tally.update(predict(batch), batch.target, torch.tensor(ids))
+            bar.update(len(ids))
+    return tally
+
+
+def evaluate(
+    model: DANet, dataset: Dataset, episodes: EpisodeList, *, predict: Predictor | None = None,
+    cache: bool = True, workers: int = 0, progress: bool = False,
+) -> dict[str, Any]:
+    """Measure a network, or a reference on its backbone's features, on an episode list.
+
+    Args:
+        model: the network; put into eval mode.
+        dataset: where the list's pictures are.
+        episodes: the list.
+        predict: a reference to measure instead of the network's head.
+        cache: read features through the cache on disk.
+        workers: processes that read pictures.
+        progress: show bars.
+
+    Returns:
+        The figures of the public result format, fractions in 0..1; ``seconds`` is the only key
+        that differs from run to run.
+
+    Raises:
+        InputError: a bad picture, or an episode list of other data.
+    """
+    start = time.perf_counter()
+    episodes.check(dataset)
+    model.eval()
+    source: FeatureSource
+    if cache:
+        source = CachedFeatures(model, dataset, workers=workers, progress=progress)
+    else:
+        source = LiveFeatures(model, dataset, workers=workers)
+    tally = tally_episodes(
+        predict or network(model), source, dataset, episodes.episodes, progress=progress
+    )
+    return {
+        **figures(tally, dataset.classes),
+        "episodes_sha256": episodes.sha256,
+        **episodes.source,
+        "data": dataset.spec,
+        "split": dataset.split,
+        "fold": dataset.fold,
+        "shots": len(episodes[0].support),
+        "size": dataset.size,
+        "config": model.config.to_json(),
+        "trained": model.trained,
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+
+
+def figures(tally: EpisodeTally, names: Sequence[str]) -> dict[str, Any]:
+    """Every figure of a tally; ``names[class id]`` is the class's name."""
+    return {
+        "miou": tally.miou(),
+        "miou_interval": list(tally.interval()),
+        "fb_iou": tally.fb_iou(),
+        "mean_episode_iou": tally.mean_episode_iou(),
+        "per_class": {names[i]: iou for i, iou in tally.per_class().items()},
+        "episodes": len(tally),
+        "classes": len(tally.classes),
+    }

@@ -1,0 +1,349 @@
+"""Frozen features of episodes: read from a cache on disk, or extracted when asked for.
+
+The backbone is frozen and the mask is applied after it, so the features of a picture never change:
+a training step on a CPU then costs the head alone. Both sources round the features to half
+precision, which is how they lie on disk, and give the same numbers.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from errno import ENOSPC
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from tqdm.auto import tqdm
+
+from fss.backbones import Features
+from fss.data.dataset import Dataset
+from fss.episodes import (
+    Augment,
+    Episode,
+    EpisodeDataset,
+    coin,
+    episode_generator,
+    episode_loader,
+    read_all,
+)
+from fss.errors import InputError
+from fss.files import cache_folder, write_json
+from fss.model import DANet
+
+FORMAT = "features-1"  # part of every key: raise it when the meaning of the files changes
+CHUNK = 16  # pictures a backbone call; below 16, one thread gets torch's slow convolutions
+MAPS = ("block2", "block3", "block4", "mask")
+STALE = 24 * 3600  # seconds after which a folder that nobody wrote into was left by a dead process
+
+
+class FeatureBatch(NamedTuple):
+    """What the head sees of B episodes; the support's features are not masked yet."""
+
+    query: Features  # each map [B,C,H,W]
+    target: UInt8[Tensor, "B h w"]
+    support: Features  # each map [B,K,C,H,W]
+    mask: UInt8[Tensor, "B K h w"]
+
+
+class FeatureSource(Protocol):
+    """Gives the features of episodes in batches, in order, from episode ``start`` on."""
+
+    def batches(
+        self, episodes: Sequence[Episode], batch: int, *, start: int = 0
+    ) -> Iterator[FeatureBatch]:
+        """Yield the batches; the last one may be smaller."""
+        ...
+
+
+class LiveFeatures:
+    """Features extracted from the pictures each time, on the model's device.
+
+    Args:
+        model: whose backbone extracts.
+        dataset: where the pictures are.
+        augment, seed: see ``fss.episodes.EpisodeDataset``.
+        workers: processes that read pictures beside this one.
+    """
+
+    def __init__(
+        self, model: DANet, dataset: Dataset, *, augment: Augment | None = None, seed: int = 0,
+        workers: int = 0,
+    ) -> None:
+        self.model, self.dataset, self.augment = model, dataset, augment
+        self.seed, self.workers = seed, workers
+
+    def batches(
+        self, episodes: Sequence[Episode], batch: int, *, start: int = 0
+    ) -> Iterator[FeatureBatch]:
+        """Yield batches; see ``FeatureSource``."""
+        device = self.model.backbone.mean.device
+        pictures = EpisodeDataset(self.dataset, episodes, augment=self.augment, seed=self.seed)
+        loader = episode_loader(pictures, batch=batch, workers=self.workers, start=start)
+        for query, target, support, mask in read_all(loader):
+            query, target, support, mask = (
+                t.to(device, non_blocking=True) for t in (query, target, support, mask)
+            )
+            images = torch.cat([query, support.flatten(0, 1)])
+            masks = torch.cat([target, mask.flatten(0, 1)])
+            maps, block4 = extract(self.model, images, masks)
+            size = len(query)
+            queries = Features(*(m[:size].float() for m in maps))
+            if block4 is not None:
+                maps = maps._replace(block4=block4)
+            supports = Features(*(m[size:].float().unflatten(0, mask.shape[:2]) for m in maps))
+            yield FeatureBatch(queries, target, supports, mask)
+
+
+class CachedFeatures:
+    """The same features, memory-mapped from the cache folder; extracted once where missing.
+
+    Args:
+        model: whose backbone extracts.
+        dataset: where the pictures are; every picture of it is extracted.
+        mirrors: also hold every picture's mirror image, and toss a coin for each picture of an
+            episode, as ``LiveFeatures`` does with ``augment=fss.episodes.mirror``.
+        seed: of the coins.
+        workers: processes that read pictures while the cache is made.
+        progress: show a bar while the cache is made.
+
+    Raises:
+        InputError: a bad picture, or no room for the cache.
+    """
+
+    def __init__(
+        self, model: DANet, dataset: Dataset, *, mirrors: bool = False, seed: int = 0,
+        workers: int = 0, progress: bool = False,
+    ) -> None:
+        self.mirrors, self.seed = mirrors, seed
+        self.device = model.backbone.mean.device
+        samples = _Samples(dataset)
+        self.rows = {sample: row for row, sample in enumerate(samples.samples)}
+        self.folder = cache_folder() / "features" / _key(model, dataset, mirrors)
+        total = len(samples) * (2 if mirrors else 1)
+        self.maps = _open(self.folder, total)
+        if self.maps is None:
+            _build(self.folder, model, samples, mirrors, workers, progress)
+            self.maps = _open(self.folder, total)
+        if self.maps is None:
+            raise InputError(f"{self.folder}: the cache vanished while it was made; run it again")
+
+    def batches(
+        self, episodes: Sequence[Episode], batch: int, *, start: int = 0
+    ) -> Iterator[FeatureBatch]:
+        """Yield batches; see ``FeatureSource``."""
+        for first in range(start, len(episodes), batch):
+            indices = range(first, min(first + batch, len(episodes)))
+            rows = np.array([self._rows(episodes[i], i) for i in indices])  # B,1+K
+            query, support = rows[:, 0], rows[:, 1:]
+            yield FeatureBatch(
+                Features(*(self._read(f"block{i}", query).float() for i in (2, 3, 4))),
+                self._read("mask", query),
+                Features(
+                    self._read("block2", support).float(),
+                    self._read("block3", support).float(),
+                    self._read(self._support_block4, support).float(),
+                ),
+                self._read("mask", support),
+            )
+
+    @property
+    def _support_block4(self) -> str:
+        return "block4_masked" if "block4_masked" in self._arrays else "block4"
+
+    @property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        assert self.maps is not None
+        return self.maps
+
+    def _rows(self, episode: Episode, index: int) -> list[int]:
+        rows = [self.rows[episode.class_name, n] for n in (episode.query, *episode.support)]
+        if self.mirrors:
+            generator = episode_generator(self.seed, index)
+            rows = [row + len(self.rows) * coin(generator) for row in rows]
+        return rows
+
+    def _read(self, name: str, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(self._arrays[name][rows]).to(self.device)
+
+
+@torch.no_grad()
+def extract(model: DANet, images: Tensor, masks: Tensor) -> tuple[Features, Tensor | None]:
+    """Half-precision features of pictures [B,3,h,w], and PFENet's block4 of the masked block3.
+
+    The second is None unless the network's prior asks for it (``prior="masked_input"``). Pictures
+    go through the backbone in chunks of one size, the last one filled up, so that a picture's
+    features do not depend on what it is extracted with.
+    """
+    parts, masked = [], []
+    for start in range(0, len(images), CHUNK):
+        chunk, labels = images[start : start + CHUNK], masks[start : start + CHUNK]
+        keep = len(chunk)
+        if keep < CHUNK:
+            chunk = torch.cat([chunk, chunk.new_zeros(CHUNK - keep, *chunk.shape[1:])])
+            labels = torch.cat([labels, labels.new_zeros(CHUNK - keep, *labels.shape[1:])])
+        features = model.backbone(chunk)
+        parts.append([map_[:keep].half() for map_ in features])
+        if model.config.prior == "masked_input":
+            masked.append(model.masked_block4(features.block3, labels)[:keep].half())
+    joined = Features(*(torch.cat(maps) for maps in zip(*parts, strict=True)))
+    return joined, torch.cat(masked) if masked else None
+
+
+class _Samples(TorchDataset[tuple[Tensor, Tensor]]):
+    """All pictures of a dataset in order."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.samples = [(c, name) for c, names in dataset.images.items() for name in names]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        class_name, name = self.samples[index]
+        images = self.dataset[class_name]
+        return images[images.names.index(name)]
+
+
+def _key(model: DANet, dataset: Dataset, mirrors: bool) -> str:
+    """Name a cache by everything that its content depends on."""
+    masked_input = model.config.prior == "masked_input"
+    parts = [
+        FORMAT, dataset.fingerprint(), model.config.backbone, model.backbone.fingerprint(),
+        f"masked_input={masked_input}", f"mirrors={mirrors}",
+    ]  # fmt: skip
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _open(folder: Path, rows: int) -> dict[str, np.ndarray] | None:
+    """Map a cache's arrays, or return None where there is none that is whole."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        maps = {}
+        for name, shape in manifest.items():
+            maps[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
+            if list(maps[name].shape) != shape or len(maps[name]) != rows:
+                return None
+        os.utime(folder / "manifest.json")  # when it was last used, for pruning
+        return maps if maps.keys() >= set(MAPS) else None
+    except (OSError, EOFError, ValueError, AttributeError, TypeError):
+        return None
+
+
+def _build(
+    folder: Path, model: DANet, samples: _Samples, mirrors: bool, workers: int, progress: bool
+) -> None:
+    """Extract all pictures into a folder beside ``folder``, then rename it."""
+    cap = _cap()
+    # Not named by the process: in containers, the next one often has the number of a killed one.
+    beside = folder.with_name(f"{folder.name}.part-{secrets.token_hex(4)}")
+    try:
+        beside.mkdir(parents=True)
+        loader = DataLoader(samples, batch_size=CHUNK, num_workers=workers)
+        arrays: dict[str, np.ndarray] = {}
+        total = len(samples) * (2 if mirrors else 1)
+        bar = tqdm(total=total, desc="features", unit="picture", disable=not progress)
+        with bar:
+            row = 0
+            for images, masks in read_all(loader):
+                for offset in (0, len(samples)) if mirrors else (0,):
+                    if offset:
+                        images, masks = images.flip(-1), masks.flip(-1)
+                    rows = slice(offset + row, offset + row + len(images))
+                    found = _sample_arrays(model, images, masks)
+                    arrays = arrays or _create(beside, found, total)
+                    for name, values in found.items():
+                        arrays[name][rows] = values
+                    bar.update(len(images))
+                row += len(images)
+        for array in arrays.values():
+            array.flush()  # type: ignore[attr-defined]
+        write_json(beside / "manifest.json", {name: list(a.shape) for name, a in arrays.items()})
+        _publish(beside, folder, total)
+    except OSError as error:
+        raise InputError(
+            f"{folder.parent}: no room for the feature cache ({error.strerror}); set "
+            "XDG_CACHE_HOME to a larger disk, or do without the cache"
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    _prune(folder, cap)
+
+
+def _publish(beside: Path, folder: Path, rows: int) -> None:
+    """Rename a whole cache, over a damaged one; if another process was quicker, its own stays."""
+    try:
+        beside.rename(folder)
+    except OSError:
+        if _open(folder, rows) is not None:
+            return
+        if folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            folder.unlink(missing_ok=True)
+        beside.rename(folder)
+
+
+def _sample_arrays(model: DANet, images: Tensor, masks: Tensor) -> dict[str, np.ndarray]:
+    device = model.backbone.mean.device
+    maps, masked = extract(model, images.to(device), masks.to(device))
+    tensors = {**maps._asdict(), "mask": masks}
+    if masked is not None:
+        tensors["block4_masked"] = masked
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
+
+def _create(folder: Path, first: dict[str, np.ndarray], total: int) -> dict[str, np.ndarray]:
+    """Make the files for ``total`` pictures' arrays, each like the ``first`` ones.
+
+    The files are sparse at first, and a disk that fills up while a mapped file is written kills the
+    process: so the room for all of them is looked for here.
+    """
+    shapes = {name: (total, *values.shape[1:]) for name, values in first.items()}
+    size = sum(int(np.prod(shapes[name])) * first[name].itemsize for name in first)
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise OSError(ENOSPC, f"{size / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
+    return {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, shapes[name])
+        for name, values in first.items()
+    }
+
+
+def _cap() -> float:
+    """Bytes that all caches may take together."""
+    text = os.environ.get("FSS_CACHE_GB", "20")
+    try:
+        return float(text) * 1e9
+    except ValueError as error:
+        raise InputError(f"FSS_CACHE_GB={text!r}: use a number of gigabytes, as in 20") from error
+
+
+def _prune(keep: Path, cap: float) -> None:
+    """Remove what dead processes left, then the longest unused caches until all fit the cap."""
+    caches: dict[Path, tuple[float, int]] = {}  # when last used, bytes
+    for folder in keep.parent.iterdir():
+        try:
+            files = [file.stat() for file in folder.iterdir()]
+            manifest = folder / "manifest.json"
+            if manifest.is_file() and ".part-" not in folder.name:
+                caches[folder] = manifest.stat().st_mtime, sum(file.st_size for file in files)
+            elif time.time() - max(file.st_mtime for file in (folder.stat(), *files)) > STALE:
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # no folder, or another process has just removed it
+            continue
+    for folder in sorted(caches, key=lambda folder: caches[folder][0]):
+        if sum(size for _, size in caches.values()) <= cap:
+            break
+        if folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+            del caches[folder]

@@ -1,0 +1,78 @@
+"""Writing files whole or not at all, and where the kit keeps what it can make again."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EISDIR
+from pathlib import Path
+from typing import Any
+
+from fss.errors import InputError
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write beside ``path``, then rename: a reader sees the old file or the whole new one.
+
+    Raises:
+        InputError: the folder cannot be written, or the disk is full. The old file stays.
+    """
+    path = Path(path)
+    with _as_input_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes private files
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def check_writable(path: str | Path) -> None:
+    """Find out before minutes of work, rather than after, whether a file can be written.
+
+    Nothing is left behind, and missing folders on the way to ``path`` are not made.
+
+    Raises:
+        InputError: ``path`` is a folder, or no file can be made where it is to lie.
+    """
+    path = Path(path)
+    with _as_input_error(path):
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+@contextmanager
+def _as_input_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); choose another place or make room"
+        ) from error
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def cache_folder() -> Path:
+    """The kit's folder for what can be made again: ``$XDG_CACHE_HOME/fss`` or ``~/.cache/fss``."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "fss"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,245 @@
+"""Integer tallies of episodes, and the figures made from them: mIoU, FB-IoU, bootstrap intervals.
+
+An episode leaves five integers: its class, and the intersection and union of foreground and of
+background. Every figure is a ratio of sums of them, so tallies from several processes add up to
+exactly the tally of one.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import fsum
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fss.errors import InputError
+
+IGNORED = 255
+COLUMNS = ("class", "fg_intersection", "fg_union", "bg_intersection", "bg_union")
+RESAMPLES = 2000
+
+Labels = torch.Tensor | npt.ArrayLike
+
+
+class EpisodeTally:
+    r"""Counts episodes; ``+`` merges two tallies, ``len`` is the number of episodes.
+
+    With intersections :math:`I` and unions :math:`U` in pixels, ignored pixels left out,
+
+    .. math::
+        \mathrm{mIoU} = \frac{1}{|C|} \sum_{c \in C} \frac{\sum_{e \in c} I_e}{\sum_{e \in c} U_e}
+        \qquad
+        \mathrm{FB} = \frac{1}{2} \Big( \frac{\sum_e I_e}{\sum_e U_e}
+                      + \frac{\sum_e \bar I_e}{\sum_e \bar U_e} \Big)
+
+    as in PFENet (Tian et al. 2020); the bar is the background. A class is *covered* when its union
+    is not empty: :math:`C` holds the covered classes, and one that was never drawn, or that neither
+    targets nor predictions ever show, is left out and never counts as 0. Likewise FB-IoU leaves out
+    a side (foreground or background) that never occurs. All figures are fractions in 0..1; one that
+    no episode supports raises ``InputError`` instead of being nan.
+    """
+
+    def __init__(self) -> None:
+        self.counts: npt.NDArray[np.int64] = np.zeros((0, len(COLUMNS)), np.int64)
+        """One row an episode, in the order of the updates; the columns are ``COLUMNS``."""
+
+    def update(self, prediction: Labels, target: Labels, class_ids: Labels) -> None:
+        """Add the B episodes of a batch.
+
+        Args:
+            prediction: label map [B,H,W] of integers or bools, 1 = object, 0 = background.
+            target: label map [B,H,W] of integers, 1 = object, 0 = background, 255 = ignored.
+            class_ids: integers [B].
+
+        Tensors of any device, arrays and nested lists are taken.
+
+        Raises:
+            InputError: for logits or other floats, other labels, or shapes that do not match;
+                the tally is then unchanged.
+        """
+        predicted = _integers("prediction", prediction, "pass a label map, logits.argmax(1)")
+        labels = _integers("target", target, "pass the label map as uint8 or int64")
+        classes = _integers("class_ids", class_ids, "pass one integer for each episode")
+        if predicted.ndim != 3 or predicted.shape != labels.shape:
+            raise InputError(
+                f"prediction {list(predicted.shape)} and target {list(labels.shape)} must have "
+                "one shape [B,H,W]: resize one to the other, and add the batch axis with [None]"
+            )
+        if classes.shape != predicted.shape[:1]:
+            raise InputError(
+                f"class_ids {list(classes.shape)} must be [{len(predicted)}]: one for each episode"
+            )
+        object_hit, object_label = predicted == 1, labels == 1
+        valid = labels != IGNORED
+        _refuse_labels("prediction", predicted, object_hit | (predicted == 0), "0 and 1")
+        _refuse_labels("target", labels, object_label | (labels == 0) | ~valid, "0, 1 and 255")
+
+        # The background needs no counting of its own: V = I + bg U = bg I + U over V valid pixels.
+        intersection = (object_hit & object_label).sum((1, 2))
+        union = ((object_hit & valid) | object_label).sum((1, 2))
+        pixels = valid.sum((1, 2))
+        rows = np.stack(
+            [classes, intersection, union, pixels - union, pixels - intersection], axis=1
+        )
+        self.counts = np.concatenate([self.counts, rows.astype(np.int64)])
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __add__(self, other: "EpisodeTally") -> "EpisodeTally":
+        merged = EpisodeTally()
+        merged.counts = np.concatenate([self.counts, other.counts])
+        return merged
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The covered classes, ascending."""
+        return tuple(self.per_class())
+
+    def per_class(self) -> dict[int, float]:
+        """Return class id -> sum of intersections / sum of unions, for the covered classes."""
+        classes, index = np.unique(self.counts[:, 0], return_inverse=True)
+        sums = np.zeros((len(classes), 2), np.int64)
+        np.add.at(sums, index, self.counts[:, 1:3])
+        return {int(c): float(i / u) for c, (i, u) in zip(classes, sums, strict=True) if u}
+
+    def miou(self) -> float:
+        """Return the mean over the covered classes of their foreground IoU."""
+        ious = self.per_class().values()
+        if not ious:
+            raise InputError("mIoU of no class: update the tally with episodes that show an object")
+        return fsum(ious) / len(ious)
+
+    def fb_iou(self) -> float:
+        """Return the mean of the foreground and the background IoU, regardless of class."""
+        sums = self.counts[:, 1:].sum(0).reshape(2, 2)
+        ious = [float(i / u) for i, u in sums if u]
+        if not ious:
+            raise InputError("FB-IoU of no pixel: update the tally with episodes first")
+        return sum(ious) / len(ious)
+
+    def mean_episode_iou(self) -> float:
+        """Return the mean over episodes of their foreground IoU.
+
+        An episode whose target and prediction both show no object counts as 1: the prediction is
+        right, and the mean runs over the same episodes whatever was predicted. An episode without
+        a valid pixel is left out.
+        """
+        _, intersection, union, _, background = self.counts.T
+        measured = (union + background) > 0
+        if not measured.any():
+            raise InputError("mean episode IoU of no pixel: update the tally with episodes first")
+        empty = union == 0
+        ious = (intersection + empty)[measured] / (union + empty)[measured]
+        return fsum(ious) / len(ious)
+
+    def interval(self, seed: int = 0) -> tuple[float, float]:
+        """Return the 95 % percentile-bootstrap interval (lo, hi) of the mIoU.
+
+        Episodes are drawn again within each covered class, 2,000 times; the classes stay fixed, so
+        the interval speaks of other episodes of these classes, not of other classes. Episodes with
+        an empty union move no sum and are not drawn. A class with n episodes shows (n-1)/n of its
+        variance, none with one: take several a class. The result follows from ``seed`` and the
+        multiset of episodes alone, not from their order.
+        """
+        self.miou()
+        mious = _resampled_mious(self.counts[:, 0], self.counts[:, None, 1:3], seed)
+        return _quantiles(mious[:, 0])
+
+    def to_json(self) -> dict[str, list[int]]:
+        """Return the integers as columns, ready for ``json.dump``; ``from_json`` reads them."""
+        return dict(zip(COLUMNS, self.counts.T.tolist(), strict=True))
+
+    @classmethod
+    def from_json(cls, columns: Mapping[str, Sequence[int]]) -> Self:
+        """Return the tally that ``to_json`` wrote; ``InputError`` where it cannot be one."""
+        if set(columns) != set(COLUMNS):
+            raise InputError(f"a tally has the columns {list(COLUMNS)}, not {sorted(columns)}")
+        if len({len(columns[name]) for name in COLUMNS}) > 1:
+            raise InputError("the columns of a tally differ in length: the record is damaged")
+        tally = cls()
+        if columns["class"]:
+            rows = [_integers(name, columns[name], "the record is damaged") for name in COLUMNS]
+            tally.counts = np.stack(rows, axis=1).astype(np.int64)
+        _, fg_i, fg_u, bg_i, bg_u = tally.counts.T
+        possible = (fg_i >= 0) & (bg_i >= 0) & (fg_i <= fg_u) & (fg_i + bg_u == bg_i + fg_u)
+        if not possible.all():
+            episode = int(np.flatnonzero(~possible)[0])
+            raise InputError(f"episode {episode} of a tally has impossible counts: it is damaged")
+        return tally
+
+
+def paired_interval(
+    tally_a: EpisodeTally, tally_b: EpisodeTally, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % interval (lo, hi) of ``tally_a.miou() - tally_b.miou()``.
+
+    Both tallies hold the same episodes in the same order (the caller compares the episode lists'
+    SHA-256). Each draw takes the same episodes from both, so that what makes an episode hard for
+    both cancels; otherwise as ``EpisodeTally.interval``.
+
+    Raises:
+        InputError: where the class ids differ, or one of the tallies has no mIoU.
+    """
+    if not np.array_equal(tally_a.counts[:, 0], tally_b.counts[:, 0]):
+        raise InputError(
+            f"the tallies hold different episodes ({len(tally_a)} and {len(tally_b)}, or other "
+            "classes): run both over one episode list, in its order"
+        )
+    tally_a.miou(), tally_b.miou()
+    pairs = np.stack([tally_a.counts[:, 1:3], tally_b.counts[:, 1:3]], axis=1)
+    mious = _resampled_mious(tally_a.counts[:, 0], pairs, seed)
+    return _quantiles(mious[:, 0] - mious[:, 1])
+
+
+def _resampled_mious(
+    classes: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], seed: int
+) -> npt.NDArray[np.float64]:
+    """Return [RESAMPLES, T] mIoUs of T tallies, from ``counts`` [N,T,2] of (I, U)."""
+    drawn = counts[..., 1].any(1)
+    classes, counts = classes[drawn], counts[drawn].reshape(-1, 2 * counts.shape[1])
+    order = np.lexsort((*counts.T, classes))
+    classes, counts = classes[order], counts[order]
+    rng = np.random.default_rng(seed)
+    total = np.zeros((RESAMPLES, counts.shape[1] // 2))
+    covered = np.zeros_like(total)
+    for episodes in np.split(counts, np.flatnonzero(np.diff(classes)) + 1):
+        n = len(episodes)
+        times_drawn = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+        intersection, union = np.moveaxis((times_drawn @ episodes).reshape(RESAMPLES, -1, 2), 2, 0)
+        total += intersection / np.maximum(union, 1)
+        covered += union > 0
+    # Of a pair, one tally's only covered class may rest on episodes that a draw leaves out.
+    return np.divide(total, covered, out=np.full_like(total, np.nan), where=covered > 0)
+
+
+def _quantiles(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    lo, hi = np.nanquantile(values, [0.025, 0.975])
+    return float(lo), float(hi)
+
+
+def _integers(name: str, values: Labels, mend: str) -> npt.NDArray[np.generic]:
+    """Return integers or bools as an array; refuse floats, which are logits or probabilities."""
+    if isinstance(values, torch.Tensor):
+        floating = values.is_floating_point() or values.is_complex()
+        array = np.zeros(0) if floating else values.detach().cpu().numpy()
+        dtype = str(values.dtype)
+    else:
+        array = np.asarray(values)
+        dtype = str(array.dtype)
+    if array.dtype.kind not in "biu":
+        raise InputError(f"{name} is {dtype}, not integer: {mend}")
+    return array
+
+
+def _refuse_labels(
+    name: str,
+    labels: npt.NDArray[np.generic],
+    allowed: npt.NDArray[np.bool_],
+    known: str,
+) -> None:
+    if not allowed.all():
+        raise InputError(
+            f"{name} holds the label {labels[~allowed][0]}: it takes {known} (1 = the object)"
+        )

@@ -1,0 +1,266 @@
+"""DANet: features, two attentions, a prototype and a decoder; PFENet and every arm by config.
+
+``forward`` is ``segment(query, encode_support(support, mask))``: a support set is encoded once and
+serves any number of queries, with any number of shots. The methods ending in ``_features`` do the
+same from backbone features, for whoever keeps those in a cache.
+"""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fss.attention import (
+    CHUNK,
+    DenseAttention,
+    DenseMaps,
+    LightAttention,
+    LightMaps,
+    PrototypicalChannelAttention,
+    masked_average,
+)
+from fss.backbones import Features, load_backbone
+from fss.config import DANetConfig
+from fss.decoder import FeatureEnrichment, PyramidPooling, resize
+
+__all__ = ["DANet", "DANetConfig", "Prediction", "SupportCode", "prior_mask"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of a query.
+
+    Attributes:
+        logits: [B,2,H,W] at the size of the pictures: background, foreground.
+        attention: the maps that exist, by name: ``rows`` [B,H,H], ``cols`` [B,W,W], ``dense``
+            [B,N,N] (means over the shots) and each with ``_by_shot`` [B,K,..]; ``weights``
+            [B,K,C,H,W]; ``prior`` [B,1,H,W]. Empty unless asked for.
+        aux: logits of the decoder's inner losses, each at its own size.
+    """
+
+    logits: Float[Tensor, "B 2 H W"]
+    attention: dict[str, Tensor] = field(default_factory=dict)
+    aux: list[Tensor] = field(default_factory=list)
+
+    def mask(self) -> Tensor:
+        """Return the predicted labels [B,H,W]: 1 foreground, 0 background."""
+        return self.logits.argmax(dim=1)
+
+
+class SupportCode(NamedTuple):
+    """An encoded support set: all that a query needs of it."""
+
+    block2: Float[Tensor, "B K C2 H W"]  # L_s, masked
+    reduced: Float[Tensor, "B K C H W"]  # D_s
+    mask: Float[Tensor, "B K 1 H W"]
+    prototype: Float[Tensor, "B C"]
+    weights: Float[Tensor, "B K C H W"] | None
+    block4: Float[Tensor, "B K C4 H4 W4"] | None  # masked; for the prior
+
+
+def prior_mask(
+    query: Float[Tensor, "B C h w"], support: Float[Tensor, "B K C h w"]
+) -> Float[Tensor, "B 1 h w"]:
+    """PFENet's prior (Tian et al., 2020): how much a query position looks like the object.
+
+    The largest cosine similarity with any position of the masked block4 features ``support``,
+    stretched to 0..1 over each picture; mean over the shots.
+    """
+    q = query.flatten(2)  # B,C,n
+    s = support.flatten(3)  # B,K,C,n
+    s_norm = s.norm(dim=2)[:, :, None, :]  # B,K,1,n
+    best = []
+    for part in q.split(CHUNK, dim=2):  # never the whole n x n map
+        dots = torch.einsum("bci,bkcj->bkij", part, s)
+        norms = part.norm(dim=1)[:, None, :, None] * s_norm
+        best.append((dots / (norms + 1e-7)).amax(dim=-1))
+    similarity = torch.cat(best, dim=-1)  # B,K,n
+    low, high = similarity.amin(-1, keepdim=True), similarity.amax(-1, keepdim=True)
+    stretched = (similarity - low) / (high - low + 1e-7)
+    return stretched.mean(1).unflatten(-1, query.shape[2:]).unsqueeze(1)
+
+
+class DANet(nn.Module):
+    """The Dual-Attention Network for few-shot segmentation (Chen et al.), and its arms.
+
+    Args:
+        config: which parts, and how they are read; see ``DANetConfig``.
+        pretrained: ImageNet weights for the frozen backbone: ``True``, ``False`` or a file; see
+            ``fss.backbones.load_backbone``, which also says what it raises.
+        dropout: of the reduced channels while training (PFENet: 0.5).
+
+    Attributes:
+        trained: what the checkpoint tells of its training (data, size, steps ...); empty for a new
+            network.
+    """
+
+    def __init__(
+        self, config: DANetConfig, *, pretrained: bool | str | Path = True, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.trained: dict[str, Any] = {}
+        self.backbone = load_backbone(config.backbone, pretrained)
+        c2, c3, _ = self.backbone.channels
+        channels = config.channels
+        options = dict(
+            value=config.value, scaled=config.scaled, mask_background=config.mask_background
+        )
+        self.light = LightAttention(c2, **options) if config.lda else None  # type: ignore[arg-type]
+        self.dense = DenseAttention(channels, **options) if config.lda else None  # type: ignore[arg-type]
+        self.channel = (
+            PrototypicalChannelAttention(channels, masked=config.masked_pool)
+            if config.pca
+            else None
+        )
+        self.reduce_query = _reduction(c2 + c3, channels, dropout)
+        self.reduce_support = _reduction(c2 + c3, channels, dropout)
+        decoder = {"ppm": PyramidPooling, "fem": FeatureEnrichment}[config.decoder]
+        self.decoder = decoder(channels, prior=config.prior is not None)
+        for part in (self.reduce_query, self.reduce_support, self.decoder):
+            part.apply(_initialise)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B 3 h w"],
+        support: Float[Tensor, "B K 3 h w"],
+        mask: Tensor,
+        *,
+        need_maps: bool = False,
+    ) -> Prediction:
+        """Segment the query by the labelled support.
+
+        Args:
+            query: RGB in 0..1.
+            support: RGB in 0..1.
+            mask: [B,K,h,w], 1 = object; everything else (0, 255) is not.
+            need_maps: fill ``Prediction.attention``; without it no N x N map is built.
+
+        Raises:
+            ValueError: shapes that do not fit together, with the mend.
+        """
+        return self.segment(query, self.encode_support(support, mask), need_maps=need_maps)
+
+    def encode_support(self, support: Float[Tensor, "B K 3 h w"], mask: Tensor) -> SupportCode:
+        """Encode a support set once, for any number of calls of ``segment``."""
+        if support.dim() != 5 or support.shape[1] < 1:
+            raise ValueError(
+                f"expected support pictures [B,K,3,H,W], K >= 1, got {tuple(support.shape)}; "
+                "for one shot use support.unsqueeze(1)"
+            )
+        if mask.shape != support.shape[:2] + support.shape[3:]:
+            raise ValueError(
+                f"mask {tuple(mask.shape)} does not fit support {tuple(support.shape)}: expected "
+                "[B,K,H,W] with one label a pixel"
+            )
+        return self.encode_features(self.support_features(support, mask), mask)
+
+    def segment(
+        self, query: Float[Tensor, "B 3 h w"], code: SupportCode, *, need_maps: bool = False
+    ) -> Prediction:
+        """Segment a query by an encoded support set; the same logits as ``forward``."""
+        size = (query.shape[-2], query.shape[-1])
+        return self.segment_features(self.backbone(query), code, size, need_maps=need_maps)
+
+    def support_features(self, support: Float[Tensor, "B K 3 h w"], mask: Tensor) -> Features:
+        """Backbone features of a support set, each [B,K,C,H,W].
+
+        With ``prior="masked_input"``, block4 is run on the masked block3.
+        """
+        features = self.backbone(support.flatten(0, 1))
+        if self.config.prior == "masked_input":
+            features = features._replace(
+                block4=self.masked_block4(features.block3, mask.flatten(0, 1))
+            )
+        return Features(*(map_.unflatten(0, support.shape[:2]) for map_ in features))
+
+    def masked_block4(self, block3: Float[Tensor, "B C H W"], mask: Tensor) -> Tensor:
+        """Run block4 on block3 features masked by labels [B,h,w] (PFENet's order)."""
+        return self.backbone.block4(block3 * _foreground(mask, block3))
+
+    def encode_features(self, support: Features, mask: Tensor) -> SupportCode:
+        """``encode_support`` from features [B,K,C,H,W] (masked nowhere) and labels [B,K,h,w]."""
+        config = self.config
+        small = _foreground(mask, support.block2)  # B,K,1,H,W
+        block2, block3 = self._middle(support)
+        masked2 = block2 * small  # Eq. 1
+        if config.mask_before_reduce:
+            block2, block3 = masked2, block3 * small
+        joined = torch.cat([block2, block3], dim=2)  # Eq. 4
+        reduced = self.reduce_support(joined.flatten(0, 1)).unflatten(0, joined.shape[:2])
+        weights = None
+        if self.channel is None:
+            prototype = masked_average(reduced, small)
+        else:
+            prototype, maps = self.channel(reduced, small)
+            weights = maps.weights
+        block4 = None
+        if config.prior is not None:
+            block4 = support.block4 * _foreground(mask, support.block4)
+        return SupportCode(masked2, reduced, small, prototype, weights, block4)
+
+    def segment_features(
+        self, query: Features, code: SupportCode, size: tuple[int, int], *, need_maps: bool = False
+    ) -> Prediction:
+        """``segment`` from features of the query; ``size`` is that of the logits."""
+        if query.block2.shape[0] != code.block2.shape[0]:
+            raise ValueError(
+                f"{query.block2.shape[0]} queries for {code.block2.shape[0]} support sets; "
+                "repeat the support code, or pass one support set a query"
+            )
+        maps: dict[str, Tensor] = {}
+        block2, block3 = self._middle(query)
+        if self.light is not None:
+            block2, light_maps = self.light(block2, code.block2, code.mask)  # Eq. 2, 3
+            maps |= _named(light_maps)
+        attended = self.reduce_query(torch.cat([block2, block3], dim=1))  # D_q, Eq. 4
+        if self.dense is not None:
+            attended, dense_maps = self.dense(
+                attended, code.reduced, code.mask, need_map=need_maps
+            )  # Eq. 5
+            maps |= _named(dense_maps)
+        prior = None
+        if code.block4 is not None:
+            prior = resize(prior_mask(query.block4, code.block4), attended.shape[-2:])
+            maps["prior"] = prior
+        if code.weights is not None:
+            maps["weights"] = code.weights
+        logits, inner = self.decoder(attended, code.prototype, prior)
+        return Prediction(resize(logits, size), maps if need_maps else {}, inner)
+
+    def _middle(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Block2 and block3 at the size of block2, brought to a spread of about one."""
+        block2, block3 = features.block2, features.block3
+        scale = 1 / self.backbone.spread
+        return scale * block2, resize(scale * block3, block2.shape[-2:])
+
+    def head_state(self) -> dict[str, Tensor]:
+        """Return all weights but the frozen backbone's: what training changes."""
+        return {k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")}
+
+
+def _reduction(inputs: int, channels: int, dropout: float) -> nn.Sequential:
+    """Eq. 4's 1x1 convolution, with PFENet's ReLU and dropout."""
+    conv = nn.Conv2d(inputs, channels, 1, bias=False)
+    return nn.Sequential(conv, nn.ReLU(), nn.Dropout2d(dropout))
+
+
+def _initialise(module: nn.Module) -> None:
+    """He initialisation of every convolution that a ReLU follows: there is no norm to help."""
+    if isinstance(module, nn.Sequential):
+        for layer, after in pairwise(module):
+            if isinstance(layer, nn.Conv2d) and isinstance(after, nn.ReLU):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+
+
+def _foreground(mask: Tensor, like: Tensor) -> Tensor:
+    """Labels [...,h,w] -> object = 1 resized to the grid of ``like``: [...,1,H,W]."""
+    return resize((mask == 1).to(like.dtype), like.shape[-2:]).unsqueeze(-3)
+
+
+def _named(maps: LightMaps | DenseMaps) -> dict[str, Tensor]:
+    return {name: map_ for name, map_ in maps._asdict().items() if map_ is not None}

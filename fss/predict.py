@@ -1,0 +1,75 @@
+"""Segment a picture file by labelled picture files."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fss.data.pictures import letterbox_image, letterbox_mask, read_pair, read_rgb, unletterbox
+from fss.errors import InputError
+from fss.files import write_atomically
+from fss.model import DANet
+
+
+@torch.no_grad()
+def predict_array(
+    model: DANet, support: Sequence[tuple[np.ndarray, np.ndarray]], query: np.ndarray, size: int
+) -> np.ndarray:
+    """Segment one picture by labelled pictures, each of any size.
+
+    Args:
+        model: the network, in eval mode.
+        support: pictures uint8 [H,W,3] and labels uint8 [H,W] (1 = object, 255 = ignore).
+        query: picture uint8 [H,W,3].
+        size: side of the square, in pixels, that each picture is fitted into for the network.
+
+    Returns:
+        Labels uint8 [H,W] of the query at its own size: 1 = object.
+    """
+    device = model.backbone.mean.device
+    pictures = [_tensor(letterbox_image(image, size)) for image, _ in support]
+    masks = [torch.from_numpy(letterbox_mask(mask, size)) for _, mask in support]
+    prediction = model(
+        _tensor(letterbox_image(query, size))[None].to(device),
+        torch.stack(pictures)[None].to(device),
+        torch.stack(masks)[None].to(device),
+    )
+    labels = prediction.mask()[0].to(torch.uint8).cpu().numpy()
+    height, width = query.shape[:2]
+    return unletterbox(labels, (height, width))
+
+
+def predict_files(
+    model: DANet, support: Sequence[tuple[Path, Path]], query: Path, out: Path, size: int
+) -> float:
+    """Write the predicted mask of ``query`` to ``out``: a PNG of 0 and 255 at the query's size.
+
+    Returns:
+        The share of the picture that is object, 0..1.
+
+    Raises:
+        InputError: a file that is no picture or mask, a query that is a support picture, a size
+            below 32, or an ``out`` that cannot be written or would overwrite an input.
+    """
+    if size < 32:
+        raise InputError(f"size {size} px is too small; choose at least 32")
+    if out.suffix.lower() != ".png":
+        raise InputError(f"{out}: masks are written as PNG; let the name end in .png")
+    inputs = {path.resolve() for pair in support for path in pair} | {query.resolve()}
+    if out.resolve() in inputs:
+        raise InputError(f"{out}: is one of the inputs; choose another name for the mask")
+    for image, _ in support:
+        if image.resolve() == query.resolve():
+            raise InputError(f"{query}: is both support and query; its mask is known already")
+    labels = predict_array(model, [read_pair(*pair) for pair in support], read_rgb(query), size)
+    buffer = io.BytesIO()
+    Image.fromarray(labels * np.uint8(255)).save(buffer, format="PNG")
+    write_atomically(out, buffer.getvalue())
+    return float(labels.mean())
+
+
+def _tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1).float() / 255

@@ -1,0 +1,300 @@
+"""Pictures from arrays: outlines, attention overlays, error maps, episode panels, curves, a table.
+
+Pictures come in as float RGB [3,H,W] in 0..1 or as uint8 [H,W,3], tensors or arrays, and go out as
+uint8 [H,W,3]; label maps [H,W] hold 0, 1 and 255 = ignored. Nothing is shown or saved here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from fss.errors import InputError
+
+Array = torch.Tensor | npt.NDArray[Any]
+Picture = npt.NDArray[np.uint8]
+
+# Of all triples of the Okabe-Ito palette, this one stays farthest apart for protanopes,
+# deuteranopes and tritanopes. A missed pixel has the colour of the true outline, a false alarm that
+# of the predicted one.
+HIT, MISS, FALSE_ALARM = "#0072B2", "#F0E442", "#D55E00"
+IGNORED_STRIPES = (0.45, 0.75)
+STRENGTH = 0.75
+CELL = 1.7  # inches
+SHOWN_SHOTS = 5
+
+
+class NotebookFigure(Figure):
+    """A Figure that Jupyter draws even where no cell has imported pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
+def outline(image: Array, mask: Array, color: str = MISS, *, width: int | None = None) -> Picture:
+    """Return the picture with the border of ``mask == 1`` drawn in ``color``.
+
+    The line lies inside the object and is closed along the frame; ``width`` is in pixels, by
+    default a 75th of the shorter side. A thin dark rim within keeps it visible on every ground.
+    """
+    picture = _rgb(image).copy()
+    inner = _labels(mask, picture, "mask") == 1
+    width = width or max(1, round(min(inner.shape) / 75))
+    for paint in [to_rgb(color)] * width + [(0.0, 0.0, 0.0)] * max(1, width // 3):
+        eroded = _eroded(inner)
+        picture[inner & ~eroded] = _bytes(np.array(paint))
+        inner = eroded
+    return picture
+
+
+def overlay(image: Array, heat: Array, *, alpha: float = 0.65) -> Picture:
+    """Return ``heat`` [h,w] of any resolution in viridis over the picture in grey.
+
+    The heat is stretched from its own minimum..maximum to the map's ends (a flat one takes the low
+    end) and brought to the picture bilinearly. ``alpha`` is the share of the colour, 0..1.
+    """
+    picture = _rgb(image)
+    values = _numpy(heat).astype(np.float32)
+    if values.ndim != 2 or not np.isfinite(values).all():
+        raise InputError(f"heat {list(values.shape)} must be a finite map [h,w]: pick one map")
+    span = float(values.max() - values.min())
+    stretched = (values - values.min()) / (span or 1.0)
+    height, width = picture.shape[:2]
+    resized = np.asarray(
+        Image.fromarray(stretched).resize((width, height), Image.Resampling.BILINEAR)
+    )
+    colors = matplotlib.colormaps["viridis"](resized.clip(0, 1))[..., :3]
+    return _bytes(alpha * colors + (1 - alpha) * _grey(picture))
+
+
+def error_map(image: Array, prediction: Array, target: Array) -> Picture:
+    """Return the grey picture with hits blue, misses yellow, false alarms vermilion.
+
+    Pixels ignored by the target (255) are striped in greys. ``error_legend`` names the colours.
+    """
+    picture = _rgb(image)
+    labels = _labels(target, picture, "target")
+    predicted = _labels(prediction, picture, "prediction") == 1
+    grey = 0.6 * _grey(picture)
+    errors = np.broadcast_to(grey, picture.shape).copy()
+    for where, color in (
+        (predicted & (labels == 1), HIT),
+        (~predicted & (labels == 1), MISS),
+        (predicted & (labels == 0), FALSE_ALARM),
+    ):
+        errors[where] = (STRENGTH * np.array(to_rgb(color)) + (1 - STRENGTH) * grey)[where]
+    rows, cols = np.indices(labels.shape)
+    stripe = (rows + cols) // max(1, min(labels.shape) // 40) % 2
+    ignored = labels == 255
+    errors[ignored] = np.array(IGNORED_STRIPES)[stripe[ignored], None]
+    return _bytes(errors)
+
+
+def error_legend() -> list[Patch]:
+    """Return legend handles for ``error_map``: hit, miss, false alarm, ignored."""
+    dark, light = (str(grey) for grey in IGNORED_STRIPES)
+    return [
+        Patch(facecolor=HIT, label="hit"),
+        Patch(facecolor=MISS, label="miss"),
+        Patch(facecolor=FALSE_ALARM, label="false alarm"),
+        Patch(facecolor=light, edgecolor=dark, linewidth=0, hatch="/////", label="ignored"),
+    ]
+
+
+def episode_panel(
+    support: Array,
+    support_mask: Array,
+    query: Array,
+    target: Array,
+    prediction: Array,
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Draw a row an episode: supports with their masks, query, truth, prediction, errors.
+
+    One episode: support [K,3,H,W], masks [K,H,W], query [3,H,W], target and prediction [H,W];
+    several: the same with a leading axis B. Of more than five supports the first five are drawn.
+    """
+    arrays = [_numpy(array) for array in (support, support_mask, query, target, prediction)]
+    if arrays[2].ndim == 3:
+        arrays = [array[None] for array in arrays]
+    if [array.ndim for array in arrays] != [5, 4, 4, 3, 3] or len({len(a) for a in arrays}) > 1:
+        raise InputError(
+            "an episode panel takes support [K,3,H,W], masks [K,H,W], query [3,H,W], target and "
+            "prediction [H,W], or all with a leading axis B; "
+            f"got {', '.join(str(list(array.shape)) for array in arrays)}"
+        )
+    shots = arrays[0].shape[1]
+    shown = min(shots, SHOWN_SHOTS)
+    heads = ["support" if shots == 1 else f"{shots} supports", *("query", "truth", "prediction")]
+    heads[0] = heads[0] if shots == shown else f"{shown} of {shots} supports"
+    support_width = 1.5 if shown == SHOWN_SHOTS else 1.0
+    height, width = arrays[3].shape[1:]
+    cell_height = CELL * height / width
+
+    figure = NotebookFigure(
+        figsize=(
+            CELL * (support_width + 4) + 0.2,
+            cell_height * len(arrays[0]) + (0.75 if title else 0.5),
+        ),
+        layout="constrained",
+    )
+    axes = figure.subplots(
+        len(arrays[0]), 5, squeeze=False, width_ratios=[support_width, 1, 1, 1, 1]
+    )
+    for row, (shots_of, masks, asked, truth, found) in zip(
+        axes, zip(*arrays, strict=True), strict=True
+    ):
+        line = None if shown == 1 else max(2, round(min(masks.shape[1:]) / 40))
+        strip = [
+            outline(picture, mask, width=line)
+            for picture, mask in zip(shots_of[:shown], masks[:shown], strict=True)
+        ]
+        pictures = [
+            _montage(strip),
+            _rgb(asked),
+            outline(asked, truth, MISS),
+            outline(asked, found, FALSE_ALARM),
+            error_map(asked, found, truth),
+        ]
+        for axis, picture in zip(row, pictures, strict=True):
+            axis.imshow(picture)
+            axis.set_axis_off()
+            axis.set_anchor("N")
+    for axis, head in zip(axes[0], [*heads, "errors"], strict=True):
+        axis.set_title(head, fontsize=10)
+    handles = error_legend() if (arrays[3] == 255).any() else error_legend()[:3]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    if title is not None:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def training_curves(log_records: Iterable[Mapping[str, Any]]) -> Figure:
+    """Draw the loss and, where any record has ``val_miou``, the validation mIoU over ``step``.
+
+    The records are those of the run's JSONL log, a fraction in ``val_miou``; others are left out.
+    """
+    records = list(log_records)
+    losses = np.array([(r["step"], r["loss"]) for r in records if "loss" in r], float)
+    mious = np.array([(r["step"], r["val_miou"]) for r in records if "val_miou" in r], float)
+    curves = [curve for curve in (losses, mious) if len(curve)]
+    if not curves:
+        raise InputError("no record of the log has a loss or a val_miou: is it a training log?")
+    figure = NotebookFigure(figsize=(4 * len(curves), 2.8), layout="constrained")
+    axes = iter(figure.subplots(1, len(curves), squeeze=False)[0])
+    if len(losses):
+        axis = next(axes)
+        window = max(1, len(losses) // 20)
+        axis.plot(*losses.T, color=HIT, alpha=0.35 if window > 1 else 1, linewidth=1)
+        if window > 1:
+            means = [
+                np.convolve(column, np.full(window, 1 / window), "valid") for column in losses.T
+            ]
+            axis.plot(*means, color=HIT, linewidth=2, label=f"mean of {window} records")
+            axis.legend(frameon=False, fontsize=9)
+        axis.set(xlabel="step", ylabel="training loss", ylim=(0, None))
+    if len(mious):
+        axis = next(axes)
+        axis.plot(mious[:, 0], 100 * mious[:, 1], color=FALSE_ALARM, marker="o", markersize=4)
+        axis.set(xlabel="step", ylabel="validation mIoU (%)")
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows as a Markdown table; columns in the order in which their keys first occur.
+
+    Keys that end in ``iou`` hold fractions and are written in per cent to one decimal, with
+    ``<key>_interval`` ([lo, hi], fractions) behind them in brackets. What a row lacks is a dash.
+    """
+    keys = [key for key in dict.fromkeys(k for row in rows for k in row) if "_interval" not in key]
+    titles = {"miou": "mIoU (%)", "fb_iou": "FB-IoU (%)", "mean_episode_iou": "episode IoU (%)"}
+    lines = [
+        [titles.get(key, key.replace("_", " ")) for key in keys],
+        [":---" if key == "name" else "---:" for key in keys],
+        *([_cell(row, key) for key in keys] for row in rows),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    if value is None:
+        return "–"
+    if not key.endswith("iou"):
+        return str(value).replace("|", r"\|")
+    figures = [value, *row.get(f"{key}_interval", ())]
+    if not all(0 <= figure <= 1 for figure in figures):
+        raise InputError(f"{key} of {row.get('name')!r} is {figures}, not fractions in 0..1")
+    first, *interval = (f"{100 * figure:.1f}" for figure in figures)
+    return f"{first} [{', '.join(interval)}]" if interval else first
+
+
+def _montage(pictures: Sequence[Picture]) -> Picture:
+    """Lay equal pictures out: one, two side by side, else two rows, with white between."""
+    rows = 1 if len(pictures) <= 2 else 2
+    cols = -(-len(pictures) // rows)
+    height, width = pictures[0].shape[:2]
+    gap = max(1, width // 25)
+    sheet = np.full((rows * (height + gap) - gap, cols * (width + gap) - gap, 3), 255, np.uint8)
+    for n, picture in enumerate(pictures):
+        top, left = n // cols * (height + gap), n % cols * (width + gap)
+        sheet[top : top + height, left : left + width] = picture
+    return sheet
+
+
+def _eroded(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    padded = np.pad(mask, 1)
+    across = padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & across
+
+
+def _numpy(values: Array) -> npt.NDArray[Any]:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _rgb(image: Array) -> Picture:
+    array = _numpy(image)
+    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3:
+        return array
+    if array.dtype.kind != "f" or array.ndim != 3 or array.shape[0] != 3:
+        raise InputError(
+            f"picture is {array.dtype} {list(array.shape)}: pass float [3,H,W] or uint8 [H,W,3]"
+        )
+    if not (array.min() >= -0.01 and array.max() <= 1.01):
+        raise InputError(
+            f"picture spans {array.min():.2f}..{array.max():.2f}: pass RGB in 0..1, not normalised"
+        )
+    return _bytes(array.transpose(1, 2, 0))
+
+
+def _labels(values: Array, picture: Picture, name: str) -> npt.NDArray[Any]:
+    labels = _numpy(values)
+    if labels.shape != picture.shape[:2] or labels.dtype.kind not in "biu":
+        raise InputError(
+            f"{name} is {labels.dtype} {list(labels.shape)}: pass an integer label map "
+            f"{list(picture.shape[:2])}, as large as the picture"
+        )
+    return labels
+
+
+def _grey(picture: Picture) -> npt.NDArray[np.float64]:
+    """Return the luma [H,W,1] in 0..1 (ITU-R BT.601)."""
+    return (picture @ np.array([0.299, 0.587, 0.114]) / 255)[..., None]
+
+
+def _bytes(fractions: npt.NDArray[np.floating[Any]]) -> Picture:
+    return np.rint(255 * fractions.clip(0, 1)).astype(np.uint8)

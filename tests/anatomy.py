@@ -1,0 +1,178 @@
+"""What holds for every notebook of the course: rules from a notebook to a list of complaints."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from urllib.parse import unquote
+
+import nbformat
+import papermill
+from nbformat import NotebookNode
+
+Rule = Callable[[NotebookNode, Path], list[str]]
+
+LONGEST_CELL, MEDIAN_CELL = 30, 6
+PARAMETERS = {"FAST": "True", "SEED": "0", "DEVICE": '"cpu"'}
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# Paths of one machine, and addresses in default reprs: other readers and other runs have others.
+OF_ONE_MACHINE = re.compile(
+    r"(?<![\w./])/(home|private|root|tmp|Users|var|work)/|\b[A-Z]:\\|\b0x[0-9a-f]{6,}"
+)
+# What makes nbval see other outputs than JupyterLab does.
+NOT_COMPARABLE = re.compile(r"\b(?:clear_output|interact|Output)\(|from tqdm import")
+
+
+def code(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
+    return [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+
+
+def tags(cell: NotebookNode) -> set[str]:
+    return set(cell.metadata.get("tags", ()))
+
+
+def texts(notebook: NotebookNode) -> Iterator[tuple[int, str]]:
+    """Every text that a reader sees, with the number of its cell; pictures are left out."""
+    for i, cell in enumerate(notebook.cells):
+        yield i, cell.source
+        for output in cell.get("outputs", ()):
+            yield i, output.get("text", "")
+            for kind, value in output.get("data", {}).items():
+                if kind.startswith("text/"):
+                    yield i, value
+
+
+def is_valid(notebook: NotebookNode, path: Path) -> list[str]:
+    try:
+        nbformat.validate(notebook)
+    except nbformat.ValidationError as error:
+        return [str(error).splitlines()[0]]
+    kernel = notebook.metadata.get("kernelspec", {}).get("name")
+    return [] if kernel == "python3" else [f"kernel is {kernel}, not python3"]
+
+
+def is_of_no_machine(notebook: NotebookNode, path: Path) -> list[str]:
+    found = [
+        f"cell {i}: {match[0]!r}"
+        for i, text in texts(notebook)
+        if (match := OF_ONE_MACHINE.search(text))
+    ]
+    found += [f"metadata.{key}" for key in ("papermill", "widgets") if key in notebook.metadata]
+    if "version" in notebook.metadata.get("language_info", {}):
+        found.append("metadata.language_info.version")
+    found += [
+        f"cell {i}: metadata {sorted(extra)}"
+        for i, cell in enumerate(notebook.cells)
+        if (extra := cell.metadata.keys() - {"jupyter", "tags"})
+    ]
+    return found
+
+
+def ran_from_top_to_bottom(notebook: NotebookNode, path: Path) -> list[str]:
+    ran = [cell for _, cell in code(notebook) if "skip-execution" not in tags(cell)]
+    found = []
+    if [cell.execution_count for cell in ran] != list(range(1, len(ran) + 1)):
+        found.append("execution counts are not 1, 2, 3, ...: make refresh")
+    for i, cell in code(notebook):
+        if len(tags(cell) & {"skip-execution", "nbval-skip"}) == 1:
+            found.append(f"cell {i}: papermill skips skip-execution, nbval nbval-skip: use both")
+        for output in cell.outputs:
+            if output.output_type == "error" or output.get("name") == "stderr":
+                found.append(f"cell {i}: {output.get('ename') or output.text[:60]!r}")
+    return found
+
+
+def compares(notebook: NotebookNode, path: Path) -> list[str]:
+    found = []
+    for i, cell in code(notebook):
+        if match := NOT_COMPARABLE.search(cell.source):
+            found.append(f"cell {i}: {match[0]!r} breaks nbval")
+        if cell.source.rstrip().endswith(";"):
+            found.append(f"cell {i}: trailing ;")
+        if any("image/svg+xml" in output.get("data", {}) for output in cell.outputs):
+            found.append(f"cell {i}: SVG differs from run to run")
+    return found
+
+
+def has_short_cells(notebook: NotebookNode, path: Path) -> list[str]:
+    lengths = {i: len(cell.source.splitlines()) for i, cell in code(notebook)}
+    found = [f"cell {i}: {n} lines" for i, n in lengths.items() if n > LONGEST_CELL]
+    middle = median(lengths.values())
+    return found + ([f"median cell {middle} lines"] if middle > MEDIAN_CELL else [])
+
+
+def has_parameters(notebook: NotebookNode, path: Path) -> list[str]:
+    cells = [i for i, cell in code(notebook) if "parameters" in tags(cell)]
+    if len(cells) != 1:
+        return [f"{len(cells)} cells tagged parameters, not 1"]
+    defaults = {k: v["default"] for k, v in papermill.inspect_notebook(str(path)).items()}
+    return [
+        f"cell {cells[0]}: {name} = {defaults.get(name)}, not {value}"
+        for name, value in PARAMETERS.items()
+        if defaults.get(name) != value
+    ]
+
+
+def has_captions(notebook: NotebookNode, path: Path) -> list[str]:
+    found = []
+    for i, cell in code(notebook):
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            following = notebook.cells[i + 1 : i + 2]
+            if not (following and re.match(r"\*[^*\s]", following[0].source)):
+                found.append(f"cell {i}: no caption (*...*) in the Markdown cell after the picture")
+    return found
+
+
+def has_a_widget(notebook: NotebookNode, path: Path) -> list[str]:
+    shown = [output.get("data", {}) for _, cell in code(notebook) for output in cell.outputs]
+    return [] if any(WIDGET in data for data in shown) else ["no widget"]
+
+
+def links(notebook: NotebookNode) -> Iterator[tuple[int, str]]:
+    """Links and picture sources in Markdown that stay inside the repository."""
+    pattern = re.compile(r"\]\(<?([^)\s>]+)|(?:href|src)=[\"']([^\"']+)")
+    for i, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown":
+            for match in pattern.finditer(re.sub(r"`[^`\n]*`|\$[^$]*\$", "", cell.source)):
+                target = match[1] or match[2]
+                if not re.match(r"[a-z]+:", target):
+                    yield i, target
+
+
+def headings(notebook: NotebookNode) -> set[str]:
+    """Anchors as JupyterLab makes them: the heading with hyphens for spaces."""
+    sources = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return {title.replace(" ", "-") for title in re.findall(r"^#+ +(.+?)\s*$", sources, re.M)}
+
+
+def has_links_that_resolve(notebook: NotebookNode, path: Path) -> list[str]:
+    found = []
+    for i, link in links(notebook):
+        target, _, anchor = unquote(link).partition("#")
+        if target and not (path.parent / target).exists():
+            found.append(f"cell {i}: {link} does not exist")
+        elif not target and anchor not in headings(notebook):
+            found.append(f"cell {i}: no heading #{anchor}")
+    return found
+
+
+def leads_on(notebook: NotebookNode, path: Path) -> list[str]:
+    last = len(notebook.cells) - 1
+    targets = [Path(target).name for i, target in links(notebook) if i == last]
+    if any(name.endswith(".ipynb") or name == "README.md" for name in targets):
+        return []
+    return ["the last cell links to no notebook and not to README.md"]
+
+
+RULES: list[Rule] = [
+    is_valid,
+    is_of_no_machine,
+    ran_from_top_to_bottom,
+    compares,
+    has_short_cells,
+    has_parameters,
+    has_captions,
+    has_a_widget,
+    has_links_that_resolve,
+    leads_on,
+]

@@ -1,0 +1,29 @@
+"""Networks that are slow to build, built once for all tests."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from unittest.mock import patch
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from fss.backbones import Backbone, load_backbone
+
+
+@contextmanager
+def quick_init() -> Iterator[None]:
+    """Skip the initial weights that torchvision overwrites, and those of classifiers."""
+    with (
+        patch.object(nn.Linear, "reset_parameters", lambda self: None),
+        patch.object(_ConvNd, "reset_parameters", lambda self: None),
+        patch.object(nn.init, "normal_", lambda tensor, *args: tensor),
+    ):
+        yield
+
+
+@cache
+def frozen(name: str) -> Backbone:
+    """A backbone of random weights; EfficientNet-Lite0 with its own."""
+    with quick_init():
+        return load_backbone(name, name == "efficientnet_lite0")

