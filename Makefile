@@ -11,7 +11,7 @@ NOTEBOOKS := .venv/bin/python tools/notebooks.py
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run-all run-full test refresh lint lab weights lock clean
+.PHONY: help setup run-all run-full test refresh lint lab weights photos tables lock clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Threads that wait by spinning slow small operations many times over when the cores are busy.
@@ -59,8 +59,18 @@ lint: $(READY) ## style, formatting and types
 lab: $(READY) ## open the first notebook in JupyterLab
 	$(RUN) jupyter lab notebooks/00_start_here.ipynb
 
-weights: $(READY) ## train the shipped weights anew, into runs/danet-lite0-shapes
-	$(RUN) fss train --preset quick --data shapes --out runs/danet-lite0-shapes
+weights: $(READY) ## train, measure and ship the weights in fss/weights (an hour of one core)
+	.venv/bin/python tools/compare.py danet-lite0-shapes --arms danet --ship \
+	  --set steps=14000 val_every=500
+	$(MAKE) tables
+
+photos: $(READY) ## train and measure on real pictures: make photos PHOTOS=path/to/photos
+	.venv/bin/python tools/compare.py photos --data "folder:$(PHOTOS)" --label 'folder:$$PHOTOS' \
+	  --arms base danet --set size=256 steps=2000 val_every=500
+	$(MAKE) tables
+
+tables: $(READY) ## put the measured figures of results/ into README.md
+	.venv/bin/python tools/tables.py
 
 lock: $(READY) ## pin the newest releases within the ranges, install and test them
 	.venv/bin/python tools/lock.py

@@ -36,6 +36,7 @@ class Backbone(nn.Module):
     Attributes:
         channels, strides: of block2, block3 and block4.
         spread: the standard deviation, roughly, of block2 and block3, for whoever learns from them.
+        aligned: where the positions of a map lie in the picture; see ``fss.resize``.
         block2, block3, block4: the stages; ``backbone.block4(masked_block3)`` is what PFENet's
             prior needs.
     """
@@ -47,11 +48,12 @@ class Backbone(nn.Module):
         self, block2: nn.Module, block3: nn.Module, block4: nn.Module, *,
         channels: tuple[int, int, int], strides: tuple[int, int, int],
         normalisation: tuple[tuple[float, ...], tuple[float, ...]],
-        spread: float = 1.0,
+        spread: float = 1.0, aligned: bool = False,
     ) -> None:
         super().__init__()
         self.block2, self.block3, self.block4 = block2, block3, block4
-        self.channels, self.strides, self.spread = channels, strides, spread
+        self.channels, self.strides = channels, strides
+        self.spread, self.aligned = spread, aligned
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalisation)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
@@ -169,7 +171,7 @@ def _resnet(name: str, pretrained: bool | str | Path) -> Backbone:
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2)
     return Backbone(
         stem, net.layer3, net.layer4,
-        channels=(512, 1024, 2048), strides=(8, 8, 8), normalisation=IMAGENET,
+        channels=(512, 1024, 2048), strides=(8, 8, 8), normalisation=IMAGENET, aligned=True,
     )  # fmt: skip
 
 

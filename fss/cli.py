@@ -204,7 +204,12 @@ def check(
     sys.exit(1 if found else 0)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"train": train, "eval": eval, "predict": predict, "check": check}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "eval": eval,
+    "predict": predict,
+    "check": check,
+}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -248,10 +253,10 @@ def _parse(args: list[str]) -> Callable[[], None]:
     except SystemExit as error:
         if not error.code:  # --help
             raise
-        # tyro draws a box: its title, the reason, a rule, and advice.
-        lines = [line.strip("│ ") for line in said.getvalue().splitlines()]
-        reason = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-        text = " ".join(" ".join(lines[1:reason]).split()).rstrip(".")
+        # tyro draws a box, of lines or of hyphens: a title, the reason, a rule, and advice.
+        _, *lines = (line.strip("│ ") for line in said.getvalue().splitlines())
+        parts = "\n".join(line if line.strip("─-╰╯") else "\0" for line in lines).split("\0")
+        text = next((" ".join(part.split()) for part in parts if part.strip()), "").rstrip(".")
         command = " ".join(["fss", *(name for name in args[:1] if name in COMMANDS)])
         raise InputError(f"{text or 'arguments not understood'}; see {command} --help") from None
 

@@ -3,6 +3,7 @@
 Both take the attended query [B,C,H,W], a prototype [B,C] and, where the network has one, the prior
 [B,1,H,W], and return ``(logits [B,2,H,W], inner)``, where ``inner`` holds the logits of the inner
 losses (empty for the PPM). Neither has a BatchNorm: batches of one and several processes must work.
+The PPM has GroupNorm where PSPNet has BatchNorm; the FEM has no norm, as in PFENet.
 """
 
 import math
@@ -12,35 +13,26 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fss.resize import resize
+
 DecoderOutput = tuple[Float[Tensor, "B 2 H W"], list[Tensor]]
 
 
-def resize(
-    x: Float[Tensor, "... h w"], size: tuple[int, int] | torch.Size
-) -> Float[Tensor, "... H W"]:
-    """Bilinear with aligned corners, as in PFENet; leading dimensions are kept."""
-    if tuple(x.shape[-2:]) == tuple(size):
-        return x
-    flat = x.reshape(-1, 1, *x.shape[-2:]) if x.dim() != 4 else x
-    out = F.interpolate(flat, size=size, mode="bilinear", align_corners=True)
-    return out.reshape(*x.shape[:-2], *size)
+def _conv(inputs: int, outputs: int, kernel: int = 1, *, norm: bool = False) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    if not norm:
+        return nn.Sequential(conv, nn.ReLU())
+    return nn.Sequential(conv, nn.GroupNorm(math.gcd(8, outputs), outputs), nn.ReLU())
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 1, *, bias: bool = False) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias), nn.ReLU()
-    )
-
-
-def _refine(channels: int) -> nn.Sequential:
+def _refine(channels: int, *, norm: bool = False) -> nn.Sequential:
     """Two 3x3 convolutions, used as a residual."""
-    return nn.Sequential(_conv(channels, channels, 3), _conv(channels, channels, 3))
+    return nn.Sequential(*(_conv(channels, channels, 3, norm=norm) for _ in range(2)))
 
 
-def _classifier(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        _conv(channels, channels, 3), nn.Dropout2d(0.1), nn.Conv2d(channels, 2, 1)
-    )
+def _classifier(channels: int, *, norm: bool = False) -> nn.Sequential:
+    hidden = _conv(channels, channels, 3, norm=norm)
+    return nn.Sequential(hidden, nn.Dropout2d(0.1), nn.Conv2d(channels, 2, 1))
 
 
 def _merge(
@@ -51,7 +43,7 @@ def _merge(
         query = F.adaptive_avg_pool2d(query, size)
     parts = [query, prototype[:, :, None, None].expand(-1, -1, *size)]
     if prior is not None:
-        parts.append(resize(prior, size))
+        parts.append(resize(prior, size, aligned=True))
     return torch.cat(parts, dim=1)
 
 
@@ -70,11 +62,11 @@ class PyramidPooling(nn.Module):
         super().__init__()
         self.bins = bins
         branch = max(1, channels // len(bins))
-        self.merge = _conv(2 * channels + int(prior), channels)
-        self.branches = nn.ModuleList(_conv(channels, branch) for _ in bins)
-        self.fuse = _conv(channels + branch * len(bins), channels, 3)
-        self.refine = _refine(channels)
-        self.classify = _classifier(channels)
+        self.merge = _conv(2 * channels + int(prior), channels, norm=True)
+        self.branches = nn.ModuleList(_conv(channels, branch, norm=True) for _ in bins)
+        self.fuse = _conv(channels + branch * len(bins), channels, 3, norm=True)
+        self.refine = _refine(channels, norm=True)
+        self.classify = _classifier(channels, norm=True)
 
     def forward(
         self,
@@ -86,7 +78,7 @@ class PyramidPooling(nn.Module):
         size = (query.shape[2], query.shape[3])
         x = self.merge(_merge(query, prototype, prior, size))
         pyramid = [
-            resize(branch(F.adaptive_avg_pool2d(x, bins)), size)
+            resize(branch(F.adaptive_avg_pool2d(x, bins)), size, aligned=False)
             for bins, branch in zip(self.bins, self.branches, strict=True)
         ]
         x = self.fuse(torch.cat([x, *pyramid], dim=1))
@@ -134,11 +126,11 @@ class FeatureEnrichment(nn.Module):
             size = (math.ceil(height / 2**i), math.ceil(width / 2**i))
             x = merge(_merge(query, prototype, prior, size))
             if i > 0:
-                finer = resize(pyramid[-1], size)
+                finer = resize(pyramid[-1], size, aligned=True)
                 x = self.interact[i - 1](torch.cat([x, finer], dim=1)) + x
             x = refine(x) + x
             inner.append(classify(x))
-            pyramid.append(resize(x, (height, width)))
+            pyramid.append(resize(x, (height, width), aligned=True))
         x = self.fuse(torch.cat(pyramid, dim=1))
         x = self.refine(x) + x
         return self.classify(x), inner

@@ -10,11 +10,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fss.data.dataset import Dataset
-from fss.decoder import resize
 from fss.episodes import Episode, EpisodeList
 from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
 from fss.metrics import EpisodeTally
 from fss.model import DANet
+from fss.resize import resize, share_of
 
 BATCH = 8
 
@@ -55,21 +55,21 @@ def training_free(batch: FeatureBatch) -> Tensor:
         (batch.query.block3, batch.support.block3),
         (batch.query.block4, batch.support.block4),
     ):
-        grid = support.shape[-2:]
-        inside = resize((batch.mask == 1).to(query.dtype), grid).unsqueeze(2)
-        outside = resize((batch.mask == 0).to(query.dtype), grid).unsqueeze(2)
         likeness = [
-            F.cosine_similarity(query, _mean(support, area)[:, :, None, None], dim=1)
-            for area in (inside, outside)
+            F.cosine_similarity(
+                query, _mean(support, share_of(batch.mask, label, support, aligned=False)), dim=1
+            )
+            for label in (1, 0)
         ]
-        score = score + resize((likeness[0] - likeness[1]).unsqueeze(1), size)
+        score = score + resize((likeness[0] - likeness[1]).unsqueeze(1), size, aligned=False)
     return (score.squeeze(1) > 0).to(batch.target.dtype)
 
 
 def _mean(support: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean over shots and positions: [B,K,C,H,W], [B,K,1,H,W] -> [B,C]."""
+    """Weighted mean over shots and positions: [B,K,C,H,W], [B,K,1,H,W] -> [B,C,1,1]."""
     total = (support * weight).sum(dim=(1, 3, 4))
-    return total / weight.sum(dim=(1, 3, 4)).clamp_min(1e-6)
+    mean = total / weight.sum(dim=(1, 3, 4)).clamp_min(1e-6)
+    return mean[:, :, None, None]
 
 
 REFERENCES: dict[str, Predictor] = {
@@ -132,11 +132,11 @@ def evaluate(
     return {
         **figures(tally, dataset.classes),
         "episodes_sha256": episodes.sha256,
-        **episodes.source,
         "data": dataset.spec,
         "split": dataset.split,
         "fold": dataset.fold,
         "shots": len(episodes[0].support),
+        "seed": episodes.source.get("seed"),
         "size": dataset.size,
         "config": model.config.to_json(),
         "trained": model.trained,

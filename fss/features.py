@@ -39,7 +39,7 @@ from fss.errors import InputError
 from fss.files import cache_folder, write_json
 from fss.model import DANet
 
-FORMAT = "features-1"  # part of every key: raise it when the meaning of the files changes
+FORMAT = "features-2"  # part of every key: raise it when the meaning of the files changes
 CHUNK = 16  # pictures a backbone call; below 16, one thread gets torch's slow convolutions
 MAPS = ("block2", "block3", "block4", "mask")
 STALE = 24 * 3600  # seconds after which a folder that nobody wrote into was left by a dead process

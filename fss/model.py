@@ -25,7 +25,8 @@ from fss.attention import (
 )
 from fss.backbones import Features, load_backbone
 from fss.config import DANetConfig
-from fss.decoder import FeatureEnrichment, PyramidPooling, resize
+from fss.decoder import FeatureEnrichment, PyramidPooling
+from fss.resize import Size, resize, share_of
 
 __all__ = ["DANet", "DANetConfig", "Prediction", "SupportCode", "prior_mask"]
 
@@ -180,12 +181,12 @@ class DANet(nn.Module):
 
     def masked_block4(self, block3: Float[Tensor, "B C H W"], mask: Tensor) -> Tensor:
         """Run block4 on block3 features masked by labels [B,h,w] (PFENet's order)."""
-        return self.backbone.block4(block3 * _foreground(mask, block3))
+        return self.backbone.block4(block3 * self._object(mask, block3))
 
     def encode_features(self, support: Features, mask: Tensor) -> SupportCode:
         """``encode_support`` from features [B,K,C,H,W] (masked nowhere) and labels [B,K,h,w]."""
         config = self.config
-        small = _foreground(mask, support.block2)  # B,K,1,H,W
+        small = self._object(mask, support.block2)  # B,K,1,H,W
         block2, block3 = self._middle(support)
         masked2 = block2 * small  # Eq. 1
         if config.mask_before_reduce:
@@ -200,7 +201,7 @@ class DANet(nn.Module):
             weights = maps.weights
         block4 = None
         if config.prior is not None:
-            block4 = support.block4 * _foreground(mask, support.block4)
+            block4 = support.block4 * self._object(mask, support.block4)
         return SupportCode(masked2, reduced, small, prototype, weights, block4)
 
     def segment_features(
@@ -225,18 +226,25 @@ class DANet(nn.Module):
             maps |= _named(dense_maps)
         prior = None
         if code.block4 is not None:
-            prior = resize(prior_mask(query.block4, code.block4), attended.shape[-2:])
+            prior = self._resize(prior_mask(query.block4, code.block4), attended.shape[-2:])
             maps["prior"] = prior
         if code.weights is not None:
             maps["weights"] = code.weights
         logits, inner = self.decoder(attended, code.prototype, prior)
-        return Prediction(resize(logits, size), maps if need_maps else {}, inner)
+        return Prediction(self._resize(logits, size), maps if need_maps else {}, inner)
 
     def _middle(self, features: Features) -> tuple[Tensor, Tensor]:
         """Block2 and block3 at the size of block2, brought to a spread of about one."""
         block2, block3 = features.block2, features.block3
         scale = 1 / self.backbone.spread
-        return scale * block2, resize(scale * block3, block2.shape[-2:])
+        return scale * block2, self._resize(scale * block3, block2.shape[-2:])
+
+    def _resize(self, maps: Tensor, size: Size) -> Tensor:
+        return resize(maps, size, aligned=self.backbone.aligned)
+
+    def _object(self, mask: Tensor, like: Tensor) -> Tensor:
+        """Labels [...,h,w] -> object = 1 on the grid of ``like``: [...,1,H,W]."""
+        return share_of(mask, 1, like, aligned=self.backbone.aligned)
 
     def head_state(self) -> dict[str, Tensor]:
         """Return all weights but the frozen backbone's: what training changes."""
@@ -255,11 +263,6 @@ def _initialise(module: nn.Module) -> None:
         for layer, after in pairwise(module):
             if isinstance(layer, nn.Conv2d) and isinstance(after, nn.ReLU):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-
-
-def _foreground(mask: Tensor, like: Tensor) -> Tensor:
-    """Labels [...,h,w] -> object = 1 resized to the grid of ``like``: [...,1,H,W]."""
-    return resize((mask == 1).to(like.dtype), like.shape[-2:]).unsqueeze(-3)
 
 
 def _named(maps: LightMaps | DenseMaps) -> dict[str, Tensor]:

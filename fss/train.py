@@ -22,13 +22,13 @@ from fss.checkpoint import OPTIMIZER, load_head, read_checkpoint, save_checkpoin
 from fss.config import DANetConfig, TrainConfig
 from fss.data import open_dataset
 from fss.data.dataset import Dataset
-from fss.decoder import resize
 from fss.episodes import EpisodeList, EpisodeStream, mirror
 from fss.errors import InputError
 from fss.evaluate import network, tally_episodes
 from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
 from fss.files import check_writable, write_atomically
 from fss.model import DANet, Prediction
+from fss.resize import resize
 
 SAVE_EVERY = 250  # steps between two checkpoints to resume from
 LOG_EVERY = 10
@@ -48,8 +48,8 @@ def episode_loss(prediction: Prediction, target: Tensor, aux_weight: float) -> T
     valid = (target != 255).sum().clamp_min(1)
 
     def loss(logits: Tensor) -> Tensor:
-        total = F.cross_entropy(resize(logits, size), target, ignore_index=255, reduction="sum")
-        return total / valid
+        logits = resize(logits, size, aligned=True)
+        return F.cross_entropy(logits, target, ignore_index=255, reduction="sum") / valid
 
     main = loss(prediction.logits)
     if not prediction.aux:

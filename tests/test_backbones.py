@@ -162,6 +162,15 @@ def test_lite0_has_the_features_of_the_original_network():
         assert [each.item() for each in found] == pytest.approx(expected, abs=2e-3), name
 
 
+def test_lite0_spreads_as_far_as_it_says():
+    backbone = frozen("efficientnet_lite0")
+    cat = torch.tensor(skimage.data.chelsea()).permute(2, 0, 1)[None] / 255
+    features = backbone(cat)
+    for block in (features.block2, features.block3):
+        assert 0.5 < block.std().item() / backbone.spread < 2
+    assert [frozen(name).spread for name in ("resnet50", "resnet101", "vgg16_bn")] == [1, 1, 1]
+
+
 def test_lite0_knows_a_cat():
     """The whole published network, through the same renaming."""
     net = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()

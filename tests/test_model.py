@@ -45,7 +45,10 @@ def episode(shots=1, *, batch=B, height=H, width=W, seed=0):
     support = torch.rand(batch, shots, 3, height, width, generator=g)
     mask = torch.zeros(batch, shots, height, width, dtype=torch.uint8)
     # down to the edge: of two rows of block4 with aligned corners, one lies at the very bottom
-    mask[..., height // 4 :, width // 3 + 3 : 2 * width // 3] = 1
+    for b in range(batch):
+        for k in range(shots):
+            right = 2 * width // 3 + 7 * k - 11 * b  # each picture's own
+            mask[b, k, height // 4 :, width // 3 + 3 : right] = 1
     mask[..., : height // 8, :] = 255
     return query, support, mask
 
@@ -53,6 +56,12 @@ def episode(shots=1, *, batch=B, height=H, width=W, seed=0):
 def run(model, *inputs, **options):
     with torch.no_grad():
         return model(*inputs, **options)
+
+
+def middle(model, pictures):
+    """Block2 and block3 at one size, divided by how far Lite0's numbers spread."""
+    features = model.backbone(pictures)
+    return features.block2 / 8, resize(features.block3 / 8, GRID)
 
 
 def copy_head(source, target):
@@ -128,6 +137,19 @@ def test_options_reach_the_modules():
     assert model.reduce_query[0].weight is not model.reduce_support[0].weight
 
 
+@pytest.mark.parametrize("name", ["danet", "pfenet"])
+def test_convolutions_before_a_relu_start_by_he(name):
+    model = build(name, channels=64)
+    found = 0
+    for block in [model.reduce_query, model.reduce_support, *model.decoder.modules()]:
+        if isinstance(block, nn.Sequential) and isinstance(block[0], nn.Conv2d):
+            weight = block[0].weight
+            spread = math.sqrt(2 / weight[0].numel())
+            assert weight.std().item() == pytest.approx(spread, rel=0.1)
+            found += 1
+    assert found == {"danet": 2 + 9, "pfenet": 2 + 23}[name]
+
+
 def test_head_state_is_everything_but_the_backbone():
     model = build()
     head, backbone = model.head_state(), model.backbone.state_dict()
@@ -144,17 +166,17 @@ def test_danet_is_its_equations(name):
     model = build(name, prior=None)
     query, support, mask = episode(3)
     with torch.no_grad():
-        q = model.backbone(query)
-        shots = [model.backbone(support[:, k]) for k in range(3)]
+        low_q, high_q = middle(model, query)
+        shots = [middle(model, support[:, k]) for k in range(3)]
         small = [resize((mask[:, k, None] == 1).float(), GRID) for k in range(3)]
-        low = [s.block2 * m for s, m in zip(shots, small, strict=True)]  # Eq. 1
-        high = [resize(s.block3, GRID) * m for s, m in zip(shots, small, strict=True)]
+        low = [shot[0] * m for shot, m in zip(shots, small, strict=True)]  # Eq. 1
+        high = [shot[1] * m for shot, m in zip(shots, small, strict=True)]
         d_s = [
             model.reduce_support(torch.cat(pair, 1)) for pair in zip(low, high, strict=True)
         ]  # Eq. 4
         low, d_s, small = torch.stack(low, 1), torch.stack(d_s, 1), torch.stack(small, 1)
-        light, _ = model.light(q.block2, low, small)  # Eq. 2, 3
-        d_q = model.reduce_query(torch.cat([light, resize(q.block3, GRID)], 1))  # Eq. 4
+        light, _ = model.light(low_q, low, small)  # Eq. 2, 3
+        d_q = model.reduce_query(torch.cat([light, high_q], 1))  # Eq. 4
         dense, _ = model.dense(d_q, d_s, small)  # Eq. 5
         prototype, _ = model.channel(d_s, small)  # Eq. 6, 7
         logits, _ = model.decoder(dense, prototype, None)
@@ -168,8 +190,7 @@ def test_base_is_a_masked_average_and_no_attention():
     with torch.no_grad():
         code = model.encode_support(support, mask)
         assert torch.equal(code.prototype, masked_average(code.reduced, code.mask))
-        q = model.backbone(query)
-        d_q = model.reduce_query(torch.cat([q.block2, resize(q.block3, GRID)], 1))
+        d_q = model.reduce_query(torch.cat(middle(model, query), 1))
         logits, _ = model.decoder(d_q, code.prototype, None)
     torch.testing.assert_close(run(model, query, support, mask).logits, resize(logits, (H, W)))
 
@@ -181,9 +202,7 @@ def test_where_the_support_is_masked(name):
     _, support, mask = episode()
     with torch.no_grad():
         code = model.encode_support(support, mask)
-        features = model.backbone(support[:, 0])
-        joined = torch.cat([features.block2, resize(features.block3, GRID)], 1)
-        unmasked = model.reduce_support(joined)[:, None]
+        unmasked = model.reduce_support(torch.cat(middle(model, support[:, 0]), 1))[:, None]
     outside = code.mask == 0
     assert 0 < outside.sum() < outside.numel()
     assert (code.block2 * outside).abs().max() == 0

@@ -17,9 +17,7 @@ import fss.train as training
 from fss.checkpoint import load, read_checkpoint, save_checkpoint
 from fss.config import DANetConfig, TrainConfig
 from fss.data import open_dataset
-from fss.episodes import EpisodeList
 from fss.errors import InputError
-from fss.evaluate import evaluate
 from fss.features import CachedFeatures, LiveFeatures
 from fss.model import Prediction
 from fss.train import Stopped, episode_loss, learning_rate, make_optimizer, train, train_step

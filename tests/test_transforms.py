@@ -100,16 +100,24 @@ def test_contract_over_shapes_and_seeds(height, width, size, seed, area):
     assert (new_mask == 1).any() == (area != "none")
 
 
-def test_picture_and_mask_move_together(monkeypatch):
-    """A white object on black is where the picture is brighter than half, to the pixel."""
-    monkeypatch.setattr(transforms, "GREY", 0.0)
+@pytest.mark.parametrize(("label", "fill"), [(1, 0.0), (255, 1.0)])
+def test_picture_and_mask_move_together(monkeypatch, label, fill):
+    """A white area on black is where the picture is brighter than half, to the pixel."""
+    monkeypatch.setattr(transforms, "GREY", fill)  # black is no object, white is ignored
     monkeypatch.setattr(transforms, "BLUR_KERNEL", 1)
+    image, mask = disc()
     places = set()
     for seed in range(40):
-        image, mask = PaperAugmentation(64)(*disc(), generator(seed))
-        assert torch.equal(image[0] > 0.5, mask == 1)
-        places.add(tuple((mask == 1).nonzero().double().mean(dim=0).tolist()))
+        new_image, new_mask = PaperAugmentation(64)(image, mask * label, generator(seed))
+        assert torch.equal(new_image[0] > 0.5, new_mask == label)
+        places.add(tuple((new_mask == label).nonzero().double().mean(dim=0).tolist()))
     assert len(places) > 20
+
+
+def test_rounding_never_leaves_the_range():
+    image, mask = torch.ones(3, 40, 41), torch.ones(40, 41, dtype=torch.uint8)
+    brightest = [PaperAugmentation(40)(image, mask, generator(n))[0].max() for n in range(20)]
+    assert max(brightest) == 1  # interpolation and blur come to 1 + 2e-7
 
 
 def test_empty_area_is_grey_and_ignored(monkeypatch):

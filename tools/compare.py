@@ -4,6 +4,7 @@ The first argument names the result: ``results/NAME.json`` and the runs below ``
 that is finished is not trained again, one that was interrupted goes on.
 """
 
+import json
 import platform
 import shlex
 import subprocess
@@ -15,15 +16,16 @@ import torch
 import tyro
 
 from fss import load
-from fss.checkpoint import read_checkpoint
+from fss.checkpoint import WEIGHTS, read_checkpoint
 from fss.cli import _override, _workers
 from fss.config import arm, preset
 from fss.data import open_dataset
 from fss.episodes import EpisodeList
 from fss.evaluate import REFERENCES, evaluate
-from fss.files import write_json
+from fss.files import write_atomically, write_json
 from fss.model import DANet
 from fss.train import train
+from fss.viz import results_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,6 +40,7 @@ def compare(
     shots: tuple[int, ...] = (1, 5),
     episodes: int = 1000,
     seed: int = 0,
+    ship: bool = False,
 ) -> None:
     """Train and measure.
 
@@ -51,6 +54,7 @@ def compare(
         shots: support pictures an episode, one table column each.
         episodes: of each list.
         seed: of the training and of the episode lists.
+        ship: put the weights of the last arm and their card into the package, as NAME.
     """
     label = label or data
     rows: list[dict[str, Any]] = []
@@ -73,6 +77,39 @@ def compare(
     command = shlex.join(["python", *sys.argv]).replace(data, label)
     result = {"command": command, "machine": machine(), "rows": rows}
     write_json(ROOT / "results" / f"{name}.json", result)
+    if ship:
+        write_atomically(WEIGHTS / f"{name}.safetensors", (out / "best.safetensors").read_bytes())
+        write_atomically(WEIGHTS / f"{name}.md", card(name, result).encode())
+
+
+def card(name: str, result: dict[str, Any]) -> str:
+    """Write down what shipped weights are: data, training, measured figures, command, machine."""
+    row = result["rows"][0]
+    trained, train_config = row["trained"], row["trained"]["train"]
+    return f"""# {name}
+
+A network of this kit (`fss.load("{name}")`), trained on `{row["data"]}`, fold {row["fold"]}:
+{trained["training_classes"]} training classes, pictures of {trained["size"]} px, validation classes
+out of the training folds. The backbone is frozen; its weights are not in the file.
+
+- config: `{json.dumps(row["config"])}`
+- training: `{json.dumps(train_config)}`
+- kept: step {trained["step"]}, the best by validation mIoU ({100 * trained["best"]:.1f})
+- command: `{result["command"]}`
+- machine: {", ".join(result["machine"].values())}
+- time: {trained["seconds"] / 60:.0f} minutes to that step, features included
+
+Measured once (a single run) on {row["episodes"]} episodes of the {row["classes"]} test classes,
+seed {row["seed"]}, in per cent with 95 % bootstrap intervals over the episodes:
+
+{results_table([columns(row) for row in result["rows"]])}
+Trained on drawn shapes only: on photographs it is a starting point, not a tool.
+"""
+
+
+def columns(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of a row that a table shows."""
+    return {key: row[key] for key in ("name", "shots", "miou", "miou_interval", "fb_iou")}
 
 
 def _measure(

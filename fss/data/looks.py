@@ -90,10 +90,11 @@ def random_outline(rng: Generator) -> Outline:
 
 def random_surface(rng: Generator) -> Surface:
     """Draw the pattern and the palette of a class."""
-    hue = rng.uniform(0, 360) + np.array([0, rng.uniform(50, 180), rng.uniform(-180, -50)])
+    near, far = rng.uniform(15, 60), rng.uniform(60, 180)  # one family of hues, and a rim beside
+    hue = rng.uniform(0, 360) + rng.choice([-1, 1]) * np.array([0, near, far])
     chroma = rng.uniform(0.09, 0.17, 3)
     light = rng.uniform(0.42, 0.86)
-    other = light + rng.uniform(0.2, 0.38) * (-1 if light > 0.64 else 1)
+    other = light + rng.uniform(0.16, 0.32) * (-1 if light > 0.64 else 1)
     lightness = np.array([light, other, rng.choice([0.3, 0.93])])
     directions = rng.uniform(0, 2 * np.pi, 4)
     waves = np.stack([np.cos(directions), np.sin(directions), rng.uniform(0, 2 * np.pi, 4)], axis=1)

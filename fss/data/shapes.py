@@ -19,7 +19,7 @@ from fss.data.layout import coverage, occluder, place
 from fss.data.looks import Outline, Surface, random_outline, random_surface
 from fss.errors import InputError, nearest
 
-VERSION = 1
+VERSION = 2
 SHARES = ("none", "texture", "outline")
 FOLDS, CLASSES_PER_FOLD, SAMPLES = 4, 100, 10
 # Distractors come from classes that no split ever asks for, so that training never shows a
@@ -38,7 +38,7 @@ class World:
     share: Literal["none", "texture", "outline"] = "none"
     occlusion: float = 0.3  # probability that something in front hides part of the target
     contrast: float = 0.5  # of the ground, 0 = plain .. 1 = as lively as the objects
-    area_min: float = 0.06  # share of the picture that the whole target covers
+    area_min: float = 0.065  # share of the picture that the whole target covers
     area_max: float = 0.3
 
     def __post_init__(self) -> None:
@@ -170,7 +170,7 @@ def _scene(index: int, sample: int, world: World) -> list[tuple[Placed, int]]:
         thing = place(look, like_target, around, rng)
         around.append(thing)
         left = visible & ~coverage(thing)
-        if rng.random() < 0.5 and left.sum() >= 0.75 * whole.sum():
+        if rng.random() < 0.5 and left.sum() >= 0.9 * whole.sum():
             front.append((thing, n + 2))
             visible = left
         else:

@@ -75,17 +75,22 @@ class PaperAugmentation:
 def _warp(image: Tensor, mask: Tensor, *, scale: float, angle: float) -> tuple[Tensor, Tensor]:
     """Scale, then rotate about the middle within the scaled frame.
 
-    The mask goes along as one channel a label, and every pixel takes the label that covers most
-    of it: sampled by "nearest" twice, its edge would stray by up to half a pixel.
+    Object and ignored area go along as two channels, and every pixel takes the label that covers
+    most of it: sampled by "nearest" twice, an edge would stray by up to half a pixel.
     """
-    labels = torch.tensor([0, 1, IGNORE], dtype=torch.uint8)
-    stack = torch.cat([image, (mask == labels[:, None, None]).to(image.dtype)])  # [6, H, W]
+    areas = torch.stack([mask == 1, mask == IGNORE]).to(image.dtype)
+    stack = torch.cat([image, areas])  # [5, H, W]
     height, width = (max(1, round(side * scale)) for side in mask.shape)
-    stack = F.resize(stack, [height, width], InterpolationMode.BILINEAR, antialias=True)
+    stack = F.resize(stack, [height, width], InterpolationMode.BILINEAR, antialias=False)
     if angle:
-        fill = [GREY, GREY, GREY, 0.0, 0.0, 1.0]
+        fill = [GREY, GREY, GREY, 0.0, 1.0]
         stack = F.rotate(stack, angle, InterpolationMode.BILINEAR, fill=fill)
-    return stack[:3], labels[stack[3:].argmax(dim=0)]
+    thing, ignored = stack[3:]
+    background = 1 - thing - ignored
+    labels = torch.zeros_like(thing, dtype=torch.uint8)
+    labels[thing > torch.maximum(background, ignored)] = 1
+    labels[ignored >= torch.maximum(background, thing)] = IGNORE
+    return stack[:3], labels
 
 
 def _pad(image: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,231 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import boxes, network
+
+from fss.backbones import Features
+from fss.config import DANetConfig
+from fss.decoder import resize
+from fss.episodes import Episode, EpisodeList
+from fss.errors import InputError
+from fss.evaluate import (
+    REFERENCES,
+    all_foreground,
+    evaluate,
+    figures,
+    tally_episodes,
+    training_free,
+)
+from fss.evaluate import network as predictor
+from fss.features import CachedFeatures, FeatureBatch
+from fss.metrics import EpisodeTally
+
+DATA = boxes(classes=4, pictures=6)
+EPISODES = EpisodeList.sample(DATA, shots=2, episodes=19, seed=3)
+
+
+def measure(model=None, **options):
+    return evaluate(model or network(), DATA, EPISODES, **options)
+
+
+def truth(batch: FeatureBatch) -> torch.Tensor:
+    return (batch.target == 1).to(torch.uint8)
+
+
+def test_the_result_has_the_public_format():
+    result = json.loads(json.dumps(measure(network(prior=None))))
+    assert result.keys() == {
+        "miou", "miou_interval", "fb_iou", "mean_episode_iou", "per_class", "episodes", "classes",
+        "episodes_sha256", "data", "split", "fold", "shots", "seed", "size", "config", "trained",
+        "seconds",
+    }  # fmt: skip
+    low, high = result["miou_interval"]
+    assert 0 <= low <= result["miou"] <= high <= 1
+    for name in ("fb_iou", "mean_episode_iou"):
+        assert 0 <= result[name] <= 1
+    assert result["episodes"] == 19
+    drawn = {episode.class_name for episode in EPISODES}
+    assert result["per_class"].keys() == drawn
+    assert result["classes"] == len(drawn)
+    assert result["miou"] == pytest.approx(sum(result["per_class"].values()) / len(drawn))
+    assert result["episodes_sha256"] == EPISODES.sha256
+    assert DANetConfig.from_json(result["config"]) == DANetConfig(channels=8, prior=None)
+    told = [result[name] for name in ("data", "split", "fold", "shots", "seed", "size")]
+    assert told == ["boxes", "test", None, 2, 3, 64]
+
+
+def test_a_result_repeats_but_for_the_seconds():
+    a, b, live = measure(), measure(), measure(cache=False)
+    assert a.pop("seconds") >= 0
+    del b["seconds"], live["seconds"]
+    assert a == b == live
+
+
+def test_the_network_measured_is_in_eval_mode():
+    model = network()
+    expected = measure(model)["miou"]
+    assert measure(model.train())["miou"] == expected  # dropout would change it
+    assert not model.training
+
+
+def test_a_list_of_other_data_is_refused():
+    other = EpisodeList((EPISODES[0], Episode("test 1", "99", ("1", "2"))))
+    for cache in (True, False):
+        with pytest.raises(InputError, match="episode 1: class 'test 1' of boxes has no picture"):
+            evaluate(network(), DATA, other, cache=cache)
+
+
+def test_the_result_tells_of_the_data_measured_not_of_where_the_list_came_from():
+    source = {"data": "elsewhere", "split": "train", "fold": 3, "shots": 9, "miou": 1.0}
+    result = evaluate(network(), DATA, EpisodeList(EPISODES.episodes, source))
+    assert [result[name] for name in ("data", "split", "fold", "shots")] == [
+        "boxes",
+        "test",
+        None,
+        2,
+    ]
+    assert result["miou"] == measure()["miou"]
+
+
+def test_all_foreground_scores_the_area_of_the_objects():
+    result = measure(predict=all_foreground)
+    inside, labelled = {}, {}
+    for episode in EPISODES:
+        images = DATA[episode.class_name]
+        _, mask = images[images.names.index(episode.query)]
+        name = episode.class_name
+        inside[name] = inside.get(name, 0) + int((mask == 1).sum())
+        labelled[name] = labelled.get(name, 0) + int((mask != 255).sum())
+    by_hand = {name: inside[name] / labelled[name] for name in inside}
+    assert result["per_class"] == pytest.approx(by_hand)
+    assert result["miou"] == pytest.approx(sum(by_hand.values()) / len(by_hand))
+    assert result["fb_iou"] == pytest.approx(sum(inside.values()) / sum(labelled.values()) / 2)
+
+
+def test_the_truth_scores_one_and_classes_keep_their_names():
+    worst = EPISODES[0].class_name
+
+    def wrong_for_one(batch: FeatureBatch) -> torch.Tensor:
+        nonlocal done
+        names = [e.class_name for e in EPISODES[done : done + len(batch.target)]]
+        done += len(names)
+        keep = torch.tensor([name != worst for name in names])
+        return truth(batch) * keep[:, None, None]
+
+    done = 0
+    assert measure(predict=truth)["miou"] == 1
+    per_class = measure(predict=wrong_for_one)["per_class"]
+    assert per_class == {name: float(name != worst) for name in per_class}
+
+
+def test_figures_name_classes_by_their_place():
+    tally = EpisodeTally()
+    tally.update(torch.tensor([[[1, 1]]]), torch.tensor([[[1, 0]]]), torch.tensor([2]))
+    result = figures(tally, ("a", "b", "c"))
+    assert result["per_class"] == {"c": 0.5}
+    assert (result["classes"], result["episodes"]) == (1, 1)
+
+
+def test_the_network_predicts_as_its_call_does():
+    model = network()
+    batch = next(CachedFeatures(model, DATA).batches(EPISODES, 3))
+    with torch.no_grad():
+        for b, episode in enumerate(EPISODES[:3]):
+            images = DATA[episode.class_name]
+            (query, _), *support = (
+                images[images.names.index(n)] for n in (episode.query, *episode.support)
+            )
+            pictures, masks = (torch.stack(x)[None] for x in zip(*support, strict=True))
+            logits = model(query[None], pictures, masks).logits
+            sure = (logits[:, 1] - logits[:, 0]).abs() > 1e-2  # features are rounded to half
+            found = predictor(model)(batch)[b : b + 1]
+            assert sure.float().mean() > 0.5
+            assert torch.equal(found[sure], logits.argmax(1)[sure])
+
+
+def test_the_tally_is_in_the_order_of_the_list():
+    model = network()
+    tally = tally_episodes(truth, CachedFeatures(model, DATA), DATA, EPISODES.episodes)
+    assert len(tally) == 19
+    assert [DATA.classes[i] for i in tally.to_json()["class"]] == [e.class_name for e in EPISODES]
+
+
+def naive_training_free(batch: FeatureBatch) -> torch.Tensor:
+    """Position by position: cosine with the mean inside, less cosine with the mean outside."""
+    size = tuple(batch.target.shape[-2:])
+    out = torch.zeros(batch.target.shape)
+    for b in range(len(batch.target)):
+        score = torch.zeros(size)
+        for query, support in (
+            (batch.query.block3[b], batch.support.block3[b]),
+            (batch.query.block4[b], batch.support.block4[b]),
+        ):
+            height, width = query.shape[1:]
+            similarity = torch.zeros(height, width)
+            for label, sign in ((1, 1), (0, -1)):
+                total, weight = torch.zeros(query.shape[0]), 0.0
+                for k in range(len(support)):
+                    area = (batch.mask[b, k] == label).float()
+                    small = resize(area[None, None], (height, width))[0, 0]
+                    for i in range(height):
+                        for j in range(width):
+                            total += small[i, j] * support[k, :, i, j]
+                            weight += float(small[i, j])
+                mean = total / weight
+                for i in range(height):
+                    for j in range(width):
+                        v = query[:, i, j]
+                        cosine = v @ mean / math.sqrt(float(v @ v) * float(mean @ mean))
+                        similarity[i, j] += sign * cosine
+            score += resize(similarity[None, None], size)[0, 0]
+        out[b] = score > 0
+    return out
+
+
+def test_training_free_is_the_naive_loop():
+    generator = torch.Generator().manual_seed(0)
+
+    def maps(*lead: int) -> Features:
+        shapes = ((2, 6, 5), (7, 4, 3), (5, 2, 3))
+        return Features(*(torch.randn(*lead, *s, generator=generator) for s in shapes))
+
+    values = torch.tensor([0, 1, 1, 255], dtype=torch.uint8)
+    target, mask = (
+        values[torch.randint(4, shape, generator=generator)]
+        for shape in ((3, 12, 10), (3, 2, 12, 10))
+    )
+    batch = FeatureBatch(maps(3), target, maps(3, 2), mask)
+    found = training_free(batch)
+    assert found.shape == target.shape
+    assert torch.equal(found.float(), naive_training_free(batch))
+    assert 0.1 < found.float().mean() < 0.9
+    flipped = batch._replace(mask=torch.where(mask == 255, mask, 1 - mask))
+    assert torch.equal(training_free(flipped), 1 - found)
+
+
+@pytest.mark.parametrize("label", [0, 1, 255])
+def test_training_free_stands_a_support_of_one_label(label):
+    batch = next(CachedFeatures(network(), DATA).batches(EPISODES, 2))
+    found = training_free(batch._replace(mask=torch.full_like(batch.mask, label)))
+    assert set(found.unique().tolist()) <= {0, 1}
+
+
+def test_references_are_measured_by_name():
+    assert REFERENCES == {"all-foreground": all_foreground, "training-free": training_free}
+    assert measure(predict=training_free)["miou"] != measure(predict=all_foreground)["miou"]
+
+
+def test_ignored_pixels_count_for_nothing():
+    def noisy(batch: FeatureBatch) -> torch.Tensor:
+        return torch.where(batch.target == 255, torch.ones_like(batch.target), truth(batch))
+
+    assert measure(predict=noisy)["miou"] == measure(predict=noisy)["fb_iou"] == 1
+    assert (DATA[EPISODES[0].class_name][0][1] == 255).any()
+
+
+def test_an_empty_dataset_split_is_not_measured():
+    with pytest.raises(InputError, match="no class"):
+        evaluate(network(), replace(DATA, images={}), EPISODES)
