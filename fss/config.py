@@ -162,15 +162,15 @@ class TrainConfig(_Checked):
         weight_decay: of the optimiser.
         dropout: share of the reduced channels (Eq. 4) that are dropped; PFENet: 0.5.
         aux_weight: factor on the mean of the decoder's inner losses.
-        augment: ``"flip"`` (pictures and their mirror images, which a cache can hold) or
-            ``"paper"`` (scale, rotate, blur, flip and crop, drawn anew each time).
+        augment: ``"none"``, ``"flip"`` (mirror images, which a cache can hold; worth it from a few
+            thousand steps on) or ``"paper"`` (scale, rotate, blur, flip and crop, drawn anew).
         cache: read the frozen features from a cache on disk instead of extracting them each step.
         seed: of initial weights, episodes, augmentation and dropout.
         val_every: steps between two validations; the last step always validates.
         val_episodes: episodes of the fixed validation list.
     """
 
-    steps: int | None = 1000
+    steps: int | None = 1400
     epochs: int = 200
     batch: int = 8
     shots: int = 1
@@ -182,10 +182,10 @@ class TrainConfig(_Checked):
     weight_decay: float = 1e-4
     dropout: float = 0.1
     aux_weight: float = 1.0
-    augment: Literal["flip", "paper"] = "flip"
+    augment: Literal["none", "flip", "paper"] = "none"
     cache: bool = True
     seed: int = 0
-    val_every: int = 250
+    val_every: int = 350
     val_episodes: int = 200
 
     def __post_init__(self) -> None:
@@ -205,7 +205,7 @@ class TrainConfig(_Checked):
         if self.cache and self.augment == "paper":
             raise InputError(
                 "TrainConfig.cache = True with augment = 'paper': a cache holds fixed pictures; "
-                "set cache=False or augment='flip'"
+                "set cache=False, or augment='flip'"
             )
 
 

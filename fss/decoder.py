@@ -63,7 +63,8 @@ class PyramidPooling(nn.Module):
         self.bins = bins
         branch = max(1, channels // len(bins))
         self.merge = _conv(2 * channels + int(prior), channels, norm=True)
-        self.branches = nn.ModuleList(_conv(channels, branch, norm=True) for _ in bins)
+        # No norm in the branches: a map of one cell has nothing to be normalised over.
+        self.branches = nn.ModuleList(_conv(channels, branch) for _ in bins)
         self.fuse = _conv(channels + branch * len(bins), channels, 3, norm=True)
         self.refine = _refine(channels, norm=True)
         self.classify = _classifier(channels, norm=True)

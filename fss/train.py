@@ -22,7 +22,7 @@ from fss.checkpoint import OPTIMIZER, load_head, read_checkpoint, save_checkpoin
 from fss.config import DANetConfig, TrainConfig
 from fss.data import open_dataset
 from fss.data.dataset import Dataset
-from fss.episodes import EpisodeList, EpisodeStream, mirror
+from fss.episodes import Augment, EpisodeList, EpisodeStream, mirror
 from fss.errors import InputError
 from fss.evaluate import network, tally_episodes
 from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
@@ -298,17 +298,20 @@ def _source(
     augment: bool,
 ) -> FeatureSource:
     if config.cache:
+        mirrors = augment and config.augment == "flip"
         return CachedFeatures(
-            model, dataset, mirrors=augment, seed=config.seed, workers=workers, progress=progress
+            model, dataset, mirrors=mirrors, seed=config.seed, workers=workers, progress=progress
         )
-    if not augment:
-        return LiveFeatures(model, dataset, workers=workers)
-    change = mirror
-    if config.augment == "paper":
-        from fss.data.transforms import PaperAugmentation
-
-        change = PaperAugmentation(config.size)
+    change = _augmentation(config) if augment else None
     return LiveFeatures(model, dataset, augment=change, seed=config.seed, workers=workers)
+
+
+def _augmentation(config: TrainConfig) -> Augment | None:
+    if config.augment == "paper":
+        from fss.data.transforms import PaperAugmentation  # imports torchvision, which is slow
+
+        return PaperAugmentation(config.size)
+    return mirror if config.augment == "flip" else None
 
 
 @contextmanager
