@@ -61,7 +61,7 @@ lab: $(READY) ## open the first notebook in JupyterLab
 
 weights: $(READY) ## train, measure and ship the weights in fss/weights (an hour of one core)
 	.venv/bin/python tools/compare.py danet-lite0-shapes --arms danet --ship \
-	  --set steps=14000 augment=flip val_every=500
+	  --set steps=8000 augment=flip val_every=500
 	$(MAKE) tables
 
 photos: $(READY) ## train and measure on real pictures: make photos PHOTOS=path/to/photos
