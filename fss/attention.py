@@ -84,7 +84,11 @@ class _QueryKeyValue(nn.Module):
     """
 
     def __init__(
-        self, channels: int, *, value: Value = "query", scaled: bool = False,
+        self,
+        channels: int,
+        *,
+        value: Value = "query",
+        scaled: bool = False,
         mask_background: bool = False,
     ) -> None:
         super().__init__()
@@ -144,7 +148,11 @@ class LightAttention(_QueryKeyValue):
     """
 
     def __init__(
-        self, channels: int, *, value: Value = "query", scaled: bool = False,
+        self,
+        channels: int,
+        *,
+        value: Value = "query",
+        scaled: bool = False,
         mask_background: bool = False,
     ) -> None:
         super().__init__(channels, value=value, scaled=scaled, mask_background=mask_background)
@@ -202,7 +210,11 @@ class DenseAttention(_QueryKeyValue):
     """
 
     def __init__(
-        self, channels: int, *, value: Value = "query", scaled: bool = False,
+        self,
+        channels: int,
+        *,
+        value: Value = "query",
+        scaled: bool = False,
         mask_background: bool = False,
     ) -> None:
         super().__init__(channels, value=value, scaled=scaled, mask_background=mask_background)

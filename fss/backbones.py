@@ -45,10 +45,16 @@ class Backbone(nn.Module):
     std: Tensor
 
     def __init__(
-        self, block2: nn.Module, block3: nn.Module, block4: nn.Module, *,
-        channels: tuple[int, int, int], strides: tuple[int, int, int],
+        self,
+        block2: nn.Module,
+        block3: nn.Module,
+        block4: nn.Module,
+        *,
+        channels: tuple[int, int, int],
+        strides: tuple[int, int, int],
         normalisation: tuple[tuple[float, ...], tuple[float, ...]],
-        spread: float = 1.0, aligned: bool = False,
+        spread: float = 1.0,
+        aligned: bool = False,
     ) -> None:
         super().__init__()
         self.block2, self.block3, self.block4 = block2, block3, block4

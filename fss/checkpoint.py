@@ -23,7 +23,10 @@ OPTIMIZER = "optimizer."  # prefix of the optimiser's tensors in a run's last ch
 
 
 def save_checkpoint(
-    model: DANet, path: str | Path, *, trained: dict[str, Any],
+    model: DANet,
+    path: str | Path,
+    *,
+    trained: dict[str, Any],
     optimizer: dict[str, Tensor] | None = None,
 ) -> None:
     """Write the head's weights, the config and what ``trained`` tells of the training.

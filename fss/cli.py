@@ -24,13 +24,9 @@ _help = tyro.conf.arg
 Data = Annotated[
     str, _help(help="shapes, shapes:KNOB=VALUE,..., folder:PATH or fss1000:PATH", metavar="SPEC")
 ]
-Fold = Annotated[
-    int, _help(help="0..3, the fold kept for the test; ignored by data without folds")
-]
+Fold = Annotated[int, _help(help="0..3, the fold kept for the test; ignored by data without folds")]
 Device = Annotated[str, _help(help="cpu, cuda, cuda:1, ...")]
-Workers = Annotated[
-    int, _help(help="processes that read pictures; -1 means one a core, at most 4")
-]
+Workers = Annotated[int, _help(help="processes that read pictures; -1 means one a core, at most 4")]
 BackboneWeights = Annotated[
     Path | None, _help(help="file of the backbone's ImageNet weights", metavar="PATH")
 ]

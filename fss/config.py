@@ -205,7 +205,7 @@ class TrainConfig(_Checked):
         if self.cache and self.augment == "paper":
             raise InputError(
                 "TrainConfig.cache = True with augment = 'paper': a cache holds fixed pictures; "
-                "set cache=False, or augment='flip'"
+                "set cache=False or augment='flip'"
             )
 
 

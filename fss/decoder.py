@@ -35,9 +35,7 @@ def _classifier(channels: int, *, norm: bool = False) -> nn.Sequential:
     return nn.Sequential(hidden, nn.Dropout2d(0.1), nn.Conv2d(channels, 2, 1))
 
 
-def _merge(
-    query: Tensor, prototype: Tensor, prior: Tensor | None, size: tuple[int, int]
-) -> Tensor:
+def _merge(query: Tensor, prototype: Tensor, prior: Tensor | None, size: tuple[int, int]) -> Tensor:
     """Concatenate the query pooled to ``size``, the expanded prototype and the resized prior."""
     if tuple(query.shape[-2:]) != size:
         query = F.adaptive_avg_pool2d(query, size)
@@ -56,9 +54,7 @@ class PyramidPooling(nn.Module):
         bins: cells a side of each pooled map.
     """
 
-    def __init__(
-        self, channels: int, *, prior: bool, bins: tuple[int, ...] = (1, 2, 3, 6)
-    ) -> None:
+    def __init__(self, channels: int, *, prior: bool, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:
         super().__init__()
         self.bins = bins
         branch = max(1, channels // len(bins))

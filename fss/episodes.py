@@ -204,7 +204,11 @@ class EpisodeDataset(TorchDataset[EpisodeBatch]):
     """
 
     def __init__(
-        self, dataset: Dataset, episodes: Sequence[Episode], *, augment: Augment | None = None,
+        self,
+        dataset: Dataset,
+        episodes: Sequence[Episode],
+        *,
+        augment: Augment | None = None,
         seed: int = 0,
     ) -> None:
         self.dataset, self.episodes, self.augment, self.seed = dataset, episodes, augment, seed

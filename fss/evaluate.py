@@ -81,8 +81,12 @@ REFERENCES: dict[str, Predictor] = {
 
 @torch.no_grad()
 def tally_episodes(
-    predict: Predictor, source: FeatureSource, dataset: Dataset, episodes: Sequence[Episode],
-    *, progress: bool = False,
+    predict: Predictor,
+    source: FeatureSource,
+    dataset: Dataset,
+    episodes: Sequence[Episode],
+    *,
+    progress: bool = False,
 ) -> EpisodeTally:
     """Predict every episode's query and count; class ids are places in ``dataset.classes``."""
     tally = EpisodeTally()
@@ -97,8 +101,14 @@ def tally_episodes(
 
 
 def evaluate(
-    model: DANet, dataset: Dataset, episodes: EpisodeList, *, predict: Predictor | None = None,
-    cache: bool = True, workers: int = 0, progress: bool = False,
+    model: DANet,
+    dataset: Dataset,
+    episodes: EpisodeList,
+    *,
+    predict: Predictor | None = None,
+    cache: bool = True,
+    workers: int = 0,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Measure a network, or a reference on its backbone's features, on an episode list.
 

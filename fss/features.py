@@ -75,7 +75,12 @@ class LiveFeatures:
     """
 
     def __init__(
-        self, model: DANet, dataset: Dataset, *, augment: Augment | None = None, seed: int = 0,
+        self,
+        model: DANet,
+        dataset: Dataset,
+        *,
+        augment: Augment | None = None,
+        seed: int = 0,
         workers: int = 0,
     ) -> None:
         self.model, self.dataset, self.augment = model, dataset, augment
@@ -120,8 +125,14 @@ class CachedFeatures:
     """
 
     def __init__(
-        self, model: DANet, dataset: Dataset, *, mirrors: bool = False, seed: int = 0,
-        workers: int = 0, progress: bool = False,
+        self,
+        model: DANet,
+        dataset: Dataset,
+        *,
+        mirrors: bool = False,
+        seed: int = 0,
+        workers: int = 0,
+        progress: bool = False,
     ) -> None:
         self.mirrors, self.seed = mirrors, seed
         self.device = model.backbone.mean.device

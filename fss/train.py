@@ -68,9 +68,7 @@ def make_optimizer(model: DANet, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW or SGD over the head's weights; the backbone is frozen."""
     weights = [p for p in model.parameters() if p.requires_grad]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            weights, config.lr, momentum=0.9, weight_decay=config.weight_decay
-        )
+        return torch.optim.SGD(weights, config.lr, momentum=0.9, weight_decay=config.weight_decay)
     return torch.optim.AdamW(weights, config.lr, weight_decay=config.weight_decay)
 
 
@@ -294,7 +292,12 @@ def check_device(device: str) -> None:
 
 
 def _source(
-    model: DANet, dataset: Dataset, config: TrainConfig, workers: int, progress: bool, *,
+    model: DANet,
+    dataset: Dataset,
+    config: TrainConfig,
+    workers: int,
+    progress: bool,
+    *,
     augment: bool,
 ) -> FeatureSource:
     if config.cache:

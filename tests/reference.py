@@ -97,13 +97,11 @@ def tokens_of(picture, kind):
     channels, height, width = picture.shape
     if kind == "rows":
         return [
-            [picture[c, y, x] for c in range(channels) for x in range(width)]
-            for y in range(height)
+            [picture[c, y, x] for c in range(channels) for x in range(width)] for y in range(height)
         ]
     if kind == "cols":
         return [
-            [picture[c, y, x] for c in range(channels) for y in range(height)]
-            for x in range(width)
+            [picture[c, y, x] for c in range(channels) for y in range(height)] for x in range(width)
         ]
     return [
         [picture[c, y, x] for c in range(channels)] for y in range(height) for x in range(width)
@@ -163,8 +161,10 @@ def spatial_attention(query, support, mask, projections, gates, *, value="query"
             out += gate * carry(sum(maps[kind]) / len(support), own, kind)
         else:
             for attention, shot in zip(maps[kind], support, strict=True):
-                out += gate * carry(attention, project(shot, projections["value"]), kind) / len(
-                    support
+                out += (
+                    gate
+                    * carry(attention, project(shot, projections["value"]), kind)
+                    / len(support)
                 )
     return out, maps
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fss.decoder import FeatureEnrichment, PyramidPooling, resize
+from fss.decoder import FeatureEnrichment, PyramidPooling
 
 C, H, W = 8, 9, 13  # neither a multiple of any number of bins
 DECODERS = [PyramidPooling, FeatureEnrichment]
@@ -136,26 +136,3 @@ def test_a_new_decoder_drops_channels_in_training_only(make):
     assert torch.equal(decoder(*given)[0], decoder(*given)[0])
     decoder.train()
     assert any(not torch.equal(decoder(*given)[0], decoder(*given)[0]) for _ in range(5))
-
-
-# resize
-
-
-def test_resize_to_the_same_size_is_the_same_tensor():
-    x = torch.rand(2, 3, H, W)
-    assert resize(x, (H, W)) is x
-    assert resize(x, torch.Size([H, W])) is x
-
-
-def test_resize_keeps_leading_dimensions():
-    x = torch.rand(2, 3, 4, H, W)
-    out = resize(x, (5, 7))
-    assert out.shape == (2, 3, 4, 5, 7)
-    torch.testing.assert_close(out[1, 2], resize(x[1, 2][None], (5, 7))[0])
-    torch.testing.assert_close(out[0, 1, 3], resize(x[0, 1, 3], (5, 7)))
-
-
-def test_resize_aligns_corners():
-    out = resize(torch.tensor([[0.0, 2.0], [4.0, 6.0]]), (3, 5))
-    row = torch.tensor([0, 0.5, 1, 1.5, 2])
-    torch.testing.assert_close(out, torch.stack([row, row + 2, row + 4]))

@@ -8,7 +8,6 @@ from tiny import boxes, network
 
 from fss.backbones import Features
 from fss.config import DANetConfig
-from fss.decoder import resize
 from fss.episodes import Episode, EpisodeList
 from fss.errors import InputError
 from fss.evaluate import (
@@ -22,6 +21,7 @@ from fss.evaluate import (
 from fss.evaluate import network as predictor
 from fss.features import CachedFeatures, FeatureBatch
 from fss.metrics import EpisodeTally
+from fss.resize import resize
 
 DATA = boxes(classes=4, pictures=6)
 EPISODES = EpisodeList.sample(DATA, shots=2, episodes=19, seed=3)
@@ -169,7 +169,7 @@ def naive_training_free(batch: FeatureBatch) -> torch.Tensor:
                 total, weight = torch.zeros(query.shape[0]), 0.0
                 for k in range(len(support)):
                     area = (batch.mask[b, k] == label).float()
-                    small = resize(area[None, None], (height, width))[0, 0]
+                    small = torch.nn.functional.adaptive_avg_pool2d(area[None], (height, width))[0]
                     for i in range(height):
                         for j in range(width):
                             total += small[i, j] * support[k, :, i, j]
@@ -180,7 +180,7 @@ def naive_training_free(batch: FeatureBatch) -> torch.Tensor:
                         v = query[:, i, j]
                         cosine = v @ mean / math.sqrt(float(v @ v) * float(mean @ mean))
                         similarity[i, j] += sign * cosine
-            score += resize(similarity[None, None], size)[0, 0]
+            score += resize(similarity, size, aligned=False)
         out[b] = score > 0
     return out
 

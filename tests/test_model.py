@@ -13,8 +13,8 @@ import fss.model
 from fss.attention import CHUNK, masked_average
 from fss.backbones import BUILDERS
 from fss.config import ARMS, DANetConfig
-from fss.decoder import resize
 from fss.model import DANet, Prediction, prior_mask
+from fss.resize import resize, share_of
 
 B, H, W = 2, 64, 96  # pixels; 8 x 12 positions at stride 8
 GRID = (8, 12)
@@ -58,10 +58,19 @@ def run(model, *inputs, **options):
         return model(*inputs, **options)
 
 
+def fit(x, size):
+    """Lite0's geometry: cells, not corners, coincide."""
+    return resize(x, size, aligned=False)
+
+
+def cover(mask, like):
+    return share_of(mask, 1, like, aligned=False)
+
+
 def middle(model, pictures):
     """Block2 and block3 at one size, divided by how far Lite0's numbers spread."""
     features = model.backbone(pictures)
-    return features.block2 / 8, resize(features.block3 / 8, GRID)
+    return features.block2 / 8, fit(features.block3 / 8, GRID)
 
 
 def copy_head(source, target):
@@ -121,7 +130,7 @@ def test_batchnorm_lives_in_the_backbone_only(name):
     model = build(name)
     norms = [
         key for key, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm)
+        if isinstance(module, nn.modules.batchnorm._NormBase)
     ]  # fmt: skip
     assert norms and all(key.startswith("backbone.") for key in norms)
 
@@ -142,12 +151,12 @@ def test_convolutions_before_a_relu_start_by_he(name):
     model = build(name, channels=64)
     found = 0
     for block in [model.reduce_query, model.reduce_support, *model.decoder.modules()]:
-        if isinstance(block, nn.Sequential) and isinstance(block[0], nn.Conv2d):
+        if isinstance(block, nn.Sequential) and isinstance(block[1], nn.ReLU):
             weight = block[0].weight
             spread = math.sqrt(2 / weight[0].numel())
             assert weight.std().item() == pytest.approx(spread, rel=0.1)
             found += 1
-    assert found == {"danet": 2 + 9, "pfenet": 2 + 23}[name]
+    assert found == {"danet": 2 + 4, "pfenet": 2 + 23}[name]
 
 
 def test_head_state_is_everything_but_the_backbone():
@@ -168,7 +177,7 @@ def test_danet_is_its_equations(name):
     with torch.no_grad():
         low_q, high_q = middle(model, query)
         shots = [middle(model, support[:, k]) for k in range(3)]
-        small = [resize((mask[:, k, None] == 1).float(), GRID) for k in range(3)]
+        small = [cover(mask[:, k], low_q) for k in range(3)]
         low = [shot[0] * m for shot, m in zip(shots, small, strict=True)]  # Eq. 1
         high = [shot[1] * m for shot, m in zip(shots, small, strict=True)]
         d_s = [
@@ -180,7 +189,7 @@ def test_danet_is_its_equations(name):
         dense, _ = model.dense(d_q, d_s, small)  # Eq. 5
         prototype, _ = model.channel(d_s, small)  # Eq. 6, 7
         logits, _ = model.decoder(dense, prototype, None)
-    expected = resize(logits, (H, W))
+    expected = fit(logits, (H, W))
     torch.testing.assert_close(run(model, query, support, mask).logits, expected)
 
 
@@ -192,7 +201,7 @@ def test_base_is_a_masked_average_and_no_attention():
         assert torch.equal(code.prototype, masked_average(code.reduced, code.mask))
         d_q = model.reduce_query(torch.cat(middle(model, query), 1))
         logits, _ = model.decoder(d_q, code.prototype, None)
-    torch.testing.assert_close(run(model, query, support, mask).logits, resize(logits, (H, W)))
+    torch.testing.assert_close(run(model, query, support, mask).logits, fit(logits, (H, W)))
 
 
 @pytest.mark.parametrize("name", ["danet", "pfenet"])
@@ -213,16 +222,23 @@ def test_where_the_support_is_masked(name):
         torch.testing.assert_close(code.prototype, weighted[:, 0])
 
 
-def test_the_mask_is_resized_bilinearly_and_only_label_one_is_the_object():
+def test_the_mask_is_averaged_over_cells_and_only_label_one_is_the_object():
     model = build()
     _, support, mask = episode()
     with torch.no_grad():
         code = model.encode_support(support, mask)
-    expected = F.interpolate(
-        (mask == 1).float(), GRID, mode="bilinear", align_corners=True
-    )[:, :, None]  # fmt: skip
-    assert torch.equal(code.mask, expected)
+    expected = (mask == 1).float().reshape(B, 1, 8, 8, 12, 8).mean((3, 5))[:, :, None]
+    torch.testing.assert_close(code.mask, expected)
     assert ((0 < expected) & (expected < 1)).any()  # soft at the edges
+
+
+def test_a_resnet_samples_the_mask_with_aligned_corners_as_pfenet_does():
+    model = build(backbone="resnet50")
+    _, support, mask = episode(batch=1, height=33, width=49)
+    with torch.no_grad():
+        code = model.encode_support(support, mask)
+    expected = (mask == 1).float()[:, :, None, ::8, ::8]
+    torch.testing.assert_close(code.mask, expected)
 
 
 @pytest.mark.parametrize("name", ["danet", "pfenet"])
@@ -312,7 +328,7 @@ def test_every_weight_learns_and_the_backbone_does_not(name):
     target = (torch.rand(B, H, W, generator=torch.Generator().manual_seed(3)) < 0.5).long()
     loss = F.cross_entropy(prediction.logits, target)
     for inner in prediction.aux:
-        loss = loss + F.cross_entropy(resize(inner, (H, W)), target)
+        loss = loss + F.cross_entropy(fit(inner, (H, W)), target)
     loss.backward()
     trained = {key: p for key, p in model.named_parameters() if not key.startswith("backbone.")}
     assert set(trained) == set(model.head_state())
@@ -371,10 +387,10 @@ def test_where_the_prior_is_masked(kind):
         features = model.backbone(support[:, 0])
         block4 = features.block4
         if kind == "masked_input":
-            grid3 = resize((mask == 1).float(), features.block3.shape[-2:])
+            grid3 = cover(mask[:, 0], features.block3)
             block4 = model.backbone.block4(features.block3 * grid3)
-        block4 = block4 * resize((mask == 1).float(), block4.shape[-2:])
-        expected = resize(prior_mask(model.backbone(query).block4, block4[:, None]), GRID)
+        block4 = block4 * cover(mask[:, 0], block4)
+        expected = fit(prior_mask(model.backbone(query).block4, block4[:, None]), GRID)
     found = run(model, query, support, mask, need_maps=True).attention["prior"]
     torch.testing.assert_close(found, expected)
 

@@ -113,7 +113,12 @@ def columns(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measure(
-    name: str, model: DANet, data: str, shots: tuple[int, ...], episodes: int, seed: int,
+    name: str,
+    model: DANet,
+    data: str,
+    shots: tuple[int, ...],
+    episodes: int,
+    seed: int,
     reference: str | None,
 ) -> list[dict[str, Any]]:
     dataset = open_dataset(data, split="test", size=model.trained["size"])

@@ -28,9 +28,10 @@ class Placed:
 
 
 class Pixels(NamedTuple):
-    """The box of an object on a canvas and, over the box, float32 [h, w] each: own coordinates,
-    distance to the origin, distance to the contour along the ray and across it (positive
-    inside), all in own units; `unit` is the length of one in px.
+    """The box of an object on a canvas and what lies over it, float32 [h, w] each.
+
+    Own coordinates, distance to the origin, distance to the contour along the ray and across it
+    (positive inside), all in own units; `unit` is the length of one in px.
     """
 
     box: tuple[slice, slice]

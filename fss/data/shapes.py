@@ -29,8 +29,10 @@ _DISTRACTORS = (100_000, 1_000_000)
 
 @dataclass(frozen=True)
 class World:
-    """The knobs. A distractor shares the target's `"texture"` (pattern and palette, with an
-    outline of its own), its `"outline"` (with a surface of its own), or nothing.
+    """The knobs of the world.
+
+    A distractor shares the target's `"texture"` (pattern and palette, with an outline of its own),
+    its `"outline"` (with a surface of its own), or nothing.
     """
 
     distractors_min: int = 1
@@ -66,8 +68,10 @@ def class_name(index: int) -> str:
 
 
 def classes_of(split: str, fold: int) -> tuple[str, ...]:
-    """The classes of a split: fold f tests on 100f..100f+99; of the other 300, every tenth is
-    "val" and the rest "train". Raises `InputError` for an unknown split or fold.
+    """Return the classes of a split.
+
+    Fold f tests on 100f..100f+99; of the other 300, every tenth is "val" and the rest "train".
+    Raises `InputError` for an unknown split or fold.
     """
     if fold not in range(FOLDS):
         raise InputError(f"fold {fold} of shapes does not exist; choose 0..{FOLDS - 1}")
@@ -102,8 +106,9 @@ class Shapes:
     def instances(
         self, class_name: str, image_name: str, size: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Picture and instance map uint8 [size, size]: 0 ground and occluder, 1 target, 2..
-        distractors. Raises `InputError` for a name that is not of this world.
+        """Picture, and instances uint8 [size, size]: 0 ground and occluder, 1 target, 2.. others.
+
+        Raises `InputError` for a name that is not of this world.
         """
         return draw(_index(class_name), _sample(image_name), size, self.world)
 
