@@ -34,8 +34,7 @@ def open_dataset(spec: str, *, split: str, fold: int | None = None, size: int) -
         raise InputError(f"size {size} px is too small; choose at least 32")
     if kind == "shapes":
         world = _world(rest, spec) if colon else shapes.World()
-        names = tuple(map(str, range(shapes.SAMPLES)))
-        images = dict.fromkeys(shapes.classes_of(split, fold or 0), names)
+        images = shapes.pictures_of(split, fold or 0, world.extra)
         return Dataset(spec, split, fold or 0, size, images, shapes.Shapes(world))
     if not rest:
         raise InputError(f"data set {spec!r} names no folder; write '{kind}:PATH'")

@@ -7,7 +7,7 @@ function of (class, sample, size, knobs); size changes the resolution, not the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
@@ -22,6 +22,7 @@ from fss.errors import InputError, nearest
 VERSION = 2
 SHARES = ("none", "texture", "outline")
 FOLDS, CLASSES_PER_FOLD, SAMPLES = 4, 100, 10
+EXTRA_MAX, EXTRA_SAMPLES = 10_000, 4
 # Distractors come from classes that no split ever asks for, so that training never shows a
 # test class, not even as background.
 _DISTRACTORS = (100_000, 1_000_000)
@@ -42,6 +43,7 @@ class World:
     contrast: float = 0.5  # of the ground, 0 = plain .. 1 = as lively as the objects
     area_min: float = 0.065  # share of the picture that the whole target covers
     area_max: float = 0.3
+    extra: int = field(default=0, repr=False)  # classes beyond the folds that join the training
 
     def __post_init__(self) -> None:
         """Raises `InputError` for a knob out of its range."""
@@ -55,6 +57,8 @@ class World:
         for knob in ("occlusion", "contrast"):
             if not 0 <= getattr(self, knob) <= 1:
                 raise InputError(f"shapes: {knob}={getattr(self, knob)} must lie in 0..1")
+        if not 0 <= self.extra <= EXTRA_MAX:
+            raise InputError(f"shapes: extra={self.extra} must lie in 0..{EXTRA_MAX}")
         if not 0.01 <= self.area_min <= self.area_max <= 0.5:
             raise InputError(
                 f"shapes: area_min={self.area_min} and area_max={self.area_max} must satisfy "
@@ -85,6 +89,19 @@ def classes_of(split: str, fold: int) -> tuple[str, ...]:
     if split not in splits:
         raise InputError(f"no split {split!r}; {nearest(split, splits)}")
     return tuple(map(class_name, splits[split]))
+
+
+def pictures_of(split: str, fold: int, extra: int = 0) -> dict[str, tuple[str, ...]]:
+    """Return the classes of a split with the names of their pictures.
+
+    ``extra`` classes from 400 on, which belong to no fold, join the training classes with fewer
+    pictures each: variety of classes is what a network that has to generalise is short of.
+    """
+    images = dict.fromkeys(classes_of(split, fold), tuple(map(str, range(SAMPLES))))
+    if split == "train":
+        further = endless(FOLDS * CLASSES_PER_FOLD, extra)
+        images |= dict.fromkeys(further, tuple(map(str, range(EXTRA_SAMPLES))))
+    return images
 
 
 def endless(first: int, count: int) -> tuple[str, ...]:
