@@ -129,6 +129,19 @@ def test_each_step_is_taken_at_its_rate(tmp_path, monkeypatch):
     assert rates == [{learning_rate(config, step, 5)} for step in range(5)]
 
 
+def test_each_step_of_each_seed_drops_other_channels(tmp_path, monkeypatch):
+    drawn = []
+
+    def noted(*args):
+        drawn.append(tuple(torch.rand(8).tolist()))  # what the dropout would draw
+        return train_step(*args)
+
+    monkeypatch.setattr(training, "train_step", noted)
+    for seed in (0, 1):
+        run(tmp_path / str(seed), replace(SHORT, steps=4, seed=seed))
+    assert len(set(drawn)) == 8
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "settings"),
     [
