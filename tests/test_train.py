@@ -132,9 +132,12 @@ def test_each_step_is_taken_at_its_rate(tmp_path, monkeypatch):
 def test_each_step_of_each_seed_drops_other_channels(tmp_path, monkeypatch):
     drawn = []
 
-    def noted(*args):
-        drawn.append(tuple(torch.rand(8).tolist()))  # what the dropout would draw
-        return train_step(*args)
+    def noted(model, *rest):
+        assert model.training and not model.backbone.training
+        state = torch.get_rng_state()
+        drawn.append(tuple(torch.rand(8).tolist()))  # what the dropout will draw
+        torch.set_rng_state(state)
+        return train_step(model, *rest)
 
     monkeypatch.setattr(training, "train_step", noted)
     for seed in (0, 1):
@@ -418,6 +421,8 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch, un
             run(tmp_path, resume=step > 5)
     monkeypatch.setattr(training, "train_step", train_step)
     assert read_checkpoint(tmp_path / "last.safetensors")[0]["trained"]["step"] == 12
+    with (tmp_path / "log.jsonl").open("a") as file:  # the log may be ahead of the checkpoint
+        file.write('{"step": 13, "loss": 9.0}\n{"step": 14, "val_miou": 0.5}\n')
     run(tmp_path, resume=True)
     assert equal(weights(tmp_path), weights(unbroken))
     assert equal(weights(tmp_path, "best"), weights(unbroken, "best"))
