@@ -59,9 +59,9 @@ lint: $(READY) ## style, formatting and types
 lab: $(READY) ## open the first notebook in JupyterLab
 	$(RUN) jupyter lab notebooks/00_start_here.ipynb
 
-weights: $(READY) ## train, measure and ship the weights in fss/weights (half an hour)
-	.venv/bin/python tools/compare.py danet-lite0-shapes --data shapes:extra=900 --arms danet \
-	  --ship --set steps=5000 val_every=500
+weights: $(READY) ## train, measure and ship the weights in fss/weights (an hour)
+	.venv/bin/python tools/compare.py danet-lite0-shapes --data shapes:extra=5000 --arms repaired \
+	  --ship --set steps=24000 val_every=2000
 	$(MAKE) tables
 
 photos: $(READY) ## train and measure on real pictures: make photos PHOTOS=path/to/photos

@@ -155,7 +155,7 @@ class TrainConfig(_Checked):
         batch: episodes a step.
         shots: support pictures an episode.
         size: side of the square pictures in pixels.
-        optimizer: ``"adamw"`` or ``"sgd"`` (momentum 0.9).
+        optimizer: ``"adamw"`` (betas 0.9 and 0.98) or ``"sgd"`` (momentum 0.9).
         lr: peak learning rate, decayed by (1 - step / steps) ** 0.9.
         warmup: steps of linear warm-up.
         lr_multiplier: factor on the head's rate; PFENet's released code uses 10.
@@ -170,14 +170,14 @@ class TrainConfig(_Checked):
         val_episodes: episodes of the fixed validation list.
     """
 
-    steps: int | None = 1400
+    steps: int | None = 2800
     epochs: int = 200
-    batch: int = 8
+    batch: int = 4
     shots: int = 1
     size: int = 224
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 5e-3
-    warmup: int = 50
+    lr: float = 4e-3
+    warmup: int = 100
     lr_multiplier: float = 1.0
     weight_decay: float = 1e-4
     dropout: float = 0.1
@@ -185,7 +185,7 @@ class TrainConfig(_Checked):
     augment: Literal["none", "flip", "paper"] = "none"
     cache: bool = True
     seed: int = 0
-    val_every: int = 350
+    val_every: int = 700
     val_episodes: int = 200
 
     def __post_init__(self) -> None:

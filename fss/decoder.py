@@ -20,9 +20,22 @@ DecoderOutput = tuple[Float[Tensor, "B 2 H W"], list[Tensor]]
 
 def _conv(inputs: int, outputs: int, kernel: int = 1, *, norm: bool = False) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     if not norm:
         return nn.Sequential(conv, nn.ReLU())
     return nn.Sequential(conv, nn.GroupNorm(math.gcd(8, outputs), outputs), nn.ReLU())
+
+
+def _comparison(channels: int, prior: bool, *, norm: bool = False) -> nn.Sequential:
+    """The convolution over query, prototype and prior; it starts with query minus prototype.
+
+    Where both are features of one kind, the difference tells an unseen class as well as a seen one,
+    and the training need not find that out first.
+    """
+    layers = _conv(2 * channels + int(prior), channels, norm=norm)
+    with torch.no_grad():
+        layers[0].weight[:, channels : 2 * channels] = -layers[0].weight[:, :channels]
+    return layers
 
 
 def _refine(channels: int, *, norm: bool = False) -> nn.Sequential:
@@ -58,7 +71,7 @@ class PyramidPooling(nn.Module):
         super().__init__()
         self.bins = bins
         branch = max(1, channels // len(bins))
-        self.merge = _conv(2 * channels + int(prior), channels, norm=True)
+        self.merge = _comparison(channels, prior, norm=True)
         # No norm in the branches: a map of one cell has nothing to be normalised over.
         self.branches = nn.ModuleList(_conv(channels, branch) for _ in bins)
         self.fuse = _conv(channels + branch * len(bins), channels, 3, norm=True)
@@ -97,9 +110,7 @@ class FeatureEnrichment(nn.Module):
 
     def __init__(self, channels: int, *, prior: bool, scales: int = 4) -> None:
         super().__init__()
-        self.merges = nn.ModuleList(
-            _conv(2 * channels + int(prior), channels) for _ in range(scales)
-        )
+        self.merges = nn.ModuleList(_comparison(channels, prior) for _ in range(scales))
         self.interact = nn.ModuleList(_conv(2 * channels, channels) for _ in range(scales - 1))
         self.refines = nn.ModuleList(_refine(channels) for _ in range(scales))
         self.inner = nn.ModuleList(_classifier(channels) for _ in range(scales))

@@ -6,7 +6,6 @@ same from backbone features, for whoever keeps those in a cache.
 """
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +26,8 @@ from fss.backbones import Features, load_backbone
 from fss.config import DANetConfig
 from fss.decoder import FeatureEnrichment, PyramidPooling
 from fss.resize import Size, resize, share_of
+
+SQUEEZED = 16  # channels between the two convolutions of Eq. 6: the paper's 256 / 16, for any C
 
 __all__ = ["DANet", "DANetConfig", "Prediction", "SupportCode", "prior_mask"]
 
@@ -114,7 +115,9 @@ class DANet(nn.Module):
         self.light = LightAttention(c2, **options) if config.lda else None  # type: ignore[arg-type]
         self.dense = DenseAttention(channels, **options) if config.lda else None  # type: ignore[arg-type]
         self.channel = (
-            PrototypicalChannelAttention(channels, masked=config.masked_pool)
+            PrototypicalChannelAttention(
+                channels, reduction=max(1, channels // SQUEEZED), masked=config.masked_pool
+            )
             if config.pca
             else None
         )
@@ -122,8 +125,23 @@ class DANet(nn.Module):
         self.reduce_support = _reduction(c2 + c3, channels, dropout)
         decoder = {"ppm": PyramidPooling, "fem": FeatureEnrichment}[config.decoder]
         self.decoder = decoder(channels, prior=config.prior is not None)
-        for part in (self.reduce_query, self.reduce_support, self.decoder):
-            part.apply(_initialise)
+        self._start_by_comparing()
+
+    @torch.no_grad()
+    def _start_by_comparing(self) -> None:
+        """Let a new network compare query and prototype from its first step on.
+
+        Query and support are reduced alike, the attentions and the channel attention hand on what
+        they get, and the decoder begins with the difference (see ``fss.decoder``). Each of these is
+        where training starts, not a constraint: all weights are free.
+        """
+        self.reduce_support.load_state_dict(self.reduce_query.state_dict())
+        convs = [part.value_proj for part in (self.light, self.dense) if part is not None]
+        if self.channel is not None:
+            convs += [self.channel.squeeze, self.channel.expand]
+        for conv in convs:
+            nn.init.dirac_(conv.weight)
+            nn.init.zeros_(conv.bias)
 
     def forward(
         self,
@@ -254,15 +272,8 @@ class DANet(nn.Module):
 def _reduction(inputs: int, channels: int, dropout: float) -> nn.Sequential:
     """Eq. 4's 1x1 convolution, with PFENet's ReLU and dropout."""
     conv = nn.Conv2d(inputs, channels, 1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     return nn.Sequential(conv, nn.ReLU(), nn.Dropout2d(dropout))
-
-
-def _initialise(module: nn.Module) -> None:
-    """He initialisation of every convolution that a ReLU follows: there is no norm to help."""
-    if isinstance(module, nn.Sequential):
-        for layer, after in pairwise(module):
-            if isinstance(layer, nn.Conv2d) and isinstance(after, nn.ReLU):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
 
 def _named(maps: LightMaps | DenseMaps) -> dict[str, Tensor]:

@@ -69,7 +69,12 @@ def make_optimizer(model: DANet, config: TrainConfig) -> torch.optim.Optimizer:
     weights = [p for p in model.parameters() if p.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(weights, config.lr, momentum=0.9, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(weights, config.lr, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(
+        weights,
+        config.lr,
+        betas=(0.9, 0.98),  # 0.999 averages over a thousand steps: as many as a short run has
+        weight_decay=config.weight_decay,
+    )
 
 
 def train_step(

@@ -57,6 +57,7 @@ def compare(
         ship: put the weights of the last arm and their card into the package, as NAME.
     """
     label = label or data
+    made_on = machine()  # now: the work tree may have moved on when the training ends
     rows: list[dict[str, Any]] = []
     for arm_name in arms:
         config, schedule = _override(arm(arm_name), preset(preset_name), set)
@@ -75,7 +76,7 @@ def compare(
         row["data"] = label
         row["trained"] = {**row["trained"], "data": label}
     command = shlex.join(["python", *sys.argv]).replace(data, label)
-    result = {"command": command, "machine": machine(), "rows": rows}
+    result = {"command": command, "machine": made_on, "rows": rows}
     write_json(ROOT / "results" / f"{name}.json", result)
     if ship:
         write_atomically(WEIGHTS / f"{name}.safetensors", (out / "best.safetensors").read_bytes())
