@@ -66,7 +66,7 @@ weights: $(READY) ## train, measure and ship the weights in fss/weights (an hour
 
 photos: $(READY) ## train and measure on real pictures: make photos PHOTOS=path/to/photos
 	.venv/bin/python tools/compare.py photos --data "folder:$(PHOTOS)" --label 'folder:$$PHOTOS' \
-	  --arms base danet --set size=256 steps=1000 val_every=250
+	  --arms base danet repaired --set size=256 steps=2000 val_every=500
 	$(MAKE) tables
 
 tables: $(READY) ## put the measured figures of results/ into README.md
