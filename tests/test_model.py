@@ -159,6 +159,37 @@ def test_convolutions_before_a_relu_start_by_he(name):
     assert found == {"danet": 2 + 4, "pfenet": 2 + 23}[name]
 
 
+@pytest.mark.parametrize(
+    ("channels", "inner"), [(8, 8), (16, 16), (32, 16), (64, 16), (256, 16), (512, 16)]
+)
+def test_eq_6_keeps_sixteen_channels_as_with_the_256_of_the_paper(channels, inner):
+    assert build("pca", channels=channels).channel.squeeze.out_channels == inner
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_a_new_network_compares(name):
+    """Query and support pass alike, and where they agree the decoder begins with nothing."""
+    torch.manual_seed(0)
+    model = DANet(ARMS[name].override({"channels": 16, "prior": None})).eval()
+    features = torch.rand(2, 152, 3, 5)
+    reduced = model.reduce_query(features)
+    torch.testing.assert_close(reduced, model.reduce_support(features))
+    if model.light is not None:
+        torch.testing.assert_close(model.dense.value_proj(reduced), reduced)
+        block2 = features[:, :40] - 0.5
+        torch.testing.assert_close(model.light.value_proj(block2), block2)
+    if model.channel is not None:
+        one = reduced[:, None, :, :1, :1]  # of a single position, the prototype is its features
+        torch.testing.assert_close(
+            model.channel(one, None if not model.channel.masked else one[:, :, :1])[0],
+            one.flatten(1),
+        )
+    fem = name == "pfenet"
+    merge = (model.decoder.merges[0] if fem else model.decoder.merge)[0]
+    same = torch.cat([reduced, reduced], dim=1)
+    torch.testing.assert_close(merge(same), torch.zeros_like(reduced), atol=1e-5, rtol=0)
+
+
 def test_head_state_is_everything_but_the_backbone():
     model = build()
     head, backbone = model.head_state(), model.backbone.state_dict()
