@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,25 +13,36 @@ from fss.bench.timing import Rows, megabytes
 from fss.files import check_writable, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+# A process begins with the peak memory of the one that starts it, hence a small one in between.
+PEAK = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=sys.stderr)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
 
 
-def notebooks() -> Rows:
-    """Run every notebook once, in order and from an empty cache, as `make run-all` does.
+def notebooks(paths: Sequence[Path]) -> Rows:
+    """Run notebooks once each, in order and from an empty cache, as `make run-all` does.
 
     The memory is that of the largest process, which is the kernel.
     """
     rows: Rows = []
     with TemporaryDirectory() as folder:
         environment = os.environ | {"XDG_CACHE_HOME": folder}
-        for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        for path in paths:
             build = [str(ROOT / "tools" / "notebooks.py"), "build", str(path), "--out", folder]
             start = time.perf_counter()
-            process = subprocess.Popen([sys.executable, *build], env=environment)
-            _, status, usage = os.wait4(process.pid, 0)
-            if status:
-                sys.exit(f"{path.name} failed")
+            done = subprocess.run(
+                [sys.executable, "-c", PEAK, sys.executable, *build],
+                env=environment,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
             seconds = time.perf_counter() - start
-            peak = megabytes(usage.ru_maxrss)
+            if done.returncode:
+                sys.exit(f"{path.name} failed")
+            peak = megabytes(int(done.stdout))
             rows.append({"name": path.stem, "seconds": seconds, "peak_mb": peak, "repeats": 1})
     return rows
 
@@ -41,7 +53,7 @@ def main() -> None:
     check_writable(out)
     start = time.perf_counter()
     result = measure()
-    result["parts"]["notebooks"] = notebooks()
+    result["parts"]["notebooks"] = notebooks(sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")))
     result["seconds"] = time.perf_counter() - start
     write_json(out, {"command": "make bench", **result})
     print(tables(result))

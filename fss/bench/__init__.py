@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fss.bench.attention import attention
+from fss.bench.dense import attention
 from fss.bench.timing import Rows, in_turn, medians
 from fss.bench.training import floor, steps
 from fss.config import DANetConfig
@@ -59,7 +59,7 @@ def queries(
     return rows
 
 
-def startup(repeats: int = 10) -> Rows:
+def startup(repeats: int = 7) -> Rows:
     """Time ``fss --help`` as a whole process."""
     command = [sys.executable, "-m", "fss", "--help"]
     run = [lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True)]

@@ -1,8 +1,10 @@
 """Times and memory, as every part of the benchmark takes them."""
 
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,5 +29,13 @@ def medians(ms: np.ndarray) -> list[float]:
 
 
 def megabytes(maxrss: int) -> float:
-    """Return the ``ru_maxrss`` of a process in MB: it comes in bytes on macOS, else in KiB."""
+    """Return an ``ru_maxrss`` in MB: it comes in bytes on macOS, else in KiB."""
     return maxrss / 1e6 if sys.platform == "darwin" else maxrss * 1024 / 1e6
+
+
+def peak_mb() -> float:
+    """Return the peak memory of this process in MB."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, whose ru_maxrss begins with that of the process that started us
+        return megabytes(int(status.read_text().partition("VmHWM:")[2].split()[0]))
+    return megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -1,6 +1,5 @@
 """Dense attention three ways: the whole map, some rows at a time, and torch's fused kernel."""
 
-import resource
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fss.attention import DenseAttention
-from fss.bench.timing import Rows, in_turn, medians, megabytes
+from fss.bench.timing import Rows, in_turn, medians, peak_mb
 
 
 def full(attention: DenseAttention, query: Tensor, support: Tensor) -> Tensor:
@@ -46,7 +45,8 @@ def attention(
 ) -> Rows:
     """Time dense attention three ways, with the memory that each takes at its peak.
 
-    The memory is that of a fresh process, above what it held before.
+    The memory is that of a fresh process, above the most that its start took: 0 where it stays
+    below that.
 
     Raises:
         AssertionError: they do not agree.
@@ -56,7 +56,7 @@ def attention(
         peaks = {f"{way}_peak_mb": future.result() for way, future in asked.items()}
     rows = []
     for n, side in enumerate(sides):
-        given = _input(side, channels)
+        given = inputs(side, channels)
         expected = full(*given)
         for way in (chunked, fused):
             torch.testing.assert_close(way(*given), expected, atol=1e-5, rtol=1e-5)
@@ -71,20 +71,17 @@ def attention(
 @torch.inference_mode()
 def peaks_of(way: str, sides: Sequence[int], channels: int) -> list[float]:
     """Return the peak memory in MB above that of now; ``sides`` must grow, since a peak does."""
-    WAYS[way](*_input(2, channels))  # what torch loads at the first call is not the map's
-    before = _peak()
+    WAYS[way](*inputs(2, channels))  # what torch loads at the first call is not the map's
+    before = peak_mb()
     peaks = []
     for side in sides:
-        WAYS[way](*_input(side, channels))
-        peaks.append(_peak() - before)
+        WAYS[way](*inputs(side, channels))
+        peaks.append(peak_mb() - before)
     return peaks
 
 
-def _peak() -> float:
-    return megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-
-
-def _input(side: int, channels: int) -> tuple[DenseAttention, Tensor, Tensor]:
+def inputs(side: int, channels: int) -> tuple[DenseAttention, Tensor, Tensor]:
+    """Return a module, a query and one support picture of ``side`` x ``side`` positions."""
     torch.manual_seed(0)
     module = DenseAttention(channels)
     nn.init.ones_(module.theta)  # it starts at 0, where every attention gives the same
