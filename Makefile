@@ -11,7 +11,7 @@ NOTEBOOKS := .venv/bin/python tools/notebooks.py
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run-all run-full test refresh lint lab weights photos tables lock clean
+.PHONY: help setup run-all run-full test refresh lint lab bench weights photos tables lock clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Threads that wait by spinning slow small operations many times over when the cores are busy.
@@ -58,6 +58,10 @@ lint: $(READY) ## style, formatting and types
 
 lab: $(READY) ## open the first notebook in JupyterLab
 	$(RUN) jupyter lab notebooks/00_start_here.ipynb
+
+bench: $(READY) ## time the kit and every notebook on this machine (ten minutes), and the memory
+	.venv/bin/python tools/bench.py
+	$(MAKE) tables
 
 weights: $(READY) ## train, measure and ship the weights in fss/weights (an hour)
 	.venv/bin/python tools/compare.py danet-lite0-shapes --data shapes:extra=5000 --arms repaired \

@@ -1,4 +1,4 @@
-"""The command line: ``fss train | eval | predict | check`` (also ``python -m fss``).
+"""The command line: ``fss train | eval | predict | check | bench`` (also ``python -m fss``).
 
 Heavy imports wait until a command runs, so that ``fss --help`` answers at once.
 """
@@ -200,11 +200,33 @@ def check(
     sys.exit(1 if found else 0)
 
 
+def bench(
+    json: Annotated[  # noqa: A002
+        Path | None, _help(help="write all figures there", metavar="PATH")
+    ] = None,
+    only: Annotated[
+        str | None,
+        _help(help="renderer, steps, floor, attention, queries or startup", metavar="NAME"),
+    ] = None,
+) -> None:
+    """Measure what the kit costs on this machine, in minutes."""
+    from fss.bench import measure, tables
+    from fss.files import check_writable, write_json
+
+    if json is not None:
+        check_writable(json)
+    result = measure(only)
+    if json is not None:
+        write_json(json, result)
+    print(tables(result), end="")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": eval,
     "predict": predict,
     "check": check,
+    "bench": bench,
 }
 
 

@@ -190,7 +190,7 @@ OUT = ["--out", "{tmp}/mask.png"]
 
 BAD = {
     # the command line itself
-    "no command": ([], "Expected one of {train, eval, predict, check}; see fss --help"),
+    "no command": ([], "Expected one of {train, eval, predict, check, bench}; see fss --help"),
     "unknown command": (["evaluate"], "unknown command 'evaluate'; did you mean 'eval'?"),
     "no such option": ([*EVAL, "--episode", "3"], "--episode"),
     "not a number": ([*EVAL, "--shots", "many"], "--shots: invalid literal for int"),

@@ -109,6 +109,14 @@ def test_features_do_not_depend_on_the_company(number):
     assert torch.equal(masked[-number:], some_masked)
 
 
+@pytest.mark.parametrize(("size", "number"), [(64, 16), (224, 16), (473, 4), (2000, 1)])
+def test_large_pictures_go_through_the_backbone_in_smaller_chunks(size, number):
+    model, seen = network(), []
+    model.backbone.register_forward_hook(lambda backbone, args, maps: seen.append(len(args[0])))
+    extract(model, torch.rand(1, 3, size, size), torch.zeros(1, size, size, dtype=torch.uint8))
+    assert seen == [number]
+
+
 def test_the_cache_lies_where_the_environment_says(cache):
     source = CachedFeatures(network(), DATA)
     assert folders(cache) == [source.folder]

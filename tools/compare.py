@@ -5,14 +5,11 @@ that is finished is not trained again, one that was interrupted goes on.
 """
 
 import json
-import platform
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 
 from fss import load
@@ -23,6 +20,7 @@ from fss.data import open_dataset
 from fss.episodes import EpisodeList
 from fss.evaluate import REFERENCES, evaluate
 from fss.files import write_atomically, write_json
+from fss.machine import describe
 from fss.model import DANet
 from fss.train import train
 from fss.viz import results_table
@@ -57,7 +55,7 @@ def compare(
         ship: put the weights of the last arm and their card into the package, as NAME.
     """
     label = label or data
-    made_on = machine()  # now: the work tree may have moved on when the training ends
+    made_on = describe()  # now: the work tree may have moved on when the training ends
     rows: list[dict[str, Any]] = []
     for arm_name in arms:
         config, schedule = _override(arm(arm_name), preset(preset_name), set)
@@ -97,7 +95,7 @@ out of the training folds. The backbone is frozen; its weights are not in the fi
 - training: `{json.dumps(train_config)}`
 - kept: step {trained["step"]}, the best by validation mIoU ({100 * trained["best"]:.1f})
 - command: `{result["command"]}`
-- machine: {", ".join(result["machine"].values())}
+- machine: {", ".join(f"{key} {value}" for key, value in result["machine"].items())}
 - time: {trained["seconds"] / 60:.0f} minutes to that step, features included
 
 Measured once (a single run) on {row["episodes"]} episodes of the {row["classes"]} test classes,
@@ -132,29 +130,6 @@ def _measure(
         print(f"{name} {k}-shot: {100 * result['miou']:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
         rows.append({"name": name, **result})
     return rows
-
-
-def machine() -> dict[str, str]:
-    """Describe where and with what a figure was made."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    )
-    return {
-        "cpu": _cpu(),
-        "cores": str(torch.get_num_threads()),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": git.stdout.strip(),
-    }
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

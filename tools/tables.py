@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fss import bench
 from fss.files import write_atomically
 from fss.viz import results_table
 
@@ -20,6 +21,8 @@ MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 def table(name: str) -> str:
     """Return the Markdown of one result."""
     result = json.loads((ROOT / "results" / f"{name}.json").read_bytes())
+    if "parts" in result:
+        return f"{bench.tables(result)}Made by `{result['command']}`\n"
     shown = ("name", "shots", "miou", "miou_interval", "fb_iou")
     rows: list[dict[str, Any]] = [{key: row[key] for key in shown} for row in result["rows"]]
     row, machine = result["rows"][0], result["machine"]

@@ -1,0 +1,49 @@
+"""Where and with what a figure was made."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+
+def describe() -> dict[str, str]:
+    """Name the processor, the cores we may use, torch's threads, the versions and the commit.
+
+    The commit is empty where the kit does not run from a clone.
+    """
+    return {
+        "cpu": _cpu(),
+        "cores": str(_cores()),
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": _commit(),
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not the machine's cores, but those we may use
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _commit() -> str:
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # installed: a repository around it would be another's
+        return ""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""
