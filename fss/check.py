@@ -21,7 +21,9 @@ def check_dataset(
     A split without classes is none: it matters when it is asked for.
 
     Args:
-        spec, fold, size: as for ``open_dataset``.
+        spec: as for ``open_dataset``.
+        fold: as for ``open_dataset``.
+        size: side of the pictures in pixels.
         workers: processes that read.
         progress: show a bar.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fss.checkpoint import OPTIMIZER, load_head, read_checkpoint, save_checkpoint
 from fss.errors import InputError
-from fss.files import check_writable, remove_leftovers, write_atomically
+from fss.files import remove_leftovers, write_atomically
 from fss.model import DANet
 
 LAST = "last.safetensors"  # with the optimiser's state, to resume from
@@ -37,7 +37,6 @@ class Run:
     def begin(self, *, resume: bool) -> None:
         """Go on from the folder's last checkpoint, or make sure that the folder is free."""
         last = self.out / LAST
-        check_writable(last)
         held = [name for name in (LAST, BEST, LOG, FAILED) if (self.out / name).exists()]
         if held and not resume:
             raise InputError(
