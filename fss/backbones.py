@@ -19,6 +19,7 @@ from fss.errors import InputError, nearest
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+RANGE = 16.0  # far above what resampling or noise adds to 0..1, far below any picture in 0..255
 LITE0 = ((127 / 255,) * 3, (128 / 255,) * 3)  # the usual mean and std fail silently here
 
 
@@ -77,6 +78,11 @@ class Backbone(nn.Module):
             raise ValueError(
                 f"expected float pictures [B,3,H,W] in 0..1, got {images.dtype} "
                 f"{tuple(images.shape)}; divide uint8 by 255 and put the channels first"
+            )
+        largest = images.amax().item() if images.numel() else 0.0
+        if not largest <= RANGE:  # so written, it also refuses nan
+            raise ValueError(
+                f"expected pictures in 0..1, got values up to {largest:.4g}; divide by 255"
             )
         normal = (images - self.mean) / self.std
         block2 = self.block2(normal.contiguous(memory_format=torch.channels_last))

@@ -50,9 +50,15 @@ def save_checkpoint(
 def find_checkpoint(name: str | Path) -> Path:
     """Return the file of a shipped checkpoint's name, a path, or a run's folder (its best).
 
+    A shipped name means the shipped weights in every folder; for a file or folder of the same
+    name, write ``./name``.
+
     Raises:
         InputError: nothing is there.
     """
+    shipped = sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
+    if name in shipped:
+        return WEIGHTS / f"{name}.safetensors"
     path = Path(name)
     if path.is_dir():
         if (path / "best.safetensors").is_file():
@@ -60,9 +66,6 @@ def find_checkpoint(name: str | Path) -> Path:
         raise InputError(f"{path}: no best.safetensors in this folder; give a run's folder")
     if path.is_file():
         return path
-    shipped = sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
-    if str(name) in shipped:
-        return WEIGHTS / f"{name}.safetensors"
     hint = nearest(str(name), shipped)
     raise InputError(f"no checkpoint {str(name)!r}: no such file or folder; {hint}")
 

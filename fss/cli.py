@@ -1,4 +1,4 @@
-"""The command line: ``fss train | eval | predict | check | bench`` (also ``python -m fss``).
+"""The command line: ``fss train | eval | predict | check | bench | replay`` (or ``python -m fss``).
 
 Heavy imports wait until a command runs, so that ``fss --help`` answers at once.
 """
@@ -6,11 +6,15 @@ Heavy imports wait until a command runs, so that ``fss --help`` answers at once.
 import io
 import json
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from functools import partial, wraps
+from inspect import signature
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import tyro
@@ -18,7 +22,7 @@ import tyro
 from fss.config import DANetConfig, TrainConfig
 from fss.config import arm as named_arm
 from fss.config import preset as named_preset
-from fss.errors import InputError, nearest
+from fss.errors import InputError, Stopped, closest, nearest
 
 _help = tyro.conf.arg
 Data = Annotated[
@@ -29,6 +33,9 @@ Device = Annotated[str, _help(help="cpu, cuda, cuda:1, ...")]
 Workers = Annotated[int, _help(help="processes that read pictures; -1 means one a core, at most 4")]
 BackboneWeights = Annotated[
     Path | None, _help(help="file of the backbone's ImageNet weights", metavar="PATH")
+]
+SkipSmallClasses = Annotated[
+    bool, _help(help="leave out classes with fewer pictures than an episode needs")
 ]
 Quiet = Annotated[bool, _help(help="no progress bars")]
 
@@ -44,7 +51,10 @@ def train(
         tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]],
         _help(help="other settings: --set channels=96 steps=4000", metavar="NAME=VALUE ..."),
     ] = (),
-    resume: Annotated[bool, _help(help="go on with the run that --out holds")] = False,
+    resume: Annotated[
+        bool, _help(help="go on with the run that --out holds, or start one where it holds none")
+    ] = False,
+    skip_small_classes: SkipSmallClasses = False,
     device: Device = "cpu",
     workers: Workers = -1,
     backbone_weights: BackboneWeights = None,
@@ -66,6 +76,7 @@ def train(
         resume=resume,
         workers=_workers(workers),
         progress=not quiet,
+        skip_small_classes=skip_small_classes,
     )
     best, step = model.trained["best"], model.trained["step"]
     print(f"{out}/best.safetensors: validation mIoU {100 * best:.1f}, at step {step}")
@@ -97,6 +108,7 @@ def eval(  # noqa: A001
     json: Annotated[  # noqa: A002
         Path | None, _help(help="write all figures there", metavar="PATH")
     ] = None,
+    skip_small_classes: SkipSmallClasses = False,
     cache: Annotated[bool, _help(help="read features through the cache on disk")] = True,
     device: Device = "cpu",
     workers: Workers = -1,
@@ -106,7 +118,7 @@ def eval(  # noqa: A001
     """Measure mIoU and FB-IoU over a fixed list of episodes."""
     from fss.checkpoint import load
     from fss.data import open_dataset
-    from fss.episodes import EpisodeList
+    from fss.episodes import EpisodeList, without_small_classes
     from fss.evaluate import REFERENCES, evaluate
     from fss.files import check_writable, write_json
     from fss.model import DANet
@@ -125,7 +137,8 @@ def eval(  # noqa: A001
     size = model.trained.get("size", 224) if size is None else size
     dataset = open_dataset(data, split=split, fold=fold, size=size)
     if list is None:
-        episode_list = EpisodeList.sample(dataset, shots=shots, episodes=episodes, seed=seed)
+        drawn_from = without_small_classes(dataset, shots) if skip_small_classes else dataset
+        episode_list = EpisodeList.sample(drawn_from, shots=shots, episodes=episodes, seed=seed)
     else:
         episode_list = EpisodeList.load(list)
     if save_list is not None:
@@ -143,9 +156,11 @@ def eval(  # noqa: A001
     if json is not None:
         write_json(json, result)
     low, high = result["miou_interval"]
+    missed = result["not_covered"]
     print(
         f"mIoU {100 * result['miou']:.1f} [{100 * low:.1f}, {100 * high:.1f}]   "
-        f"FB-IoU {100 * result['fb_iou']:.1f}   {result['classes']} classes, "
+        f"FB-IoU {100 * result['fb_iou']:.1f}   {result['classes']} classes"
+        f"{f' ({len(missed)} not covered)' if missed else ''}, "
         f"{result['episodes']} episodes of {result['shots']} shot, {data} {split}"
     )
 
@@ -180,6 +195,20 @@ def predict(
     print(f"{out}: {100 * share:.1f} % of the picture is object")
 
 
+def replay(
+    failed: Annotated[
+        Path, _help(help="a run's nonfinite.safetensors", metavar="PATH"), tyro.conf.Positional
+    ],
+    device: Device = "cpu",
+    backbone_weights: BackboneWeights = None,
+) -> None:
+    """Repeat the training step that stopped a run because its loss was not finite."""
+    from fss.train import replay as repeat
+
+    loss = repeat(failed, device=device, pretrained=backbone_weights or True)
+    print(f"{failed}: the loss is {loss:.6g} here, which is finite")
+
+
 def check(
     data: Data = "shapes",
     fold: Fold = 0,
@@ -187,7 +216,7 @@ def check(
     workers: Workers = -1,
     quiet: Quiet = False,
 ) -> None:
-    """Read every picture of a data set and list the bad ones; exit code 1 if there are any."""
+    """Read a whole data set and list every bad class, file and picture; exit code 1 if any is."""
     from fss.check import check_dataset
 
     found = 0
@@ -196,7 +225,8 @@ def check(
     ):
         print(problem)
         found += 1
-    print(f"{data}: {found} bad pictures" if found else f"{data}: every picture is sound")
+    lines = "1 problem" if found == 1 else f"{found} problems"
+    print(f"{data}: {lines if found else 'every picture is sound'}")
     sys.exit(1 if found else 0)
 
 
@@ -227,6 +257,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "check": check,
     "bench": bench,
+    "replay": replay,
 }
 
 
@@ -236,16 +267,49 @@ def main(args: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     args = sys.argv[1:] if args is None else args
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all names
     try:
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            raise InputError(f"unknown command {args[0]!r}; {nearest(args[0], COMMANDS)}")
-        _parse(args)()
+        with _termination_unwinds():
+            if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+                raise InputError(f"unknown command {args[0]!r}; {nearest(args[0], COMMANDS)}")
+            _parse(args)()
+            sys.stdout.flush()
     except InputError as error:
-        print(f"fss: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(2, f"error: {error}")
+    except BrokenPipeError:  # `fss check | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)  # as if by SIGPIPE
+    except OSError as error:  # whatever the disk or its permissions refuse elsewhere
+        place = f"{error.filename}: " if error.filename else ""
+        _end(2, f"error: {place}{error.strerror or error}; correct the path or its permissions")
     except KeyboardInterrupt as error:
-        print(f"fss: {error}" if str(error) else "fss: interrupted", file=sys.stderr)
-        sys.exit(130)
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        _end(128 + number, str(error) or "interrupted")
+
+
+def _end(code: int, message: str) -> None:
+    print(f"fss: {' '.join(message.splitlines())}", file=sys.stderr)
+    sys.exit(code)
+
+
+@contextmanager
+def _termination_unwinds() -> Iterator[None]:
+    """Let SIGTERM end the work as Ctrl-C does, so that what is half-written is tidied up."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        raise Stopped(f"stopped by {name}", number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parse(args: list[str]) -> Callable[[], None]:
@@ -276,7 +340,20 @@ def _parse(args: list[str]) -> Callable[[], None]:
         parts = "\n".join(line if line.strip("─-╰╯") else "\0" for line in lines).split("\0")
         text = next((" ".join(part.split()) for part in parts if part.strip()), "").rstrip(".")
         command = " ".join(["fss", *(name for name in args[:1] if name in COMMANDS)])
+        text += _meant(text, args[0]) if args else ""
         raise InputError(f"{text or 'arguments not understood'}; see {command} --help") from None
+
+
+def _meant(text: str, command: str) -> str:
+    """The option that an unrecognized one is probably a typo of, as the end of a sentence."""
+    unknown = re.match(r"Unrecognized options: (--[\w-]+)", text)
+    if not unknown or command not in COMMANDS:
+        return ""
+    options = []
+    for name, option in signature(COMMANDS[command]).parameters.items():
+        options.append(f"--{'no-' if option.default is True else ''}{name.replace('_', '-')}")
+    match = closest(unknown[1], options)
+    return f"; did you mean {match!r}?" if match else ""
 
 
 def _override(

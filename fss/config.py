@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from fss.errors import InputError, nearest
+from fss.errors import InputError, closest, nearest
 
 BackboneName = Literal["efficientnet_lite0", "resnet50", "resnet101", "vgg16_bn"]
 Prior = Literal["masked_features", "masked_input"]
@@ -33,6 +33,14 @@ def _describe(hint: Any) -> str:
     return "None" if hint is type(None) else str(hint.__name__)
 
 
+def _meant(value: Any, hint: Any) -> str:
+    """The choice that a value is probably a typo of, as the end of a sentence."""
+    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    choices = [name for part in parts if get_origin(part) is Literal for name in get_args(part)]
+    match = closest(value, choices) if isinstance(value, str) else None
+    return f"; did you mean {match!r}?" if match else ""
+
+
 class _Checked:
     """Frozen settings whose values are checked when made and that read and write JSON."""
 
@@ -41,7 +49,7 @@ class _Checked:
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if not _admits(value, hints[field.name]):
-                hint = f"use {_describe(hints[field.name])}"
+                hint = f"use {_describe(hints[field.name])}{_meant(value, hints[field.name])}"
                 raise InputError(f"{type(self).__name__}.{field.name} = {value!r}: {hint}")
 
     def to_json(self) -> dict[str, Any]:

@@ -33,8 +33,9 @@ def _comparison(channels: int, prior: bool, *, norm: bool = False) -> nn.Sequent
     and the training need not find that out first.
     """
     layers = _conv(2 * channels + int(prior), channels, norm=norm)
+    weight = layers[0].get_parameter("weight")
     with torch.no_grad():
-        layers[0].weight[:, channels : 2 * channels] = -layers[0].weight[:, :channels]
+        weight[:, channels : 2 * channels] = -weight[:, :channels]
     return layers
 
 

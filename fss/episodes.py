@@ -8,7 +8,7 @@ shots append support pictures: the 5-shot list of a seed asks the queries of the
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar, overload
 
@@ -45,6 +45,21 @@ def draw_episode(dataset: Dataset, shots: int, seed: int, index: int) -> Episode
     return Episode(class_name, query, tuple(support))
 
 
+def without_small_classes(dataset: Dataset, shots: int) -> Dataset:
+    """Leave out the classes with too few pictures for an episode.
+
+    Raises:
+        InputError: no class is left.
+    """
+    large = {name: images for name, images in dataset.images.items() if len(images) > shots}
+    if dataset.images and not large:
+        raise InputError(
+            f"{dataset.spec}: no {dataset.split} class has the {shots + 1} pictures that a "
+            f"{shots}-shot episode needs; add pictures, or use fewer shots"
+        )
+    return replace(dataset, images=large)
+
+
 def check_shots(dataset: Dataset, shots: int) -> None:
     """Raise InputError unless every class has a query and ``shots`` support pictures."""
     if shots < 1:
@@ -56,7 +71,7 @@ def check_shots(dataset: Dataset, shots: int) -> None:
         raise InputError(
             f"{dataset.spec}: class {small[0]!r} has {len(dataset.images[small[0]])} pictures, but "
             f"a {shots}-shot episode needs {shots + 1} ({len(small)} such classes); add pictures, "
-            "remove the class, or use fewer shots"
+            "use fewer shots, or leave such classes out with --skip-small-classes"
         )
 
 
@@ -259,3 +274,10 @@ def read_all(loader: DataLoader[T]) -> Iterator[T]:
     except InputError as error:
         # What a worker raised arrives with its whole traceback as the message.
         raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a process that read pictures was killed, probably for lack of memory or of shared "
+            "memory (a container's /dev/shm); use fewer workers, or 0"
+        ) from error

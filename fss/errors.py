@@ -1,5 +1,6 @@
-"""One exception for everything that a user can mend, and the hint that names the likely typo."""
+"""What a user can mend or has asked for, and the hint that names the likely typo."""
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -12,8 +13,25 @@ class InputError(ValueError):
     """
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal ended the work; nothing half-written is left. The message says how to go on.
+
+    Attributes:
+        number: the signal; the command line exits with 128 + number, as a shell would report it.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that ``name`` is probably a typo of, or None."""
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the end of a sentence: the known name nearest to ``name``, or all known names."""
     names = list(known)
-    match = get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"did you mean {match[0]!r}?" if match else f"known: {', '.join(names)}"
+    match = closest(name, names)
+    return f"did you mean {match!r}?" if match else f"known: {', '.join(names)}"

@@ -155,13 +155,18 @@ def evaluate(
 
 
 def figures(tally: EpisodeTally, names: Sequence[str]) -> dict[str, Any]:
-    """Every figure of a tally; ``names[class id]`` is the class's name."""
+    """Every figure of a tally; ``names[class id]`` is the class's name.
+
+    ``not_covered`` names the classes that no episode counts for.
+    """
+    per_class = {names[i]: iou for i, iou in tally.per_class().items()}
     return {
         "miou": tally.miou(),
         "miou_interval": list(tally.interval()),
         "fb_iou": tally.fb_iou(),
         "mean_episode_iou": tally.mean_episode_iou(),
-        "per_class": {names[i]: iou for i, iou in tally.per_class().items()},
+        "per_class": per_class,
         "episodes": len(tally),
         "classes": len(tally.classes),
+        "not_covered": [name for name in names if name not in per_class],
     }

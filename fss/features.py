@@ -12,6 +12,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from errno import ENOSPC
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -39,7 +40,7 @@ from fss.errors import InputError
 from fss.files import cache_folder, write_json
 from fss.model import DANet
 
-FORMAT = "features-2"  # part of every key: raise it when the meaning of the files changes
+FORMAT = "features-3"  # part of every key: raise it when the meaning of the files changes
 CHUNK = 16  # pictures of up to 224 px a backbone call; see _chunk
 MAPS = ("block2", "block3", "block4", "mask")
 STALE = 24 * 3600  # seconds after which a folder that nobody wrote into was left by a dead process
@@ -121,7 +122,8 @@ class CachedFeatures:
         progress: show a bar while the cache is made.
 
     Raises:
-        InputError: a bad picture, or no room for the cache.
+        InputError: a bad picture, no room for the cache, or a cache above its cap
+            (``FSS_CACHE_GB``, default 20; the longest unused caches go first).
     """
 
     def __init__(
@@ -249,14 +251,17 @@ def _open(folder: Path, rows: int) -> dict[str, np.ndarray] | None:
     """Map a cache's arrays, or return None where there is none that is whole."""
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
+        if manifest["key"] != folder.name:  # another cache's folder, renamed or copied
+            return None
         maps = {}
-        for name, shape in manifest.items():
+        for name, shape in manifest["shapes"].items():
             maps[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
             if list(maps[name].shape) != shape or len(maps[name]) != rows:
                 return None
-        os.utime(folder / "manifest.json")  # when it was last used, for pruning
+        with suppress(OSError):  # a cache that a class shares may be read-only
+            os.utime(folder / "manifest.json")  # when it was last used, for pruning
         return maps if maps.keys() >= set(MAPS) else None
-    except (OSError, EOFError, ValueError, AttributeError, TypeError):
+    except (OSError, EOFError, ValueError, AttributeError, TypeError, KeyError):
         return None
 
 
@@ -281,14 +286,15 @@ def _build(
                         images, masks = images.flip(-1), masks.flip(-1)
                     rows = slice(offset + row, offset + row + len(images))
                     found = _sample_arrays(model, images, masks)
-                    arrays = arrays or _create(beside, found, total)
+                    arrays = arrays or _create(beside, found, total, cap)
                     for name, values in found.items():
                         arrays[name][rows] = values
                     bar.update(len(images))
                 row += len(images)
         for array in arrays.values():
             array.flush()  # type: ignore[attr-defined]
-        write_json(beside / "manifest.json", {name: list(a.shape) for name, a in arrays.items()})
+        shapes = {name: list(array.shape) for name, array in arrays.items()}
+        write_json(beside / "manifest.json", {"key": folder.name, "shapes": shapes})
         _publish(beside, folder, total)
     except OSError as error:
         raise InputError(
@@ -297,7 +303,6 @@ def _build(
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    _prune(folder, cap)
 
 
 def _publish(beside: Path, folder: Path, rows: int) -> None:
@@ -323,36 +328,52 @@ def _sample_arrays(model: DANet, images: Tensor, masks: Tensor) -> dict[str, np.
     return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
-def _create(folder: Path, first: dict[str, np.ndarray], total: int) -> dict[str, np.ndarray]:
+def _create(
+    folder: Path, first: dict[str, np.ndarray], total: int, cap: float
+) -> dict[str, np.ndarray]:
     """Make the files for ``total`` pictures' arrays, each like the ``first`` ones.
 
-    The files are sparse at first, and a disk that fills up while a mapped file is written kills the
-    process: so the room for all of them is looked for here.
+    Older caches make room where all would exceed the cap. The files are sparse at first, and a disk
+    that fills up while a mapped file is written kills the process: so the room for all of them is
+    looked for here.
     """
     shapes = {name: (total, *values.shape[1:]) for name, values in first.items()}
     size = sum(int(np.prod(shapes[name])) * first[name].itemsize for name in first)
+    if size > cap:
+        raise InputError(
+            f"{folder.parent}: a feature cache of {_gigabytes(size)} would exceed its cap of "
+            f"{_gigabytes(cap)}; set FSS_CACHE_GB higher, or do without the cache"
+        )
+    _prune(folder.parent, cap - size)
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise OSError(ENOSPC, f"{size / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
+        raise OSError(ENOSPC, f"{_gigabytes(size)} needed, {_gigabytes(free)} free")
     return {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, shapes[name])
         for name, values in first.items()
     }
 
 
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.3g} GB"
+
+
 def _cap() -> float:
     """Bytes that all caches may take together."""
     text = os.environ.get("FSS_CACHE_GB", "20")
     try:
-        return float(text) * 1e9
-    except ValueError as error:
-        raise InputError(f"FSS_CACHE_GB={text!r}: use a number of gigabytes, as in 20") from error
+        cap = float(text) * 1e9
+        if cap >= 0:  # neither negative nor nan
+            return cap
+    except ValueError:
+        pass
+    raise InputError(f"FSS_CACHE_GB={text!r}: use a number of gigabytes, as in 20")
 
 
-def _prune(keep: Path, cap: float) -> None:
-    """Remove what dead processes left, then the longest unused caches until all fit the cap."""
+def _prune(caches_folder: Path, room: float) -> None:
+    """Remove what dead processes left, then the longest unused caches until all fit the room."""
     caches: dict[Path, tuple[float, int]] = {}  # when last used, bytes
-    for folder in keep.parent.iterdir():
+    for folder in caches_folder.iterdir():
         try:
             files = [file.stat() for file in folder.iterdir()]
             manifest = folder / "manifest.json"
@@ -363,8 +384,7 @@ def _prune(keep: Path, cap: float) -> None:
         except OSError:  # no folder, or another process has just removed it
             continue
     for folder in sorted(caches, key=lambda folder: caches[folder][0]):
-        if sum(size for _, size in caches.values()) <= cap:
+        if sum(size for _, size in caches.values()) <= room:
             break
-        if folder != keep:
-            shutil.rmtree(folder, ignore_errors=True)
-            del caches[folder]
+        shutil.rmtree(folder, ignore_errors=True)
+        del caches[folder]

@@ -1,5 +1,6 @@
-"""Writing files whole or not at all, and where the kit keeps what it can make again."""
+"""Writing files whole or not at all, one process a folder, and where caches lie."""
 
+import glob
 import json
 import os
 import tempfile
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 from errno import EISDIR
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from fss.errors import InputError
 
@@ -49,6 +52,50 @@ def check_writable(path: str | Path) -> None:
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove what ``write_atomically`` leaves of ``path`` where its process is killed."""
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        left.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made where it is missing.
+
+    The lock is the operating system's: it ends with the process, whatever ends that. On the way
+    out, folders that were made here and are still empty go again.
+
+    Raises:
+        InputError: another process holds the folder, or it cannot be written.
+    """
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = FileLock(folder / ".lock")
+    try:
+        with _as_input_error(folder):
+            if made:
+                folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise InputError(
+                    f"{folder}: another training is writing here; wait for its end, or choose "
+                    "another folder"
+                ) from None
+        try:
+            yield
+        finally:
+            (folder / ".lock").unlink(missing_ok=True)  # while it is held: who waits looks again
+            lock.release()
+    finally:
+        for path in made:
+            try:
+                path.rmdir()
+            except OSError:  # something was written
+                break
 
 
 @contextmanager

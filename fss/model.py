@@ -141,7 +141,7 @@ class DANet(nn.Module):
             convs += [self.channel.squeeze, self.channel.expand]
         for conv in convs:
             nn.init.dirac_(conv.weight)
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(conv.get_parameter("bias"))
 
     def forward(
         self,

@@ -4,38 +4,46 @@ Everything random follows from (seed, step): the episodes, the augmentation and 
 run that was stopped, by whatever, goes on from its last checkpoint bit for bit.
 """
 
-import json
+import math
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fss.checkpoint import OPTIMIZER, load_head, read_checkpoint, save_checkpoint
+from fss.checkpoint import load_head, read_checkpoint
 from fss.config import DANetConfig, TrainConfig
 from fss.data import open_dataset
 from fss.data.dataset import Dataset
-from fss.episodes import Augment, EpisodeList, EpisodeStream, mirror
-from fss.errors import InputError
+from fss.episodes import Augment, Episode, EpisodeList, EpisodeStream, mirror, without_small_classes
+from fss.errors import InputError, Stopped
 from fss.evaluate import network, tally_episodes
 from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
-from fss.files import check_writable, write_atomically
+from fss.files import held
 from fss.model import DANet, Prediction
 from fss.resize import resize
+from fss.run import Run, restore
 
 SAVE_EVERY = 250  # steps between two checkpoints to resume from
 LOG_EVERY = 10
 
 
-class Stopped(KeyboardInterrupt):
-    """Training was asked to stop and left a checkpoint; the message says how to go on."""
+class NonFinite(InputError):
+    """A loss or a gradient that is no finite number; the weights are as before the step.
+
+    Attributes:
+        rows: the episodes of the batch that it came from, as far as one can tell.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 def episode_loss(prediction: Prediction, target: Tensor, aux_weight: float) -> Tensor:
@@ -80,15 +88,45 @@ def make_optimizer(model: DANet, config: TrainConfig) -> torch.optim.Optimizer:
 def train_step(
     model: DANet, optimizer: torch.optim.Optimizer, batch: FeatureBatch, aux_weight: float
 ) -> float:
-    """One optimiser step on one batch; returns the loss."""
+    """One optimiser step on one batch; returns the loss.
+
+    Raises:
+        NonFinite: the loss or its gradient is not finite; the step is not taken.
+    """
     size = (batch.target.shape[-2], batch.target.shape[-1])
     code = model.encode_features(batch.support, batch.mask)
     prediction = model.segment_features(batch.query, code, size)
     loss = episode_loss(prediction, batch.target, aux_weight)
+    value = loss.item()
+    rows = range(len(batch.target))
+    if not math.isfinite(value):
+        sound = prediction.logits.isfinite().flatten(1).all(dim=1).tolist()
+        raise NonFinite(f"the loss is {value}", [row for row in rows if not sound[row]] or rows)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    largest = torch.nn.utils.get_total_norm(gradients, math.inf).item()
+    if not math.isfinite(largest):
+        raise NonFinite(f"the loss is {value:.3g}, but its gradient is {largest}", rows)
     optimizer.step()
-    return loss.item()
+    return value
+
+
+def take_step(
+    model: DANet, optimizer: torch.optim.Optimizer, batch: FeatureBatch, config: TrainConfig,
+    step: int, steps: int,
+) -> float:  # fmt: skip
+    """Take step ``step`` of ``steps``, at its learning rate and with its dropout."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, step, steps)
+    torch.manual_seed(torch_seed(config.seed * 1_000_003 + step))
+    model.train()
+    return train_step(model, optimizer, batch, config.aux_weight)
+
+
+def torch_seed(seed: int) -> int:
+    """Fit a seed of any size into the 63 bits that torch takes; small ones stay as they are."""
+    return seed % 2**63
 
 
 def train(
@@ -103,6 +141,7 @@ def train(
     resume: bool = False,
     workers: int = 0,
     progress: bool = True,
+    skip_small_classes: bool = False,
 ) -> DANet:
     """Train a network and return it with its best weights.
 
@@ -118,167 +157,145 @@ def train(
         fold: the fold whose classes are kept for the test, where the data set has folds.
         device: ``"cpu"``, ``"cuda"`` ...
         pretrained: the backbone's weights, as for ``DANet``.
-        resume: go on from ``out/last.safetensors`` where there is one.
+        resume: go on from ``out/last.safetensors``; where the folder holds no run yet, because it
+            is new or a run was killed before its first checkpoint, start one.
         workers: processes that read pictures.
         progress: show a bar with the loss and the time left.
+        skip_small_classes: leave out classes with fewer than ``config.shots + 1`` pictures, which
+            are an error otherwise.
 
     Raises:
-        InputError: bad settings or data; a folder that holds another run; a resume with other
-            settings.
+        InputError: bad settings or data; a folder that holds another run, or that another process
+            trains into; a resume with other settings.
+        NonFinite: the loss or its gradient is not finite; ``out/nonfinite.safetensors`` holds all
+            that ``replay`` needs to repeat the step.
         Stopped: SIGINT or SIGTERM came; the last step is saved.
     """
     out = Path(out)
     check_device(device)
     training = open_dataset(data, split="train", fold=fold, size=config.size)
     validation = open_dataset(data, split="val", fold=fold, size=config.size)
+    if skip_small_classes:
+        training, validation = (
+            without_small_classes(part, config.shots) for part in (training, validation)
+        )
     val_list = EpisodeList.sample(
         validation, shots=config.shots, episodes=config.val_episodes, seed=config.seed
     )
-    pictures = sum(len(names) for names in training.images.values())
-    steps = config.steps or max(1, config.epochs * pictures // config.batch)
+    steps = step_count(config, training)
     stream = EpisodeStream(training, config.shots, config.seed, steps * config.batch)
-
-    torch.manual_seed(config.seed)
-    model = DANet(model_config, pretrained=pretrained, dropout=config.dropout).to(device)
-    optimizer = make_optimizer(model, config)
     settings = {
         "data": data, "fold": training.fold, "split": "train", "size": config.size,
-        "training_classes": len(training.classes), "train": config.to_json(),
+        "training_classes": len(training.classes), "skip_small_classes": skip_small_classes,
+        "pictures_sha256": [training.fingerprint(), validation.fingerprint()],
+        "train": config.to_json(),
     }  # fmt: skip
-    run = _Run(out, model, optimizer, settings)
-    run.begin(resume=resume)
-
-    source = _source(model, training, config, workers, progress, augment=True)
-    val_source = _source(model, validation, config, workers, progress, augment=False)
-    if run.step == 0:
-        run.save()  # whenever the run is killed, there is something to resume from
-    bar = tqdm(
-        total=steps, initial=run.step, desc="train", unit="step", disable=not progress,
-        dynamic_ncols=True,
-    )  # fmt: skip
-    batches = source.batches(stream, config.batch, start=run.step * config.batch)
-    with bar, _stop_signals() as stop:
-        for batch in batches:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, run.step, steps)
-            torch.manual_seed(config.seed * 1_000_003 + run.step)  # dropout
-            model.train()
-            loss = train_step(model, optimizer, batch, config.aux_weight)
-            run.step += 1
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            bar.update()
-            finished = run.step == steps
-            if run.step % LOG_EVERY == 0 or finished:
-                run.log(step=run.step, loss=round(loss, 6))
-            if run.step % config.val_every == 0 or finished:
-                model.eval()
-                tally = tally_episodes(network(model), val_source, validation, val_list.episodes)
-                run.validated(tally.miou())
-                if progress:
-                    bar.write(f"step {run.step}: validation mIoU {100 * tally.miou():.1f}")
-            stopped = bool(stop) and not finished  # asked once: a signal may come while saving
-            if stopped or run.step % SAVE_EVERY == 0 or finished:
-                run.save()
-            if stopped:
-                raise Stopped(
-                    f"stopped by {stop[0]} after step {run.step} of {steps}; "
-                    f"{out / 'last.safetensors'} goes on with --resume"
-                )
-    header, tensors = read_checkpoint(out)
+    with held(out):
+        torch.manual_seed(torch_seed(config.seed))
+        model = DANet(model_config, pretrained=pretrained, dropout=config.dropout).to(device)
+        run = Run(out, model, make_optimizer(model, config), settings)
+        run.begin(resume=resume)
+        source = _source(model, training, config, workers, progress, augment=True)
+        val_source = _source(model, validation, config, workers, progress, augment=False)
+        if run.step == 0:
+            if resume and progress:
+                print(f"{out}: no step is saved there yet, so the run starts with the first")
+            run.save()  # whenever the run is killed, there is something to resume from
+        bar = tqdm(
+            total=steps, initial=run.step, desc="train", unit="step", disable=not progress,
+            dynamic_ncols=True,
+        )  # fmt: skip
+        batches = source.batches(stream, config.batch, start=run.step * config.batch)
+        with bar, _stop_signals() as stop:
+            for batch in batches:
+                try:
+                    loss = take_step(model, run.optimizer, batch, config, run.step, steps)
+                except NonFinite as error:
+                    raise _reproducible(error, run, stream, config.batch) from None
+                run.step += 1
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                bar.update()
+                finished = run.step == steps
+                if run.step % LOG_EVERY == 0 or finished:
+                    run.log(step=run.step, loss=round(loss, 6))
+                if run.step % config.val_every == 0 or finished:
+                    model.eval()
+                    tally = tally_episodes(
+                        network(model), val_source, validation, val_list.episodes
+                    )
+                    run.validated(tally.miou())
+                    if progress:
+                        bar.write(f"step {run.step}: validation mIoU {100 * tally.miou():.1f}")
+                stopped = bool(stop) and not finished  # asked once: a signal may come while saving
+                if stopped or run.step % SAVE_EVERY == 0 or finished:
+                    run.save()
+                if stopped:
+                    raise Stopped(
+                        f"stopped by {stop[0].name} after step {run.step} of {steps}; "
+                        f"{out / 'last.safetensors'} goes on with --resume",
+                        stop[0],
+                    )
+        header, tensors = read_checkpoint(out)
     load_head(model, tensors, out)
     model.trained = header["trained"]
     return model.eval()
 
 
-class _Run:
-    """The files of a run and what has to survive a stop: step, best mIoU, weights, optimiser."""
+def step_count(config: TrainConfig, training: Dataset) -> int:
+    """Optimiser steps of a run: those set, or those that the epochs make."""
+    pictures = sum(len(names) for names in training.images.values())
+    return config.steps or max(1, config.epochs * pictures // config.batch)
 
-    def __init__(
-        self, out: Path, model: DANet, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
-    ) -> None:
-        self.out, self.model, self.optimizer, self.settings = out, model, optimizer, settings
-        self.step, self.best = 0, -1.0
-        self.records: list[dict[str, Any]] = []
-        self.started = time.perf_counter()
-        self.seconds = 0.0  # of the earlier sittings
 
-    def begin(self, *, resume: bool) -> None:
-        last = self.out / "last.safetensors"
-        check_writable(last)
-        if not last.is_file():
-            if resume:
-                raise InputError(f"{last}: nothing to resume; leave out --resume")
-            if (self.out / "log.jsonl").exists():
-                (self.out / "log.jsonl").unlink()
-            return
-        if not resume:
-            raise InputError(
-                f"{self.out}: holds a run already; add --resume to go on, or choose another folder"
-            )
-        header, tensors = read_checkpoint(last)
-        trained = header["trained"]
-        trained = {"train": {}, **trained}
-        self._same_settings(header["config"], trained)
-        if header.get("backbone_sha256") != self.model.backbone.fingerprint():
-            raise InputError(
-                f"{self.out}: was trained on other {self.model.config.backbone} weights; resume "
-                "with the same file, or choose another folder"
-            )
-        load_head(self.model, tensors, last)
-        names = [n for n, p in self.model.named_parameters() if p.requires_grad]
-        state = self.optimizer.state_dict()
-        for key, tensor in tensors.items():
-            if key.startswith(OPTIMIZER):
-                name, _, slot = key.removeprefix(OPTIMIZER).rpartition("/")
-                state["state"].setdefault(names.index(name), {})[slot] = tensor
-        self.optimizer.load_state_dict(state)
-        self.step, self.best, self.seconds = trained["step"], trained["best"], trained["seconds"]
-        if (self.out / "log.jsonl").is_file():
-            lines = (self.out / "log.jsonl").read_text().splitlines()
-            records = [json.loads(line) for line in lines if line.endswith("}")]
-            self.records = [record for record in records if record["step"] <= self.step]
+def _reproducible(error: NonFinite, run: Run, stream: Sequence[Episode], batch: int) -> NonFinite:
+    """Keep what the step started from, and say where."""
+    first = run.step * batch
+    guilty = [{"index": first + row, **asdict(stream[first + row])} for row in error.rows]
+    path = run.save_failed(reason=str(error), episodes=guilty)
+    episode = guilty[0]
+    others = f" (and {len(guilty) - 1} more)" if guilty[1:] else ""
+    return NonFinite(
+        f"step {run.step + 1}: {error}, in episode {episode['index']}{others}, class "
+        f"{episode['class_name']!r}, query {episode['query']!r}; fss replay {path} repeats the "
+        "step; train into another folder with a lower lr",
+        error.rows,
+    )
 
-    def _same_settings(self, config: dict[str, Any], trained: dict[str, Any]) -> None:
-        ours = {**self.model.config.to_json(), **self.settings, **self.settings["train"]}
-        theirs = {**config, **trained, **trained["train"]}
-        for name, value in ours.items():
-            if name != "train" and theirs.get(name) != value:
-                raise InputError(
-                    f"{self.out}: was trained with {name} = {theirs.get(name)!r}, not {value!r}; "
-                    "resume with the same settings, or choose another folder"
-                )
 
-    def log(self, **record: Any) -> None:
-        self.records.append(record)
-        if len(self.records) % 10 == 0:
-            self._write_log()
+def replay(path: str | Path, *, device: str = "cpu", pretrained: bool | str | Path = True) -> float:
+    """Repeat the step that a run's ``nonfinite.safetensors`` was kept of.
 
-    def validated(self, miou: float) -> None:
-        """Log a validation, and keep the weights if they are the best so far."""
-        self.log(step=self.step, val_miou=round(miou, 6))
-        if miou > self.best:
-            self.best = miou
-            save_checkpoint(self.model, self.out / "best.safetensors", trained=self._trained())
+    Returns:
+        The loss, where it is finite here.
 
-    def save(self) -> None:
-        """Write the checkpoint that ``--resume`` goes on from."""
-        names = [n for n, p in self.model.named_parameters() if p.requires_grad]
-        slots = {
-            f"{names[index]}/{slot}": value
-            for index, state in self.optimizer.state_dict()["state"].items()
-            for slot, value in state.items()
-        }
-        path = self.out / "last.safetensors"
-        save_checkpoint(self.model, path, trained=self._trained(), optimizer=slots)
-        self._write_log()
-
-    def _trained(self) -> dict[str, Any]:
-        seconds = round(self.seconds + time.perf_counter() - self.started, 1)
-        return {**self.settings, "step": self.step, "best": self.best, "seconds": seconds}
-
-    def _write_log(self) -> None:
-        lines = "".join(json.dumps(record) + "\n" for record in self.records)
-        write_atomically(self.out / "log.jsonl", lines.encode())
+    Raises:
+        NonFinite: as it happened in the run.
+        InputError: no such file, or other data than the run's.
+    """
+    check_device(device)
+    header, tensors = read_checkpoint(path)
+    trained = header["trained"]
+    if "nonfinite" not in trained:
+        raise InputError(
+            f"{path}: is not kept of a failed step; give a run's nonfinite.safetensors"
+        )
+    config = TrainConfig.from_json(trained["train"])
+    dataset = open_dataset(trained["data"], split="train", fold=trained["fold"], size=config.size)
+    if trained["skip_small_classes"]:
+        dataset = without_small_classes(dataset, config.shots)
+    if dataset.fingerprint() != trained["pictures_sha256"][0]:
+        raise InputError(f"{trained['data']}: the pictures have changed since the run of {path}")
+    steps = step_count(config, dataset)
+    stream = EpisodeStream(dataset, config.shots, config.seed, steps * config.batch)
+    model = DANet(
+        DANetConfig.from_json(header["config"]), pretrained=pretrained, dropout=config.dropout
+    ).to(device)
+    optimizer = make_optimizer(model, config)
+    restore(model, optimizer, header, tensors, Path(path))
+    source = LiveFeatures(model, dataset, augment=_augmentation(config), seed=config.seed)
+    step = trained["step"]
+    batch = next(source.batches(stream, config.batch, start=step * config.batch))
+    return take_step(model, optimizer, batch, config, step, steps)
 
 
 def check_device(device: str) -> None:
@@ -323,12 +340,12 @@ def _augmentation(config: TrainConfig) -> Augment | None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[str]]:
-    """Collect the names of SIGINT and SIGTERM instead of dying of them."""
-    stop: list[str] = []
+def _stop_signals() -> Iterator[list[signal.Signals]]:
+    """Collect SIGINT and SIGTERM instead of dying of them."""
+    stop: list[signal.Signals] = []
 
     def note(number: int, _: FrameType | None) -> None:
-        stop.append(signal.Signals(number).name)
+        stop.append(signal.Signals(number))
 
     try:
         before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}

@@ -9,17 +9,23 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["fss.cli", "fss.train", "fss.predict", "timm"])
+CONTEXT.set_forkserver_preload(["fss.check", "fss.cli", "fss.predict", "fss.train", "timm"])
 PATIENCE = 240  # seconds; only a hanging test takes that long
 
 
-def _main(args: Sequence[str], out: str, err: str, environment: dict[str, str]) -> None:
+def _main(
+    args: Sequence[str], out: str, err: str, environment: dict[str, str], patches: dict[str, Any]
+) -> None:
     os.environ.update(environment)
+    for name, value in patches.items():
+        module, _, attribute = name.rpartition(".")
+        setattr(import_module(module), attribute, value)
     sys.stdout, sys.stderr = open(out, "w", buffering=1), open(err, "w", buffering=1)  # noqa: SIM115
     from fss.cli import main
 
@@ -27,16 +33,30 @@ def _main(args: Sequence[str], out: str, err: str, environment: dict[str, str]) 
 
 
 class Fss:
-    """A running ``fss``; its output lies in files, so that it can be read while it runs."""
+    """A running ``fss``; its output lies in files, so that it can be read while it runs.
 
-    def __init__(self, *args: Any, folder: Path) -> None:
+    Args:
+        args: of the command line.
+        folder: where its output goes.
+        environment: further variables.
+        patches: name -> what the process has under that name in place of the kit's own.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        folder: Path,
+        environment: Mapping[str, str] = {},
+        patches: Mapping[str, Any] = {},
+    ) -> None:
         # The cache is this test's; the parent of all processes has the environment of the first.
-        environment = {"XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]}
+        environment = {"XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"], **environment}
         self.paths = folder / "stdout", folder / "stderr"
         for path in self.paths:
             path.write_text("")
         self.process = CONTEXT.Process(
-            target=_main, args=([str(arg) for arg in args], *map(str, self.paths), environment)
+            target=_main,
+            args=([str(arg) for arg in args], *map(str, self.paths), environment, dict(patches)),
         )
         self.process.start()
 
@@ -50,10 +70,14 @@ class Fss:
 
     def wait_for(self, text: str) -> None:
         """Until ``text`` is on stdout; fails if the process ends first."""
+        self.wait_until(lambda: text in self.out)
+
+    def wait_until(self, happened: Callable[[], bool]) -> None:
+        """Until something has happened; fails if the process ends first."""
         until = time.monotonic() + PATIENCE
-        while text not in self.out:
-            assert self.process.is_alive() or text in self.out, f"ended early: {self.out}{self.err}"
-            assert time.monotonic() < until, f"no {text!r} in time: {self.out}{self.err}"
+        while not happened():
+            assert self.process.is_alive() or happened(), f"ended early: {self.out}{self.err}"
+            assert time.monotonic() < until, f"not in time: {self.out}{self.err}"
             time.sleep(0.005)
 
     def send(self, number: signal.Signals) -> None:

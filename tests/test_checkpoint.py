@@ -143,11 +143,15 @@ def test_names_of_shipped_checkpoints(saved, tmp_path, monkeypatch):
     refused("somewhere/x.safetensors", "known: base-lite0-shapes, danet-lite0-shapes")
 
 
-def test_a_local_file_goes_before_a_shipped_name(saved, tmp_path, monkeypatch):
+def test_a_shipped_name_means_the_shipped_weights_in_every_folder(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "WEIGHTS", tmp_path / "weights")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "danet").write_bytes(saved[1].read_bytes())
-    assert find_checkpoint("danet") == Path("danet")
+    assert find_checkpoint("danet") == Path("danet")  # not shipped
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "danet.safetensors").write_bytes(b"")
+    assert find_checkpoint("danet") == tmp_path / "weights" / "danet.safetensors"
+    assert find_checkpoint("./danet") == find_checkpoint(Path("danet")) == Path("danet")
 
 
 # Files that are something else

@@ -1,6 +1,5 @@
 import json
 import os
-import pickle
 import re
 import subprocess
 import sys
@@ -10,56 +9,27 @@ from typing import get_type_hints
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from processes import Fss
-from safetensors.torch import save_file
-from tiny import network, tiny_backbones, write_boxes
+from tiny import tiny_backbones, write_boxes
 
 import fss
-from fss.checkpoint import save_checkpoint
 from fss.cli import COMMANDS, main
 from fss.episodes import EpisodeList
 
 ROOT = Path(__file__).parent.parent
 
 
-def tree(folder: Path) -> dict[str, bytes | None]:
-    """Every file below a folder with its content, and every folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-    }
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """A folder of data (6 classes of 4 pictures), and checkpoints, good and bad."""
+    """Folders of data: 6 classes of 4 pictures, one of which cannot be read in `broken`."""
     root = tmp_path_factory.mktemp("world")
-    write_boxes(root / "data", classes=6, pictures=4)
-    write_boxes(root / "other", classes=1, pictures=1, height=50, width=90)
-    for kind in ("broken", "odd"):
+    for kind in ("data", "broken"):
         write_boxes(root / kind, classes=6, pictures=4)
+    write_boxes(root / "other", classes=1, pictures=1, height=50, width=90)
     picture = root / "broken" / "it's class 5" / "4.jpg"
     picture.write_bytes(picture.read_bytes()[:-300])
-    Image.new("L", (60, 80), 255).save(root / "odd" / "it's class 0" / "1.png")
-    (root / "empty").mkdir()
-    (root / "file").write_text("neither a folder nor a picture")
-    (root / "run").mkdir()
-    model = network()
-    save_checkpoint(model, root / "run" / "best.safetensors", trained={"size": 64})
-    save_checkpoint(model, root / "run" / "last.safetensors", trained={"size": 64})
-    whole = (root / "run" / "best.safetensors").read_bytes()
-    (root / "short.safetensors").write_bytes(whole[:-100])
-    save_file({"x": torch.zeros(2)}, root / "foreign.safetensors")
-    (root / "code.pt").write_bytes(pickle.dumps(Explosive()))
-    EpisodeList(()).save(root / "none.json")
     return root
-
-
-class Explosive:
-    def __reduce__(self):
-        return os.mkdir, ("exploded",)
 
 
 # --- every command once, in a process of its own ------------------------------------------------
@@ -124,7 +94,7 @@ def test_a_run_from_data_to_a_mask(tmp_path, world):
     assert said("check", *data, "--workers", "2").endswith("every picture is sound\n")
     out = said("check", "--data", f"folder:{world / 'broken'}", "--workers", "2", "--quiet", code=1)
     assert "it's class 5/4.jpg cannot be read" in out
-    assert out.splitlines()[-1] == f"folder:{world / 'broken'}: 1 bad pictures"
+    assert out.splitlines()[-1] == f"folder:{world / 'broken'}: 1 problem"
 
     # A picture that a worker cannot read, and a command line that does not parse.
     broken = ("--data", f"folder:{world / 'broken'}")
@@ -147,7 +117,7 @@ def test_the_package_runs_and_answers_bad_input_with_2(tmp_path):
     found = python("-m", "fss", "--help", cwd=tmp_path)
     assert (found.returncode, found.stderr) == (0, "")
     assert all(f" {name} " in found.stdout for name in COMMANDS)
-    assert tree(tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_loads_nothing_heavy():
@@ -176,118 +146,6 @@ def test_help_explains_every_option(command, capsys):
             assert re.search(rf"--(no-)?{name.replace('_', '-')}\b", text), name
             (told,) = (part.help for part in kind.__metadata__ if getattr(part, "help", None))
             assert told in text, name
-
-
-# --- bad input: one line, exit code 2, nothing changed ------------------------------------------
-
-DATA = ["--data", "folder:{world}/data"]
-TRAIN = ["train", "--out", "{tmp}/out", *DATA, "--quiet"]
-EVAL = ["eval", "--quiet", "--checkpoint", "{world}/run", *DATA]
-PICTURE = "{world}/data/it's class 5/"
-SUPPORT = ["--support", PICTURE + "1.jpg", PICTURE + "1.png"]
-PREDICT = ["predict", "--checkpoint", "{world}/run", "--query", PICTURE + "2.jpg"]
-OUT = ["--out", "{tmp}/mask.png"]
-
-BAD = {
-    # the command line itself
-    "no command": ([], "Expected one of {train, eval, predict, check, bench}; see fss --help"),
-    "unknown command": (["evaluate"], "unknown command 'evaluate'; did you mean 'eval'?"),
-    "no such option": ([*EVAL, "--episode", "3"], "--episode"),
-    "not a number": ([*EVAL, "--shots", "many"], "--shots: invalid literal for int"),
-    "a value missing": ([*EVAL, "--json"], "--json"),
-    "an option missing": (["train"], "--out"),
-    "a mask missing": ([*PREDICT, *OUT, "--support", "a.jpg"], "--support"),
-    "no support": ([*PREDICT, *OUT], "--support: give at least one labelled picture"),
-    # names
-    "unknown data": (["train", "--out", "{tmp}/o", "--data", "shape"], "did you mean 'shapes'?"),
-    "unknown knob": ([*EVAL, "--data", "shapes:occlusin=1"], "did you mean 'occlusion'?"),
-    "unknown arm": ([*TRAIN, "--arm", "pfnet"], "unknown arm 'pfnet'; did you mean 'pfenet'?"),
-    "unknown preset": ([*TRAIN, "--preset", "fast"], "unknown preset 'fast'; known: quick, paper"),
-    "unknown setting": ([*TRAIN, "--set", "stesp=3"], "did you mean 'steps'?"),
-    "no setting": ([*TRAIN, "--set", "steps"], "--set steps: write NAME=VALUE"),
-    "bad setting": ([*TRAIN, "--set", "steps=many"], "TrainConfig.steps = 'many'"),
-    "bad network": ([*TRAIN, "--set", "channels=1.5"], "DANetConfig.channels = 1.5"),
-    "bad backbone": ([*TRAIN, "--set", "backbone=resnet5"], "DANetConfig.backbone = 'resnet5'"),
-    "a setting of zero": ([*TRAIN, "--set", "batch=0"], "TrainConfig.batch = 0: use 1 or more"),
-    "negative seed": ([*TRAIN, "--seed", "-1"], "seed = -1: use 0 or more"),
-    "unknown split": ([*EVAL, "--split", "tset"], "unknown split 'tset'; did you mean 'test'?"),
-    "unknown fold": ([*EVAL, "--fold", "4"], "fold 4 does not exist; choose 0..3"),
-    "unknown device": ([*EVAL, "--device", "gpu"], "unknown device 'gpu'"),
-    "no GPU": ([*EVAL, "--device", "cuda"], "no usable GPU here; use cpu"),
-    "no GPU to train": ([*TRAIN, "--device", "cuda:3"], "no usable GPU here; use cpu"),
-    "no GPU to predict": ([*PREDICT, *SUPPORT, *OUT, "--device", "cuda"], "no usable GPU here"),
-    # data
-    "missing folder": ([*EVAL, "--data", "folder:{world}/none"], "no folder {world}/none"),
-    "nothing to check": (["check", "--data", "folder:{world}/none"], "no folder {world}/none"),
-    "no folder named": ([*EVAL, "--data", "folder:"], "names no folder"),
-    "a file": ([*TRAIN, "--data", "folder:{world}/file"], "no folder {world}/file"),
-    "empty folder": ([*TRAIN, "--data", "folder:{world}/empty"], "no class folders"),
-    "truncated picture": ([*EVAL, "--data", "folder:{world}/broken"], "5/4.jpg cannot be read"),
-    "mask of other size": ([*TRAIN, "--data", "folder:{world}/odd", "--workers", "0"],
-                           "1.png is 60 x 80 pixels, its picture 1.jpg 80 x 60"),
-    # episodes
-    "no shots": ([*EVAL, "--shots", "0"], "shots = 0: an episode needs at least 1"),
-    "too many shots": ([*EVAL, "--shots", "4"], "class \"it's class 4\" has 4 pictures"),
-    "shots to train": ([*TRAIN, "--set", "shots=4"], "has 4 pictures"),
-    "no episodes": ([*EVAL, "--episodes", "0"], "episodes = 0: use 1 or more"),
-    "seed of a list": ([*EVAL, "--seed", "-3"], "seed = -3: use 0 or more"),
-    "tiny size": ([*EVAL, "--size", "8"], "size 8 px is too small"),
-    "size zero": ([*EVAL, "--size", "0"], "size 0 px is too small"),
-    "size to predict": ([*PREDICT, *SUPPORT, *OUT, "--size", "0"], "size 0 px is too small"),
-    "no list": ([*EVAL, "--list", "{world}/none"], "none: not a saved episode list"),
-    "a picture as list": ([*EVAL, "--list", PICTURE + "1.png"], "not a saved episode list"),
-    "empty list": ([*EVAL, "--list", "{world}/none.json"], "the episode list is empty"),
-    # checkpoints
-    "no checkpoint": ([*EVAL, "--checkpoint", "danet"], "no checkpoint 'danet': no such file"),
-    "no run": ([*EVAL, "--checkpoint", "{world}/data"], "data: no best.safetensors"),
-    "truncated": ([*EVAL, "--checkpoint", "{world}/short.safetensors"], "not a whole safetensors"),
-    "foreign": ([*EVAL, "--checkpoint", "{world}/foreign.safetensors"], "not a checkpoint of this"),
-    "pickle": ([*EVAL, "--checkpoint", "{world}/code.pt"], "never opened, since they can carry co"),
-    "text": ([*PREDICT, *SUPPORT, *OUT, "--checkpoint", "{world}/file"], "not a whole safetensors"),
-    # places to write
-    "run below a file": (["train", *DATA, "--out", "{world}/file/run"], "cannot be written (Not a"),
-    "run in a file": (["train", *DATA, "--out", "{world}/file"], "cannot be written (Not a dir"),
-    "a run already": (["train", *DATA, "--out", "{world}/run"], "holds a run already; add --res"),
-    "nothing to resume": ([*TRAIN, "--resume"], "out/last.safetensors: nothing to resume"),
-    "other settings": (["train", *DATA, "--out", "{world}/run", "--resume"], "was trained wit"),
-    "json below a file": ([*EVAL, "--json", "{world}/file/x.json"], "x.json: cannot be written"),
-    "json is a folder": ([*EVAL, "--json", "{world}/run"], "run: cannot be written (Is a"),
-    "list below a file": ([*EVAL, "--save-list", "{world}/file/x"], "x: cannot be written"),
-    "mask below a file": ([*PREDICT, *SUPPORT, "--out", "{world}/file/x.png"], "cannot be written"),
-    # prediction
-    "mask no PNG": ([*PREDICT, *SUPPORT, "--out", "{tmp}/mask.jpg"], "let the name end in .png"),
-    "mask over input": ([*PREDICT, *SUPPORT, "--out", PICTURE + "1.png"], "is one of the inputs"),
-    "query is support": ([*PREDICT, *OUT, "--support", PICTURE + "2.jpg", PICTURE + "2.png"],
-                         "2.jpg: is both support and query"),
-    "query is no picture": ([*PREDICT, *SUPPORT, *OUT, "--query", "{world}/file"], "is no picture"),
-    "mask of other picture": ([*PREDICT, *OUT, "--support", PICTURE + "1.jpg",
-                               "{world}/other/it's class 0/1.png"], "is 90 x 50 pixels"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BAD)
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the cases ask for a GPU where there is none")
-def test_bad_input_is_one_line_and_exit_code_2(case, world, tmp_path, capsys, cache, monkeypatch):
-    args, message = BAD[case]
-    monkeypatch.chdir(tmp_path)
-    before = tree(world)
-
-    def filled(text: str) -> str:
-        return text.replace("{world}", str(world)).replace("{tmp}", str(tmp_path))
-
-    with pytest.raises(SystemExit) as end, tiny_backbones():
-        main([filled(arg) for arg in args])
-    assert end.value.code == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("fss: error: ") and err.count("\n") == 1, err
-    assert filled(message) in err
-    assert len(err) < 500
-    assert tree(world) == before
-    assert tree(tmp_path) == {}
-    assert not list(cache.rglob("*.part-*"))
-    if case != "mask of other size":  # the only one that is found after a first cache is whole
-        assert not list(cache.rglob("*.npy"))
 
 
 # --- good input that is easily broken -----------------------------------------------------------

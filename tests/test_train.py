@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,10 +18,21 @@ import fss.train as training
 from fss.checkpoint import load, read_checkpoint, save_checkpoint
 from fss.config import DANetConfig, TrainConfig
 from fss.data import open_dataset
+from fss.episodes import EpisodeStream
 from fss.errors import InputError
 from fss.features import CachedFeatures, LiveFeatures
-from fss.model import Prediction
-from fss.train import Stopped, episode_loss, learning_rate, make_optimizer, train, train_step
+from fss.model import DANet, Prediction
+from fss.run import Run
+from fss.train import (
+    NonFinite,
+    Stopped,
+    episode_loss,
+    learning_rate,
+    make_optimizer,
+    replay,
+    train,
+    train_step,
+)
 
 NETWORK = DANetConfig.published(channels=8)
 SHORT = TrainConfig(
@@ -239,8 +251,6 @@ def test_the_backbone_stays_frozen(tmp_path):
 
 def test_every_weight_of_the_head_moves(unbroken):
     torch.manual_seed(SHORT.seed)
-    from fss.model import DANet
-
     start = DANet(NETWORK).head_state()
     trained = weights(unbroken)
     still = [name for name, value in start.items() if torch.equal(value, trained[name])]
@@ -381,7 +391,7 @@ def test_a_signal_while_a_checkpoint_is_written_does_not_lose_a_step(
     tmp_path, monkeypatch, stop_after
 ):
     stop_after(99, signal.SIGTERM)
-    save = training._Run.save
+    save = Run.save
     saves = []
 
     def signalled(self):
@@ -390,7 +400,7 @@ def test_a_signal_while_a_checkpoint_is_written_does_not_lose_a_step(
         if len(saves) == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(training._Run, "save", signalled)
+    monkeypatch.setattr(Run, "save", signalled)
     monkeypatch.setattr(training, "SAVE_EVERY", 5)
     with pytest.raises(Stopped, match="after step 6 of 20"):
         run(tmp_path)
@@ -482,6 +492,9 @@ def test_a_resume_with_other_settings_is_refused(stopped, name, change):
 def test_a_resume_with_other_data_is_refused(stopped, monkeypatch):
     with pytest.raises(InputError, match="was trained with data = 'boxes', not 'other'"):
         train(NETWORK, SHORT, "other", stopped, resume=True, progress=False)
+    monkeypatch.setitem(SPLITS, "val", (2, 5))
+    with pytest.raises(InputError, match="run: the pictures of boxes have changed since"):
+        run(stopped, resume=True)
     monkeypatch.setitem(SPLITS, "train", (5, 5))
     with pytest.raises(InputError, match="was trained with training_classes = 6, not 5"):
         run(stopped, resume=True)
@@ -514,16 +527,74 @@ def test_a_folder_that_holds_a_run_is_refused(stopped):
     assert content(stopped) == before
 
 
-def test_a_resume_of_nothing_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"last\.safetensors: nothing to resume"):
-        run(tmp_path / "none", resume=True)
-    assert os.listdir(tmp_path) == []
+def test_a_resume_of_nothing_starts_a_run(tmp_path, unbroken, capsys):
+    """A run that was killed before its first checkpoint is one command away from its end."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    run(tmp_path / "run", resume=True, progress=True)
+    assert (
+        "run: no step is saved there yet, so the run starts with the first"
+        in capsys.readouterr().out
+    )
+    assert equal(weights(tmp_path / "run"), weights(unbroken))
+    assert log(tmp_path / "run") == log(unbroken)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["best.safetensors", "log.jsonl", "nonfinite.safetensors"])
+def test_what_is_left_of_a_run_is_not_written_over(tmp_path, name, resume):
+    (tmp_path / name).write_text("precious")
+    message = rf"holds {name}, but no last" if resume else "holds a run already"
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, resume=resume)
+    assert content(tmp_path) == {name: b"precious"}
+
+
+def test_what_a_killed_process_left_goes_with_the_next_start(stopped):
+    for name in ("last.safetensors", "best.safetensors", "log.jsonl"):
+        (stopped / f".{name}.a1b2c3").write_text("half")
+    (stopped / ".notes").write_text("the user's own")
+    run(stopped, resume=True)
+    assert sorted(os.listdir(stopped)) == [
+        ".notes", "best.safetensors", "last.safetensors", "log.jsonl",
+    ]  # fmt: skip
+
+
+def test_weights_without_the_optimiser_are_not_resumed(stopped, unbroken):
+    shutil.copy(unbroken / "best.safetensors", stopped / "last.safetensors")
+    with pytest.raises(InputError, match="holds no state of the optimiser; only a run's own last"):
+        run(stopped, resume=True)
+
+
+@pytest.mark.parametrize("text", ["no json", "[1]", '{"loss": 3}', '"step"'])
+def test_a_damaged_log_is_told(stopped, text):
+    (stopped / "log.jsonl").write_text(text)
+    with pytest.raises(InputError, match=r"log\.jsonl: damaged .*remove it to go on without it"):
+        run(stopped, resume=True)
+
+
+def test_a_second_training_into_the_folder_is_refused(tmp_path, monkeypatch, unbroken):
+    refused = []
+
+    def rival(*args):
+        if not refused:
+            before = content(tmp_path)
+            with pytest.raises(InputError, match="another training is writing here; wait") as error:
+                run(tmp_path, resume=True)
+            refused.append(error)
+            assert content(tmp_path) == before
+        return train_step(*args)
+
+    monkeypatch.setattr(training, "train_step", rival)
+    run(tmp_path)
+    assert refused
+    assert equal(weights(tmp_path), weights(unbroken))
 
 
 @pytest.mark.parametrize("out", ["file", "file/run"])
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, out, cache):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file/.*last.safetensors: cannot be written"):
+    with pytest.raises(InputError, match=f"{out}: cannot be written"):
         run(tmp_path / out)
     assert os.listdir(cache) == []
 
@@ -556,6 +627,120 @@ def test_a_device_that_is_not_there_is_refused(tmp_path, device, message):
     assert os.listdir(tmp_path) == []
 
 
+# --- what is no number ----------------------------------------------------------------------------
+
+
+def nan_in(step: int, what: str):
+    """A training step that goes wrong in step ``step`` (from 0), in the loss or in the gradient."""
+    taken = []
+
+    def loss(*args):
+        taken.append(episode_loss(*args))
+        if len(taken) != step + 1:
+            return taken[-1]
+        # sqrt has an infinite slope at 0, and none that 0 times it could have
+        return taken[-1] * math.nan if what == "loss" else taken[-1] + (0 * taken[-1]).sqrt()
+
+    return loss
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("settings", [dict(), dict(cache=False, augment="paper", optimizer="sgd")])
+def test_a_step_that_is_not_finite_is_not_taken_and_can_be_repeated(
+    tmp_path, monkeypatch, what, settings
+):
+    config = replace(SHORT, val_every=100, **settings)
+    losses = []
+
+    def noted(*args):
+        losses.append((train_step(*args), {k: v.clone() for k, v in args[0].head_state().items()}))
+        return losses[-1][0]
+
+    monkeypatch.setattr(training, "train_step", noted)
+    run(tmp_path / "sound", config)
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "episode_loss", nan_in(6, what))
+        with pytest.raises(NonFinite, match=rf"^step 7: .*{what} is nan") as error:
+            run(tmp_path / "run", config)
+    failed = tmp_path / "run" / "nonfinite.safetensors"
+    assert f"fss replay {failed} repeats the step" in str(error.value)
+    assert sorted(os.listdir(failed.parent)) == [
+        "last.safetensors", "log.jsonl", "nonfinite.safetensors",
+    ]  # fmt: skip
+    head = {k: v for k, v in load_file(failed).items() if not k.startswith("optimizer.")}
+    assert equal(head, losses[5][1])  # of the sixth step, which was the last sound one
+    told = read_checkpoint(failed)[0]["trained"]["nonfinite"]
+    assert what in told["reason"]
+    stream = EpisodeStream(open_boxes("boxes", split="train", fold=None, size=64), 1, 4, 40)
+    found = [(e["index"], e["class_name"], e["query"], *e["support"]) for e in told["episodes"]]
+    assert found == [
+        (i, stream[i].class_name, stream[i].query, *stream[i].support) for i in (12, 13)
+    ]
+    assert "in episode 12 (and 1 more), class " in str(error.value)
+
+    torch.rand(3)
+    assert replay(failed) == losses[6][0]  # bit for bit, with the loss that is right
+    monkeypatch.setattr(training, "episode_loss", nan_in(0, what))
+    with pytest.raises(NonFinite, match=rf"{what} is nan"):
+        replay(failed)
+
+
+def test_the_episode_that_is_not_finite_is_told_from_its_batch(tmp_path, monkeypatch):
+    segment = DANet.segment_features
+
+    def spoilt(self, query, code, size, **options):
+        found = segment(self, query, code, size, **options)
+        if len(found.logits) == 2:
+            found.logits[1] = math.inf
+        return found
+
+    monkeypatch.setattr(DANet, "segment_features", spoilt)
+    with pytest.raises(NonFinite, match=r"^step 1: the loss is (nan|inf), in episode 1, class"):
+        run(tmp_path)
+
+
+def test_weights_that_explode_stop_the_run(tmp_path):
+    with pytest.raises(NonFinite, match=r"train into another folder with a lower lr"):
+        run(tmp_path, replace(SHORT, lr=1e30, warmup=0, val_every=100))
+    with pytest.raises(NonFinite):
+        replay(tmp_path / "nonfinite.safetensors")
+
+
+def test_only_a_failed_step_is_replayed_and_only_on_its_data(tmp_path, unbroken, monkeypatch):
+    with pytest.raises(InputError, match="not kept of a failed step; give a run's nonfinite"):
+        replay(unbroken / "last.safetensors")
+    monkeypatch.setattr(training, "episode_loss", nan_in(0, "loss"))
+    with pytest.raises(NonFinite):
+        run(tmp_path)
+    monkeypatch.setitem(SPLITS, "train", (6, 6))
+    with pytest.raises(InputError, match="boxes: the pictures have changed since the run of .*non"):
+        replay(tmp_path / "nonfinite.safetensors")
+
+
+@pytest.mark.parametrize("seed", [2**64, 10**40])
+def test_seeds_may_be_of_any_size(tmp_path, seed):
+    for name, each in (("a", seed), ("b", seed), ("c", seed + 1)):
+        run(tmp_path / name, replace(SHORT, steps=2, seed=each))
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert equal(a, b) and not equal(a, c)
+
+
+def test_small_classes_are_named_or_left_out(tmp_path, monkeypatch):
+    def ragged(spec, *, split, fold, size):
+        whole = open_boxes(spec, split=split, fold=fold, size=size)
+        first = whole.classes[0]
+        return replace(whole, images={**whole.images, first: whole.images[first][:1]})
+
+    monkeypatch.setattr(training, "open_dataset", ragged)
+    config = replace(SHORT, steps=2)
+    with pytest.raises(InputError, match="class 'val 0' has 1 pictures.*--skip-small-classes"):
+        run(tmp_path / "run", config)
+    model = run(tmp_path / "run", config, skip_small_classes=True)
+    assert (model.trained["training_classes"], model.trained["skip_small_classes"]) == (5, True)
+    with pytest.raises(InputError, match="no train class has the 10 pictures that a 9-shot"):
+        run(tmp_path / "other", replace(config, shots=9), skip_small_classes=True)
+
+
 # --- the same in processes of their own ---------------------------------------------------------
 
 
@@ -571,7 +756,7 @@ def test_processes_that_are_stopped_and_killed_end_as_one_that_was_not(tmp_path)
     whole = start("unbroken")
     assert whole.end() == 0, whole.err
     last = 0
-    signals = [signal.SIGTERM, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM]
+    signals = [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGTERM]
     for number, step in zip(signals, (3, 9, 18, 24), strict=True):
         stopped = start("stopped", *(["--resume"] if last else []))
         stopped.wait_for(f"step {step}:")
@@ -582,7 +767,7 @@ def test_processes_that_are_stopped_and_killed_end_as_one_that_was_not(tmp_path)
             assert code == -9
             assert header["trained"]["step"] == last
             continue
-        assert code == 130
+        assert code == 128 + number
         assert stopped.err.splitlines()[-1].startswith(f"fss: stopped by {number.name} after step")
         assert step <= header["trained"]["step"] < 50
         last = header["trained"]["step"]

@@ -1,5 +1,6 @@
 """Data and networks so small that a training takes a second: coloured boxes, random features."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import nn
 from fss.backbones import Backbone
 from fss.config import DANetConfig
 from fss.data.dataset import Dataset, Reader
+from fss.features import extract
 from fss.model import DANet
 
 
@@ -70,6 +72,17 @@ def backbone(seed: int = 0) -> Backbone:
             nn.Sequential(nn.Conv2d(10, 12, 3, stride=2, padding=1), nn.ReLU()),
             channels=(6, 10, 12), strides=(8, 16, 32), normalisation=((0.5,) * 3, (0.25,) * 3),
         )  # fmt: skip
+
+
+def load_tiny(name: str, pretrained: Any) -> Backbone:
+    """In place of ``fss.model.load_backbone``, in a process too."""
+    return backbone()
+
+
+def slow_extract(*args: Any) -> Any:
+    """In place of ``fss.features.extract``: time enough to be interrupted."""
+    time.sleep(60)
+    return extract(*args)
 
 
 @contextmanager

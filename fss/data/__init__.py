@@ -15,13 +15,21 @@ KINDS = ("shapes", "folder", "fss1000")
 SPLITS = ("train", "val", "test")
 
 
-def open_dataset(spec: str, *, split: str, fold: int | None = None, size: int) -> Dataset:
+def open_dataset(
+    spec: str,
+    *,
+    split: str,
+    fold: int | None = None,
+    size: int,
+    problems: list[str] | None = None,
+) -> Dataset:
     """Open one split of a data set.
 
     `spec` is `shapes`, `shapes:knob=value,...` (the knobs are the fields of `shapes.World`),
     `folder:PATH` or `fss1000:PATH`. `split` is train, val or test; `fold` 0..3 matters where
     the data set has folds (None means 0) and is ignored elsewhere. Pictures are read at
-    `size` x `size` px. Raises `InputError` for anything it cannot open.
+    `size` x `size` px. Raises `InputError` for anything it cannot open; where a list of
+    `problems` is given, single bad classes and files of a folder are appended to it instead.
     """
     kind, colon, rest = spec.partition(":")
     if kind not in KINDS:
@@ -40,7 +48,7 @@ def open_dataset(spec: str, *, split: str, fold: int | None = None, size: int) -
         raise InputError(f"data set {spec!r} names no folder; write '{kind}:PATH'")
     from fss.data.folder import open_folder  # here, since it costs Pillow's import
 
-    return open_folder(Path(rest), split, size, spec=spec)
+    return open_folder(Path(rest), split, size, spec=spec, problems=problems)
 
 
 def _world(text: str, spec: str) -> shapes.World:

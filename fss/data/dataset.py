@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
-import torch
 
 from fss.errors import InputError, nearest
+
+if TYPE_CHECKING:  # opening and checking a data set need not wait for torch
+    import torch
 
 
 class Reader(Protocol):
@@ -72,7 +74,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class ClassImages(Sequence[tuple[torch.Tensor, torch.Tensor]]):
+class ClassImages(Sequence["tuple[torch.Tensor, torch.Tensor]"]):
     """The pictures of one class, as tensors.
 
     Item `n` is (image, mask): float32 [3, size, size] RGB in 0..1, and uint8 [size, size] with
@@ -97,6 +99,8 @@ class ClassImages(Sequence[tuple[torch.Tensor, torch.Tensor]]):
     def __getitem__(self, index: slice) -> list[tuple[torch.Tensor, torch.Tensor]]: ...
     def __getitem__(self, index: int | slice) -> Any:
         """Read picture `index` (an `IndexError` beyond the end, as for any sequence)."""
+        import torch
+
         if isinstance(index, slice):
             return [self[n] for n in range(len(self))[index]]
         dataset = self.dataset

@@ -51,7 +51,9 @@ class FolderReader(Reader):
         return " ".join(parts)
 
 
-def open_folder(root: Path, split: str, size: int, *, spec: str) -> Dataset:
+def open_folder(
+    root: Path, split: str, size: int, *, spec: str, problems: list[str] | None = None
+) -> Dataset:
     """Open the classes of one split ("train", "val" or "test") of a folder of pictures.
 
     A class is a folder `root/<class>` of pictures (`.jpg`, `.jpeg`, `.bmp`, `.tif`, `.webp`), each
@@ -69,26 +71,38 @@ def open_folder(root: Path, split: str, size: int, *, spec: str) -> Dataset:
     Raises `InputError` for a root without classes, a split without classes (an empty list
     matters only to its own split), lists of train or val and of test that share a class, a listed
     class without a folder, a class without pictures, a picture without its mask, a mask without
-    its picture, and two pictures with one mask.
+    its picture, two pictures with one mask, and names that are not UTF-8.
+
+    Where a list of `problems` is given, every bad class and file adds its line to that instead,
+    and the data set holds what is sound, be it nothing. A root without classes, a list that is not
+    text and lists that share a class are errors still.
     """
     if split not in LISTS:
         raise InputError(f"no split {split!r}; {nearest(split, LISTS)}")
     root = Path(root).expanduser().absolute()
-    images = {name: _pictures(root / name) for name in _classes(root, split)}
+    found: list[str] = []
+    images = {name: _pictures(root / name, found) for name in _classes(root, split, found)}
+    if problems is not None:
+        problems += found
+    elif found:
+        more = f" (and {len(found) - 1} more, which fss check lists)" if found[1:] else ""
+        raise InputError(found[0] + more)
+    elif not images:
+        raise InputError(
+            f"no {split} classes in {root}; name some in {split}.txt, one a line, or add folders"
+        )
     return Dataset(
         spec=spec, split=split, fold=None, size=size, images=images, reader=FolderReader(root)
     )
 
 
-def _classes(root: Path, split: str) -> list[str]:
-    """Names of the folders of one split, in order."""
+def _classes(root: Path, split: str, problems: list[str]) -> list[str]:
+    """Names of the folders of one split, in order; what is wrong with its list goes to problems."""
     if not root.is_dir():
         raise InputError(f"no folder {root}; give the path of the folder that holds the classes")
     # A list made on one system may spell an accent in two code points and the disk in one.
     folders = {
-        _normal(entry.name): entry.name
-        for entry in root.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".")
+        _normal(entry.name): entry.name for entry in _entries(root, problems) if entry.is_dir()
     }
     if not folders:
         raise InputError(f"no class folders in {root}; expected {root}/<class>/<n>.jpg and <n>.png")
@@ -113,17 +127,31 @@ def _classes(root: Path, split: str) -> list[str]:
     test = free if test is None else test
 
     chosen = _in_order(set({"train": train, "val": val, "test": test}[split]))
-    if not chosen:
-        raise InputError(
-            f"no {split} classes in {root}; name some in {split}.txt, one a line, or add folders"
-        )
     absent = [name for name in chosen if name not in folders]
     if absent:
-        raise InputError(
+        problems.append(
             f"{len(absent)} of the {len(chosen)} {split} classes have no folder in {root}: "
             f"{_some(absent)}; correct {split}.txt, or add the folders"
         )
-    return [folders[name] for name in chosen]
+    return [folders[name] for name in chosen if name in folders]
+
+
+def _entries(folder: Path, problems: list[str]) -> list[Path]:
+    """What a folder holds, but for hidden entries."""
+    try:
+        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be read ({error.strerror}); correct its permissions"
+        ) from error
+    sound = []
+    for entry in sorted(entries):
+        try:
+            entry.name.encode()
+            sound.append(entry)
+        except UnicodeEncodeError:
+            problems.append(f"{folder} holds a name that is not UTF-8, {entry.name!a}; rename it")
+    return sound
 
 
 def _read_list(root: Path, split: str) -> list[str] | None:
@@ -138,37 +166,35 @@ def _read_list(root: Path, split: str) -> list[str] | None:
     return [_normal(line.strip()) for line in lines if line.strip()]
 
 
-def _pictures(folder: Path) -> tuple[str, ...]:
-    """File names of a class's pictures, in order; every one has its mask."""
-    files = [Path(entry.name) for entry in folder.iterdir() if not entry.name.startswith(".")]
+def _pictures(folder: Path, problems: list[str]) -> tuple[str, ...]:
+    """File names of a class's pictures that have a mask, in order; what is wrong to problems."""
+    files = [Path(entry.name) for entry in _entries(folder, problems)]
     masks = {file.stem for file in files if file.suffix == ".png"}
     pictures: dict[str, str] = {}
-    for file in sorted(files):
+    for file in files:
         if file.suffix.lower() not in SUFFIXES:
             continue
         if file.stem in pictures:
-            raise InputError(
+            problems.append(
                 f"{folder / file} and {pictures[file.stem]} share one mask; rename or remove one"
             )
         pictures[file.stem] = file.name
     if not pictures and not masks:
-        raise InputError(
+        problems.append(
             f"no pictures in {folder}; expected <n>.jpg with its mask <n>.png, "
             "or give the folder that holds the classes"
         )
-    bare = _in_order(set(pictures) - masks)
-    if bare:
-        raise InputError(
-            f"no mask for {_some([str(folder / pictures[stem]) for stem in bare])}; "
-            f"add {bare[0]}.png beside it, or remove the picture"
+    for stem in _in_order(set(pictures) - masks):
+        problems.append(
+            f"no mask for {folder / pictures[stem]}; add {stem}.png beside it, "
+            "or remove the picture"
         )
-    orphans = _in_order(masks - set(pictures))
-    if orphans:
-        raise InputError(
-            f"no picture for the mask {_some([str(folder / f'{stem}.png') for stem in orphans])}; "
-            f"add {orphans[0]}.jpg beside it, or remove the mask"
+    for stem in _in_order(masks - set(pictures)):
+        problems.append(
+            f"no picture for the mask {folder / f'{stem}.png'}; add {stem}.jpg beside it, "
+            "or remove the mask"
         )
-    return tuple(pictures[stem] for stem in _in_order(pictures))
+    return tuple(pictures[stem] for stem in _in_order(set(pictures) & masks))
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

@@ -5,6 +5,9 @@ Every reader and the command line come through here, so that a mask means the sa
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,8 @@ def read_rgb(path: Path) -> np.ndarray:
     Transparent areas are shown on white, as a browser shows them: the colours underneath are
     arbitrary.
 
-    Raises `InputError` for a file that is missing, truncated or no picture; for an animation
+    Raises `InputError` for a file that is missing, truncated, no picture, or larger than pillow's
+    limit of 89 million pixels; for an animation
     (nothing says which frame the mask was drawn on; the preview that phones append to a JPEG is
     no animation); and for floating-point pixels, whose range is unknown.
     """
@@ -168,10 +172,14 @@ def _content(height: int, width: int, size: int) -> tuple[slice, slice]:
 def _load(path: Path, *, upright: bool) -> Image.Image:
     """Decode a file; `upright` applies the EXIF orientation."""
     try:
-        with Image.open(path) as image:
+        with _limited(), Image.open(path) as image:
             animated = getattr(image, "is_animated", False) and image.format != "MPO"
             image.load()
             loaded = ImageOps.exif_transpose(image) if upright else image.copy()
+    except Image.DecompressionBombWarning:
+        raise InputError(
+            f"{path} has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels; make it smaller"
+        ) from None
     except UnidentifiedImageError:
         raise InputError(f"{path} is no picture; convert it to JPEG or PNG") from None
     except Exception as error:  # pillow's decoders raise almost any type on broken files
@@ -182,6 +190,17 @@ def _load(path: Path, *, upright: bool) -> Image.Image:
     if animated:
         raise InputError(f"{path} holds several frames; save the one that is meant on its own")
     return loaded
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Raise where pillow would warn, on stderr, of a picture that may fill the memory."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            yield
+        except Image.DecompressionBombError as error:
+            raise Image.DecompressionBombWarning from error
 
 
 def _fits_16_bit(image: Image.Image) -> bool:

@@ -1,0 +1,154 @@
+"""The folder of a training run: what is written there, and how a run goes on from it."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fss.checkpoint import OPTIMIZER, load_head, read_checkpoint, save_checkpoint
+from fss.errors import InputError
+from fss.files import remove_leftovers, write_atomically
+from fss.model import DANet
+
+LAST = "last.safetensors"  # with the optimiser's state, to resume from
+BEST = "best.safetensors"  # by validation mIoU
+LOG = "log.jsonl"
+FAILED = "nonfinite.safetensors"  # what the step started from whose loss was not finite
+
+
+class Run:
+    """The files of a run and what has to survive a stop: step, best mIoU, weights, optimiser.
+
+    Whoever uses it holds the folder (``fss.files.held``).
+    """
+
+    def __init__(
+        self, out: Path, model: DANet, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
+    ) -> None:
+        self.out, self.model, self.optimizer, self.settings = out, model, optimizer, settings
+        self.step, self.best = 0, -1.0
+        self.records: list[dict[str, Any]] = []
+        self.started = time.perf_counter()
+        self.seconds = 0.0  # of the earlier sittings
+
+    def begin(self, *, resume: bool) -> None:
+        """Go on from the folder's last checkpoint, or make sure that the folder is free."""
+        last = self.out / LAST
+        held = [name for name in (LAST, BEST, LOG, FAILED) if (self.out / name).exists()]
+        if held and not resume:
+            raise InputError(
+                f"{self.out}: holds a run already; add --resume to go on, or choose another folder"
+            )
+        if held and not last.is_file():
+            raise InputError(
+                f"{self.out}: holds {held[0]}, but no {LAST} to go on from; choose another folder"
+            )
+        for name in (LAST, BEST, LOG, FAILED):
+            remove_leftovers(self.out / name)
+        if held:
+            self._resume(last)
+
+    def _resume(self, last: Path) -> None:
+        header, tensors = read_checkpoint(last)
+        trained = {"train": {}, **header["trained"]}
+        self._same_settings(header["config"], trained)
+        restore(self.model, self.optimizer, header, tensors, last)
+        self.step, self.best, self.seconds = trained["step"], trained["best"], trained["seconds"]
+        if (self.out / LOG).is_file():
+            try:
+                records = [json.loads(line) for line in (self.out / LOG).read_text().splitlines()]
+                self.records = [record for record in records if record["step"] <= self.step]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"{self.out / LOG}: damaged ({error}); remove it to go on without it"
+                ) from error
+
+    def _same_settings(self, config: dict[str, Any], trained: dict[str, Any]) -> None:
+        ours = {**self.model.config.to_json(), **self.settings["train"], **self.settings}
+        theirs = {**config, **trained["train"], **trained}
+        for name, value in ours.items():
+            if name == "train" or theirs.get(name) == value:
+                continue
+            if name == "pictures_sha256":
+                raise InputError(
+                    f"{self.out}: the pictures of {self.settings['data']} have changed since (new, "
+                    "removed or written anew); bring them back, or choose another folder"
+                )
+            raise InputError(
+                f"{self.out}: was trained with {name} = {theirs.get(name)!r}, not {value!r}; "
+                "resume with the same settings, or choose another folder"
+            )
+
+    def log(self, **record: Any) -> None:
+        """Keep a record for the log, which is written with every tenth and every checkpoint."""
+        self.records.append(record)
+        if len(self.records) % 10 == 0:
+            self._write_log()
+
+    def validated(self, miou: float) -> None:
+        """Log a validation, and keep the weights if they are the best so far."""
+        self.log(step=self.step, val_miou=round(miou, 6))
+        if miou > self.best:
+            self.best = miou
+            save_checkpoint(self.model, self.out / BEST, trained=self._trained())
+
+    def save(self) -> None:
+        """Write the checkpoint that ``--resume`` goes on from."""
+        self._save(LAST, self._trained())
+
+    def save_failed(self, **told: Any) -> Path:
+        """Write what the coming step starts from, which is all that is needed to repeat it."""
+        self._save(FAILED, {**self._trained(), "nonfinite": told})
+        return self.out / FAILED
+
+    def _save(self, name: str, trained: dict[str, Any]) -> None:
+        names = [n for n, p in self.model.named_parameters() if p.requires_grad]
+        slots = {
+            f"{names[index]}/{slot}": value
+            for index, state in self.optimizer.state_dict()["state"].items()
+            for slot, value in state.items()
+        }
+        save_checkpoint(self.model, self.out / name, trained=trained, optimizer=slots)
+        self._write_log()
+
+    def _trained(self) -> dict[str, Any]:
+        seconds = round(self.seconds + time.perf_counter() - self.started, 1)
+        return {**self.settings, "step": self.step, "best": self.best, "seconds": seconds}
+
+    def _write_log(self) -> None:
+        lines = "".join(json.dumps(record) + "\n" for record in self.records)
+        write_atomically(self.out / LOG, lines.encode())
+
+
+def restore(
+    model: DANet,
+    optimizer: torch.optim.Optimizer,
+    header: dict[str, Any],
+    tensors: dict[str, Tensor],
+    path: Path,
+) -> None:
+    """Put a run's checkpoint into the network and its optimiser.
+
+    Raises:
+        InputError: another backbone's or another architecture's, or without the optimiser's state.
+    """
+    if header.get("backbone_sha256") != model.backbone.fingerprint():
+        raise InputError(
+            f"{path}: was trained on other {model.config.backbone} weights; resume with the same "
+            "file, or choose another folder"
+        )
+    load_head(model, tensors, path)
+    names = [n for n, p in model.named_parameters() if p.requires_grad]
+    state = optimizer.state_dict()
+    for key, tensor in tensors.items():
+        if key.startswith(OPTIMIZER):
+            name, _, slot = key.removeprefix(OPTIMIZER).rpartition("/")
+            state["state"].setdefault(names.index(name), {})[slot] = tensor
+    if header["trained"]["step"] and not state["state"]:
+        raise InputError(
+            f"{path}: holds no state of the optimiser; only a run's own {LAST} can be resumed"
+        )
+    optimizer.load_state_dict(state)

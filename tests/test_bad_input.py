@@ -1,0 +1,552 @@
+"""Every kind of bad input through the real command line, in a process of its own.
+
+Each ends with one line on stderr, without a traceback, and leaves every folder as it was.
+"""
+
+import json
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from processes import Fss
+from safetensors.torch import load_file, save_file
+from tiny import load_tiny, network, slow_extract, write_boxes
+
+from fss.checkpoint import save_checkpoint
+from fss.episodes import EpisodeList
+
+TINY = {"fss.model.load_backbone": load_tiny}
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Every file below a folder with its content, and every folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture
+def said(tmp_path_factory):
+    """Run a command in a process to its end: exit code, stdout, stderr."""
+
+    def run(*args, patches=TINY, **environment) -> tuple[int, str, str]:
+        process = Fss(
+            *args,
+            folder=tmp_path_factory.mktemp("said"),
+            patches=patches,
+            environment={name: str(value) for name, value in environment.items()},
+        )
+        return process.end(), process.out, process.err
+
+    return run
+
+
+@pytest.fixture
+def refused(said):
+    """The one line that a command ends with, in exit code 2."""
+
+    def run(*args, **options) -> str:
+        code, out, err = said(*args, **options)
+        assert (code, out) == (2, ""), err
+        assert err.startswith("fss: error: ") and err.count("\n") == 1, err
+        assert len(err) < 500
+        return err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Folders of data (6 classes of 4 pictures), and checkpoints, good and bad."""
+    root = tmp_path_factory.mktemp("world")
+    write_boxes(root / "data", classes=6, pictures=4)
+    write_boxes(root / "other", classes=1, pictures=1, height=50, width=90)
+    for kind in ("broken", "odd", "bare", "unpaired", "small"):
+        shutil.copytree(root / "data", root / kind)
+    picture = root / "broken" / "it's class 5" / "4.jpg"
+    picture.write_bytes(picture.read_bytes()[:-300])
+    Image.new("L", (60, 80), 255).save(root / "odd" / "it's class 0" / "1.png")
+    Image.new("L", (80, 60)).save(root / "bare" / "it's class 0" / "1.png")
+    # Class 0 is one of "val", 1 to 3 of "train", 4 and 5 of "test".
+    for name in ("it's class 0/2.png", "it's class 0/3.jpg", "it's class 0/4.png"):
+        (root / "unpaired" / name).unlink()
+    for name in "234":
+        for suffix in (".jpg", ".png"):
+            (root / "small" / "it's class 5" / f"{name}{suffix}").unlink()
+    (root / "empty").mkdir()
+    (root / "file").write_text("neither a folder nor a picture")
+    (root / "link.jpg").symlink_to(root / "data" / "it's class 5" / "1.jpg")
+    model = network()
+    for path in ("run/best", "run/last", "half/best"):
+        save_checkpoint(model, root / f"{path}.safetensors", trained={"size": 64})
+    whole = (root / "run" / "best.safetensors").read_bytes()
+    (root / "short.safetensors").write_bytes(whole[:-100])
+    save_checkpoint(network(seed=1), root / "backbone.safetensors", trained={"size": 64})
+    model.config = network(channels=16, pca=False).config
+    save_checkpoint(model, root / "other.safetensors", trained={"size": 64})
+    save_file({"x": torch.zeros(2)}, root / "foreign.safetensors")
+    (root / "code.pt").write_bytes(pickle.dumps(Explosive(root / "exploded")))
+    EpisodeList(()).save(root / "none.json")
+    return root
+
+
+class Explosive:
+    """A pickle that makes a folder when it is opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+DATA = ["--data", "folder:{world}/data"]
+TRAIN = ["train", "--out", "{tmp}/out", *DATA, "--quiet"]
+EVAL = ["eval", "--quiet", "--checkpoint", "{world}/run", *DATA]
+PICTURE = "{world}/data/it's class 5/"
+SUPPORT = ["--support", PICTURE + "1.jpg", PICTURE + "1.png"]
+PREDICT = ["predict", "--checkpoint", "{world}/run", "--query", PICTURE + "2.jpg"]
+OUT = ["--out", "{tmp}/mask.png"]
+
+BAD = {
+    # the command line itself
+    "no command": ([], "one of {train, eval, predict, check, bench, replay}; see fss --help"),
+    "unknown command": (["evaluate"], "unknown command 'evaluate'; did you mean 'eval'?"),
+    "no such option": ([*EVAL, "--episode", "3"], "did you mean '--episodes'?; see fss eval --h"),
+    "no such flag": ([*TRAIN, "--resum"], "did you mean '--resume'?"),
+    "a flag turned round": ([*EVAL, "--cache"], "did you mean '--no-cache'?"),
+    "not a number": ([*EVAL, "--shots", "many"], "--shots: invalid literal for int"),
+    "a value missing": ([*EVAL, "--json"], "--json"),
+    "an option missing": (["train"], "--out"),
+    "a mask missing": ([*PREDICT, *OUT, "--support", "a.jpg"], "--support"),
+    "no support": ([*PREDICT, *OUT], "--support: give at least one labelled picture"),
+    # names
+    "unknown data": (["train", "--out", "{tmp}/o", "--data", "shape"], "did you mean 'shapes'?"),
+    "unknown knob": ([*EVAL, "--data", "shapes:occlusin=1"], "did you mean 'occlusion'?"),
+    "unknown arm": ([*TRAIN, "--arm", "pfnet"], "unknown arm 'pfnet'; did you mean 'pfenet'?"),
+    "unknown preset": ([*TRAIN, "--preset", "fast"], "unknown preset 'fast'; known: quick, paper"),
+    "unknown setting": ([*TRAIN, "--set", "stesp=3"], "did you mean 'steps'?"),
+    "no setting": ([*TRAIN, "--set", "steps"], "--set steps: write NAME=VALUE"),
+    "bad setting": ([*TRAIN, "--set", "steps=many"], "TrainConfig.steps = 'many'"),
+    "bad network": ([*TRAIN, "--set", "channels=1.5"], "DANetConfig.channels = 1.5"),
+    "bad backbone": ([*TRAIN, "--set", "backbone=resnet5"], "did you mean 'resnet50'?"),
+    "a setting of zero": ([*TRAIN, "--set", "batch=0"], "TrainConfig.batch = 0: use 1 or more"),
+    "negative seed": ([*TRAIN, "--seed", "-1"], "seed = -1: use 0 or more"),
+    "unknown split": ([*EVAL, "--split", "tset"], "unknown split 'tset'; did you mean 'test'?"),
+    "unknown fold": ([*EVAL, "--fold", "4"], "fold 4 does not exist; choose 0..3"),
+    "unknown device": ([*EVAL, "--device", "gpu"], "unknown device 'gpu'"),
+    "unknown replay": (["replay", "{world}/run/last.safetensors"], "is not kept of a failed step"),
+    "no GPU": ([*EVAL, "--device", "cuda"], "no usable GPU here; use cpu"),
+    "no GPU to train": ([*TRAIN, "--device", "cuda:3"], "no usable GPU here; use cpu"),
+    "no GPU to predict": ([*PREDICT, *SUPPORT, *OUT, "--device", "cuda"], "no usable GPU here"),
+    # data
+    "missing folder": ([*EVAL, "--data", "folder:{world}/none"], "no folder {world}/none"),
+    "nothing to check": (["check", "--data", "folder:{world}/none"], "no folder {world}/none"),
+    "no folder named": ([*EVAL, "--data", "folder:"], "names no folder"),
+    "a file": ([*TRAIN, "--data", "folder:{world}/file"], "no folder {world}/file"),
+    "empty folder": ([*TRAIN, "--data", "folder:{world}/empty"], "no class folders"),
+    "no classes in it": ([*EVAL, "--data", "folder:{world}/data/it's class 5"], "no class folders"),
+    "pictures, not classes": ([*EVAL, "--data", "folder:{world}"], "no pictures in {world}/empty"),
+    "no mask": ([*TRAIN, "--data", "folder:{world}/unpaired"],
+                "0/2.jpg; add 2.png beside it, or remove the picture (and 2 more, which fss check"),
+    "small class": ([*EVAL, "--data", "folder:{world}/small"],
+                    "class \"it's class 5\" has 1 pictures, but a 1-shot episode needs 2"),
+    "no class large enough": ([*EVAL, "--shots", "9", "--skip-small-classes"],
+                              "no test class has the 10 pictures that a 9-shot episode needs"),
+    "truncated picture": ([*EVAL, "--data", "folder:{world}/broken"], "5/4.jpg cannot be read"),
+    "mask of other size": ([*TRAIN, "--data", "folder:{world}/odd", "--workers", "0"],
+                           "1.png is 60 x 80 pixels, its picture 1.jpg 80 x 60"),
+    "mask without an object": ([*TRAIN, "--data", "folder:{world}/bare", "--workers", "2"],
+                               "0/1.png marks no object (all 0); mark it with 255, or remove"),
+    # episodes
+    "no shots": ([*EVAL, "--shots", "0"], "shots = 0: an episode needs at least 1"),
+    "too many shots": ([*EVAL, "--shots", "4"], "class \"it's class 4\" has 4 pictures"),
+    "shots to train": ([*TRAIN, "--set", "shots=4"], "has 4 pictures"),
+    "no episodes": ([*EVAL, "--episodes", "0"], "episodes = 0: use 1 or more"),
+    "seed of a list": ([*EVAL, "--seed", "-3"], "seed = -3: use 0 or more"),
+    "tiny size": ([*EVAL, "--size", "8"], "size 8 px is too small"),
+    "size zero": ([*EVAL, "--size", "0"], "size 0 px is too small"),
+    "size to predict": ([*PREDICT, *SUPPORT, *OUT, "--size", "0"], "size 0 px is too small"),
+    "no list": ([*EVAL, "--list", "{world}/none"], "none: not a saved episode list"),
+    "a picture as list": ([*EVAL, "--list", PICTURE + "1.png"], "not a saved episode list"),
+    "empty list": ([*EVAL, "--list", "{world}/none.json"], "the episode list is empty"),
+    # checkpoints
+    "no checkpoint": ([*EVAL, "--checkpoint", "danet"], "no checkpoint 'danet': no such file"),
+    "no run": ([*EVAL, "--checkpoint", "{world}/data"], "data: no best.safetensors"),
+    "truncated": ([*EVAL, "--checkpoint", "{world}/short.safetensors"], "not a whole safetensors"),
+    "foreign": ([*EVAL, "--checkpoint", "{world}/foreign.safetensors"], "not a checkpoint of this"),
+    "pickle": ([*EVAL, "--checkpoint", "{world}/code.pt"], "never opened, since they can carry co"),
+    "other network": ([*EVAL, "--checkpoint", "{world}/other.safetensors"],
+                      "other.safetensors: weights of another architecture"),
+    "other backbone": ([*EVAL, "--checkpoint", "{world}/backbone.safetensors"],
+                       "backbone.safetensors: trained on other efficientnet_lite0 weights"),
+    "no state to resume": (["train", *DATA, "--out", "{world}/half", "--resume"],
+                           "holds best.safetensors, but no last.safetensors to go on from"),
+    "half a run": (["train", *DATA, "--out", "{world}/half"], "half: holds a run already"),
+    "text": ([*PREDICT, *SUPPORT, *OUT, "--checkpoint", "{world}/file"], "not a whole safetensors"),
+    # places to write
+    "run below a file": (["train", *DATA, "--out", "{world}/file/run"], "cannot be written (Not a"),
+    "run in a file": (["train", *DATA, "--out", "{world}/file"], "cannot be written (File exists"),
+    "a run already": (["train", *DATA, "--out", "{world}/run"], "holds a run already; add --res"),
+    "other settings": (["train", *DATA, "--out", "{world}/run", "--resume"], "was trained wit"),
+    "name too long": ([*EVAL, "--checkpoint", 300 * "x"], "File name too long"),
+    "json below a file": ([*EVAL, "--json", "{world}/file/x.json"], "x.json: cannot be written"),
+    "json is a folder": ([*EVAL, "--json", "{world}/run"], "run: cannot be written (Is a"),
+    "list below a file": ([*EVAL, "--save-list", "{world}/file/x"], "x: cannot be written"),
+    "mask below a file": ([*PREDICT, *SUPPORT, "--out", "{world}/file/x.png"], "cannot be written"),
+    # prediction
+    "mask no PNG": ([*PREDICT, *SUPPORT, "--out", "{tmp}/mask.jpg"], "let the name end in .png"),
+    "mask over input": ([*PREDICT, *SUPPORT, "--out", PICTURE + "1.png"], "is one of the inputs"),
+    "query is support": ([*PREDICT, *OUT, "--support", PICTURE + "2.jpg", PICTURE + "2.png"],
+                         "2.jpg: is both support and query"),
+    "query is a link to the support": ([*PREDICT, *OUT, "--support", PICTURE + "1.jpg",
+                                        PICTURE + "1.png", "--query", "{world}/link.jpg"],
+                                       "link.jpg: is both support and query"),
+    "query is no picture": ([*PREDICT, *SUPPORT, *OUT, "--query", "{world}/file"], "is no picture"),
+    "mask of other picture": ([*PREDICT, *OUT, "--support", PICTURE + "1.jpg",
+                               "{world}/other/it's class 0/1.png"], "is 90 x 50 pixels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the cases ask for a GPU where there is none")
+def test_bad_input_is_one_line_and_exit_code_2(case, world, tmp_path, refused, cache):
+    args, message = BAD[case]
+    before = tree(world)
+
+    def filled(text: str) -> str:
+        return text.replace("{world}", str(world)).replace("{tmp}", str(tmp_path))
+
+    assert filled(message) in refused(*map(filled, args))
+    assert tree(world) == before
+    assert tree(tmp_path) == {}
+    assert not list(cache.rglob("*.part-*"))
+    # These are found after a first cache (of the training classes) is whole.
+    if case not in ("mask of other size", "mask without an object"):
+        assert not list(cache.rglob("*.npy"))
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("code.pt", "damaged, or a pickle of more than tensors"),
+        ("foreign.safetensors", "weights of another network"),
+        ("none.pth", "no such file of backbone weights"),
+    ],
+)
+def test_bad_weights_of_the_backbone(world, tmp_path, refused, file, message):
+    before = tree(world)
+    args = ("train", "--out", tmp_path / "out", "--data", f"folder:{world / 'data'}", "--quiet")
+    err = refused(*args, "--backbone-weights", world / file, patches={})
+    assert f"{world / file}: {message}" in err
+    assert tree(world) == before and tree(tmp_path) == {}
+
+
+# --- fss check ----------------------------------------------------------------------------------
+
+
+def spoil(root: Path) -> dict[str, str]:
+    """A data set with one of everything that is wrong; path -> what is said of it."""
+    write_boxes(root, classes=7, pictures=6)
+    one, two, three = (root / f"it's class {n}" for n in (1, 2, 6))
+    (one / "1.png").unlink()
+    (one / "2.jpg").unlink()
+    (one / "3.jpeg").write_bytes(b"")
+    (root / "nothing").mkdir()
+    (root / "nothing" / "notes.txt").write_text("no picture")
+    for name, keep in (("1.jpg", 300), ("2.png", 40)):
+        (two / name).write_bytes((two / name).read_bytes()[:keep])
+    (two / "3.jpg").write_text("no picture")
+    Image.new("L", (80, 60)).save(two / "4.png")
+    Image.new("L", (80, 61), 255).save(two / "5.png")
+    values = np.arange(80 * 60, dtype=np.uint8).reshape(60, 80) // 86
+    Image.fromarray(values).save(two / "6.png")
+    frames = [Image.new("RGB", (80, 60), colour) for colour in ("red", "blue")]
+    frames[0].save(three / "1.webp", save_all=True, append_images=frames[1:])
+    (three / "1.jpg").unlink()
+    Image.fromarray(np.zeros((60, 80), np.float32)).save(three / "2.tiff")
+    (three / "2.jpg").unlink()
+    Image.new("RGB", (80, 60), (200, 0, 0)).save(three / "3.png")
+    Image.new("L", (10_000, 9_000)).save(three / "4.jpg")
+    (three / "5.jpg").unlink()
+    (three / "5.jpg").mkdir()
+    return {
+        f"{one / '1.jpg'}": "add 1.png beside it",
+        f"{one / '2.png'}": "add 2.jpg beside it",
+        f"{one / '3.jpg'} and 3.jpeg": "share one mask",
+        f"{root / 'nothing'}": "expected <n>.jpg with its mask",
+        f"{two / '1.jpg'}": "cannot be read",
+        f"{two / '2.png'}": "cannot be read",
+        f"{two / '3.jpg'}": "is no picture",
+        f"{two / '4.png'}": "marks no object",
+        f"{two / '5.png'}": "is 80 x 61 pixels, its picture 5.jpg 80 x 60",
+        f"{two / '6.png'}": "holds the values",
+        f"{three / '1.webp'}": "several frames",
+        f"{three / '2.tiff'}": "floating-point",
+        f"{three / '3.png'}": "coloured",
+        f"{three / '4.jpg'}": "more than 89,478,485 pixels; make it smaller",
+        f"{three / '5.jpg'}": "cannot be read (Is a directory)",
+    }
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_check_lists_everything_that_is_wrong(tmp_path, said, workers):
+    expected = spoil(tmp_path / "data")
+    (tmp_path / "data" / "val.txt").write_text("it's class 0\nnot here\n")
+    before = tree(tmp_path)
+    spec = f"folder:{tmp_path / 'data'}"
+    code, out, err = said("check", "--data", spec, "--workers", workers, "--quiet")
+    *lines, last = out.splitlines()
+    for path, reason in expected.items():
+        (line,) = (line for line in lines if path in line and reason in line)
+        lines.remove(line)
+    (absent,) = lines
+    assert "1 of the 2 val classes have no folder" in absent and "not here" in absent
+    assert last == f"{spec}: {len(expected) + 1} problems"
+    assert (code, err) == (1, "")
+    assert tree(tmp_path) == before
+
+
+def test_check_finds_a_whole_folder_sound_and_shows_its_progress(world, said):
+    code, out, err = said("check", "--data", f"folder:{world / 'data'}")
+    assert (code, out) == (0, f"folder:{world / 'data'}: every picture is sound\n")
+    assert all(f"{split}: 100%" in err for split in ("train", "val", "test"))
+    code, out, _ = said("check", "--data", f"folder:{world / 'other'}", "--quiet")
+    assert code == 0 and "sound" in out  # one class: the splits without any are no error
+
+
+# --- what is odd and works ----------------------------------------------------------------------
+
+
+def test_pictures_of_every_kind_are_read(world, tmp_path, said):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "l'été d'Anna (1)"
+    folder.mkdir()
+    grey = Image.fromarray(rng.integers(0, 256, (50, 70), dtype=np.uint8))
+    colour = Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pictures = {
+        "grey.jpg": (grey, {}),
+        "alpha.png": (colour.convert("RGBA"), {}),
+        "print.jpg": (colour.convert("CMYK"), {}),
+        "sixteen.tif": (Image.fromarray(rng.integers(0, 65536, (50, 70), dtype=np.uint16)), {}),
+        "turned.jpg": (colour.transpose(Image.Transpose.ROTATE_90), {"exif": exif}),
+        "point.png": (colour.crop((0, 0, 1, 1)), {}),
+        "8,000.png": (colour.resize((8000, 60)), {}),
+    }
+    support = []
+    for name, (image, options) in pictures.items():
+        image.save(folder / name, **options)
+        width, height = image.size if name != "turned.jpg" else image.size[::-1]
+        mask = np.zeros((height, width), np.uint8)
+        mask[: max(1, height // 2)] = 255
+        Image.fromarray(mask).save(folder / f"mask of {name}.png")
+        support += ["--support", folder / name, folder / f"mask of {name}.png"]
+    palette = colour.convert("P")
+    palette.save(folder / "query's.png")
+    code, out, err = said(
+        "predict", "--checkpoint", world / "run", *support,
+        "--query", folder / "query's.png", "--out", folder / "mask's.png",
+    )  # fmt: skip
+    assert (code, err) == (0, ""), err
+    with Image.open(folder / "mask's.png") as image:
+        assert image.size == (70, 50)
+
+
+def test_small_classes_are_left_out_on_demand_and_count_as_not_covered(world, tmp_path, said):
+    code, _, err = said(
+        "eval", "--checkpoint", world / "run", "--data", f"folder:{world / 'small'}", "--quiet",
+        "--skip-small-classes", "--episodes", "5", "--json", tmp_path / "x.json",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    result = json.loads((tmp_path / "x.json").read_text())
+    assert (list(result["per_class"]), result["classes"]) == (["it's class 4"], 1)
+    assert result["not_covered"] == ["it's class 5"]
+
+
+# --- disks --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Callable[..., Path]]:
+    """Mount a small disk of its own; only root may, on Linux."""
+    mounted = []
+
+    def mount(*options: str) -> Path:
+        path = tmp_path / "disk"
+        path.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(path)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError:
+            pytest.skip("no disk can be mounted: no such command")
+        if done.returncode:
+            pytest.skip(f"no disk can be mounted: {done.stderr.strip()}")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def writers(world: Path, out: Path) -> dict[str, list]:
+    data = ["--data", f"folder:{world / 'data'}"]
+    home = world / "data" / "it's class 5"
+    pair = ["--support", home / "1.jpg", home / "1.png"]
+    checkpoint = ["--checkpoint", world / "run"]
+    return {
+        "train": ["train", *data, "--quiet", "--out", out / "run", "--set", "channels=8"],
+        "json": ["eval", *data, *checkpoint, "--quiet", "--episodes", "9", "--json", out / "x"],
+        "list": ["eval", *data, *checkpoint, "--quiet", "--save-list", out / "x"],
+        "mask": ["predict", *checkpoint, *pair, "--query", home / "2.jpg", "--out", out / "x.png"],
+    }
+
+
+@pytest.mark.parametrize("command", ["train", "json", "list", "mask"])
+def test_a_full_disk(world, disk, refused, command):
+    out = disk("size=8k")
+    (out / "full").write_bytes(bytes(8192))
+    err = refused(*writers(world, out)[command])
+    assert str(out) in err and "cannot be written (No space left on device); choose another" in err
+    assert list(tree(out)) == ["full"]
+
+
+@pytest.mark.parametrize("command", ["train", "json", "list", "mask"])
+def test_a_read_only_folder(world, disk, refused, command):
+    out = disk("ro")
+    err = refused(*writers(world, out)[command])
+    assert str(out) in err and "cannot be written (Read-only file system); choose another" in err
+    assert tree(out) == {}
+
+
+def test_a_full_disk_under_the_cache(world, disk, refused, tmp_path):
+    cache = disk("size=64k")
+    err = refused(*writers(world, tmp_path)["json"], XDG_CACHE_HOME=cache)
+    assert "no room for the feature cache (" in err and "set XDG_CACHE_HOME to a larger disk" in err
+    assert not [path for path in cache.rglob("*") if path.is_file() or ".part" in path.name]
+    assert not (tmp_path / "x").exists()
+
+
+# --- the cache ----------------------------------------------------------------------------------
+
+
+def test_a_cache_over_its_cap(world, refused, tmp_path, cache):
+    err = refused(*writers(world, tmp_path)["json"], FSS_CACHE_GB="0.00001")
+    assert "would exceed its cap of 1e-05 GB; set FSS_CACHE_GB higher, or do without" in err
+    assert list(cache.rglob("*.npy")) == [] and tree(tmp_path) == {}
+    assert "use a number" in refused(*writers(world, tmp_path)["json"], FSS_CACHE_GB="-1")
+
+
+def test_an_interrupted_or_foreign_cache_is_made_anew(world, said, tmp_path, cache):
+    def measured(name: str) -> dict:
+        *args, _ = writers(world, tmp_path)["json"]
+        code, _, err = said(*args, tmp_path / name)
+        assert (code, err) == (0, "")
+        result = json.loads((tmp_path / name).read_text())
+        del result["seconds"]
+        return result
+
+    whole = measured("whole.json")
+    (folder,) = (cache / "fss" / "features").iterdir()
+    os.truncate(folder / "block2.npy", 500)
+    assert measured("interrupted.json") == whole
+    # The features of another data set, under the name of this one's.
+    np.save(folder / "block2.npy", np.zeros_like(np.load(folder / "block2.npy")))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "key": "another"}))
+    assert measured("foreign.json") == whole
+
+
+# --- signals, and two at once -------------------------------------------------------------------
+
+SETTINGS = ["channels=4", "size=32", "batch=1", "val_episodes=1", "warmup=0"]
+
+
+def start(world: Path, out: Path, *more, patches=TINY) -> Fss:
+    args = ["train", "--out", out, "--data", f"folder:{world / 'data'}", "--workers", "0"]
+    folder = out.with_name(f"{out.name}-{time.monotonic_ns()}")
+    folder.mkdir()
+    return Fss(*args, "--set", *SETTINGS, *more, folder=folder, patches=patches)
+
+
+def test_two_trainings_into_one_folder(world, tmp_path):
+    out = tmp_path / "run"
+    first = start(world, out, "steps=1000000", "val_every=5")
+    first.wait_for("step 5:")
+    for more in ([], ["--resume"]):
+        second = start(world, out, "steps=1000000", "val_every=5", *more)
+        assert second.end() == 2
+        assert second.err.splitlines()[-1] == (
+            f"fss: error: {out}: another training is writing here; wait for its end, "
+            "or choose another folder"
+        )
+    first.send(signal.SIGTERM)  # it was not disturbed
+    assert first.end() == 143
+    assert "stopped by SIGTERM after step" in first.err.splitlines()[-1]
+    assert sorted(os.listdir(out)) == ["best.safetensors", "last.safetensors", "log.jsonl"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_cache_is_made(world, tmp_path, cache, number):
+    stopped = start(world, tmp_path / "run", patches={**TINY, "fss.features.extract": slow_extract})
+    stopped.wait_until(lambda: any(cache.rglob("*.part-*")))
+    stopped.send(number)
+    assert stopped.end() == 128 + number
+    name = {signal.SIGTERM: "stopped by SIGTERM", signal.SIGINT: "interrupted"}[number]
+    assert stopped.err.splitlines()[-1] == f"fss: {name}"
+    assert "Traceback" not in stopped.err
+    assert list((cache / "fss" / "features").iterdir()) == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_killed_at_ten_random_moments_a_run_ends_as_if_never_killed(world, tmp_path):
+    more = ["steps=300", "val_every=20"]
+    patches = {**TINY, "fss.train.SAVE_EVERY": 7}
+    began = time.monotonic()
+    whole = start(world, tmp_path / "whole", *more, patches=patches)
+    assert whole.end() == 0, whole.err
+    seconds = time.monotonic() - began
+    moments, killed = random.Random(3), 0
+    while killed < 10:
+        run = start(world, tmp_path / "killed", *more, "--resume", patches=patches)
+        run.process.join(moments.uniform(0, seconds / 8))
+        run.send(signal.SIGKILL)
+        assert run.end() == -signal.SIGKILL, run.err
+        killed += 1
+    run = start(world, tmp_path / "killed", *more, "--resume", patches=patches)
+    assert run.end() == 0, run.err
+    for name in ("last", "best"):
+        a, b = (load_file(tmp_path / kind / f"{name}.safetensors") for kind in ("whole", "killed"))
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    logs = [(tmp_path / kind / "log.jsonl").read_text() for kind in ("whole", "killed")]
+    assert logs[0] == logs[1]
+    assert sorted(os.listdir(tmp_path / "killed")) == sorted(os.listdir(tmp_path / "whole"))
+
+
+# --- a loss that is not finite ------------------------------------------------------------------
+
+
+def test_a_diverging_run_stops_with_a_file_that_repeats_the_step(world, tmp_path, said):
+    out = tmp_path / "run"
+    run = start(world, out, "steps=50", "lr=1e30", "val_every=50")
+    assert run.end() == 2
+    line = run.err.splitlines()[-1]
+    assert "Traceback" not in run.err
+    assert line.startswith("fss: error: step 2: the loss is ") and "in episode 1, class" in line
+    assert f"fss replay {out / 'nonfinite.safetensors'} repeats the step" in line
+    reason = line.removeprefix("fss: error: step 2: ").partition(",")[0]
+    code, printed, err = said("replay", out / "nonfinite.safetensors")
+    assert (code, printed, err) == (2, "", f"fss: error: {reason}\n")
