@@ -11,7 +11,8 @@ NOTEBOOKS := .venv/bin/python tools/notebooks.py
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run-all run-full test refresh lint lab bench weights photos tables lock clean
+.PHONY: help setup run-all run-full test refresh lint lab bench weights photos leakage tables lock \
+  clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Threads that wait by spinning slow small operations many times over when the cores are busy.
@@ -72,6 +73,9 @@ photos: $(READY) ## train and measure on real pictures: make photos PHOTOS=path/
 	.venv/bin/python tools/compare.py photos --data "folder:$(PHOTOS)" --label 'folder:$$PHOTOS' \
 	  --arms base danet repaired --set size=256 steps=2000 val_every=500
 	$(MAKE) tables
+
+leakage: $(READY) ## train on the test classes and without them, and measure both (half an hour)
+	.venv/bin/python tools/leakage.py
 
 tables: $(READY) ## put the measured figures of results/ into README.md
 	.venv/bin/python tools/tables.py
