@@ -157,7 +157,7 @@ BAD = {
     "a file": ([*TRAIN, "--data", "folder:{world}/file"], "no folder {world}/file"),
     "empty folder": ([*TRAIN, "--data", "folder:{world}/empty"], "no class folders"),
     "no classes in it": ([*EVAL, "--data", "folder:{world}/data/it's class 5"], "no class folders"),
-    "pictures, not classes": ([*EVAL, "--data", "folder:{world}"], "no pictures in {world}/empty"),
+    "pictures, not classes": ([*EVAL, "--data", "folder:{world}"], "no pictures in {world}/run"),
     "no mask": ([*TRAIN, "--data", "folder:{world}/unpaired"],
                 "0/2.jpg; add 2.png beside it, or remove the picture (and 2 more, which fss check"),
     "small class": ([*EVAL, "--data", "folder:{world}/small"],
@@ -265,7 +265,7 @@ def spoil(root: Path) -> dict[str, str]:
     (one / "3.jpeg").write_bytes(b"")
     (root / "nothing").mkdir()
     (root / "nothing" / "notes.txt").write_text("no picture")
-    for name, keep in (("1.jpg", 300), ("2.png", 40)):
+    for name, keep in (("1.jpg", 300), ("2.png", -40)):
         (two / name).write_bytes((two / name).read_bytes()[:keep])
     (two / "3.jpg").write_text("no picture")
     Image.new("L", (80, 60)).save(two / "4.png")
@@ -433,7 +433,7 @@ def test_a_read_only_folder(world, disk, refused, command):
 
 
 def test_a_full_disk_under_the_cache(world, disk, refused, tmp_path):
-    cache = disk("size=64k")
+    cache = disk("size=16k")
     err = refused(*writers(world, tmp_path)["json"], XDG_CACHE_HOME=cache)
     assert "no room for the feature cache (" in err and "set XDG_CACHE_HOME to a larger disk" in err
     assert not [path for path in cache.rglob("*") if path.is_file() or ".part" in path.name]
