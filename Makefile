@@ -17,7 +17,7 @@ SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Threads that wait by spinning slow small operations many times over when the cores are busy.
 export OMP_WAIT_POLICY := passive
-export GOMP_SPINCOUNT := 0
+export GOMP_SPINCOUNT := 1000
 # Sums depend on the number of threads: outputs are made and checked with one, a worker a core.
 test refresh: export OMP_NUM_THREADS := 1
 

@@ -265,7 +265,7 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line; bad input is one line on stderr and exit code 2."""
     # Threads that spin while they wait slow everything on busy cores; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     args = sys.argv[1:] if args is None else args
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all names

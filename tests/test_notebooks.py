@@ -24,16 +24,9 @@ def test_the_course_begins_with_start_here():
     assert NOTEBOOKS and NOTEBOOKS[0].name == "00_start_here.ipynb"
 
 
-# Rules that a notebook does not keep yet; strict, so that a mended one has to leave this list.
-NOT_YET = {("07_train_on_a_fold", "has_short_cells"), ("08_evaluate", "has_short_cells")}
-
-
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook(path, rule, request):
-    if (path.stem, rule.__name__) in NOT_YET:
-        mark = pytest.mark.xfail(strict=True, reason="to be cut into shorter cells")
-        request.applymarker(mark)
+def test_notebook(path, rule):
     assert rule(read(path), path) == []
 
 

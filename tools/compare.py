@@ -96,7 +96,7 @@ out of the training folds. The backbone is frozen; its weights are not in the fi
 - kept: step {trained["step"]}, the best by validation mIoU ({100 * trained["best"]:.1f})
 - command: `{result["command"]}`
 - machine: {", ".join(f"{key} {value}" for key, value in result["machine"].items())}
-- time: {trained["seconds"] / 60:.0f} minutes to that step, features included
+- time: {trained["seconds"] / 60:.0f} minutes to that step; cached features took none
 
 Measured once (a single run) on {row["episodes"]} episodes of the {row["classes"]} test classes,
 seed {row["seed"]}, in per cent with 95 % bootstrap intervals over the episodes:
