@@ -111,14 +111,18 @@ class Run:
             for index, state in self.optimizer.state_dict()["state"].items()
             for slot, value in state.items()
         }
-        save_checkpoint(self.model, self.out / name, trained=trained, optimizer=slots)
+        # The log goes first: whoever resumes drops what it has beyond the checkpoint, while a
+        # record that it lacks would be lost.
         self._write_log()
+        save_checkpoint(self.model, self.out / name, trained=trained, optimizer=slots)
 
     def _trained(self) -> dict[str, Any]:
         seconds = round(self.seconds + time.perf_counter() - self.started, 1)
         return {**self.settings, "step": self.step, "best": self.best, "seconds": seconds}
 
     def _write_log(self) -> None:
+        if not self.records:  # a run that was killed before its first checkpoint leaves nothing
+            return
         lines = "".join(json.dumps(record) + "\n" for record in self.records)
         write_atomically(self.out / LOG, lines.encode())
 

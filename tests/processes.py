@@ -23,6 +23,8 @@ def _main(
     args: Sequence[str], out: str, err: str, environment: dict[str, str], patches: dict[str, Any]
 ) -> None:
     os.environ.update(environment)
+    # A process of a fork server starts its own workers by a server too, which imports torch anew.
+    multiprocessing.set_start_method(None, force=True)
     for name, value in patches.items():
         module, _, attribute = name.rpartition(".")
         setattr(import_module(module), attribute, value)

@@ -125,6 +125,20 @@ def test_other_pictures_are_refused(pictures):
         frozen("efficientnet_lite0")(pictures)
 
 
+@pytest.mark.parametrize("value", [255.0, 17.0, float("nan"), float("inf")])
+def test_pictures_of_another_range_are_refused(value):
+    pictures = torch.zeros(2, 3, 32, 32)
+    pictures[1, 2, 3, 4] = value
+    with pytest.raises(ValueError, match="expected pictures in 0..1, got values up to .*divide by"):
+        frozen("efficientnet_lite0")(pictures)
+
+
+def test_noise_and_no_picture_at_all_pass():
+    backbone = frozen("efficientnet_lite0")
+    assert backbone(4 * torch.randn(1, 3, 32, 32)).block2.isfinite().all()
+    assert len(backbone(torch.zeros(0, 3, 32, 32)).block2) == 0
+
+
 def test_unknown_name():
     with pytest.raises(InputError, match="unknown backbone 'resnet5'; did you mean 'resnet50'"):
         load_backbone("resnet5")

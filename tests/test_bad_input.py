@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jupyter_client.manager import start_new_kernel
 from PIL import Image
 from processes import Fss
 from safetensors.torch import load_file, save_file
 from tiny import load_tiny, network, slow_extract, write_boxes
 
-from fss.checkpoint import save_checkpoint
+from fss.checkpoint import read_checkpoint, save_checkpoint
 from fss.episodes import EpisodeList
 
 TINY = {"fss.model.load_backbone": load_tiny}
@@ -482,6 +483,15 @@ def start(world: Path, out: Path, *more, patches=TINY) -> Fss:
     return Fss(*args, "--set", *SETTINGS, *more, folder=folder, patches=patches)
 
 
+def same_runs(*folders: Path) -> bool:
+    """Whether two runs hold the same files, bit for bit but for the seconds they took."""
+    for name in ("last", "best"):
+        a, b = (load_file(folder / f"{name}.safetensors") for folder in folders)
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    logs = [(folder / "log.jsonl").read_text() for folder in folders]
+    return logs[0] == logs[1] and set(os.listdir(folders[0])) == set(os.listdir(folders[1]))
+
+
 def test_two_trainings_into_one_folder(world, tmp_path):
     out = tmp_path / "run"
     first = start(world, out, "steps=1000000", "val_every=5")
@@ -519,21 +529,15 @@ def test_killed_at_ten_random_moments_a_run_ends_as_if_never_killed(world, tmp_p
     whole = start(world, tmp_path / "whole", *more, patches=patches)
     assert whole.end() == 0, whole.err
     seconds = time.monotonic() - began
-    moments, killed = random.Random(3), 0
-    while killed < 10:
+    moments = random.Random(3)
+    for _ in range(10):
         run = start(world, tmp_path / "killed", *more, "--resume", patches=patches)
         run.process.join(moments.uniform(0, seconds / 8))
         run.send(signal.SIGKILL)
         assert run.end() == -signal.SIGKILL, run.err
-        killed += 1
     run = start(world, tmp_path / "killed", *more, "--resume", patches=patches)
     assert run.end() == 0, run.err
-    for name in ("last", "best"):
-        a, b = (load_file(tmp_path / kind / f"{name}.safetensors") for kind in ("whole", "killed"))
-        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-    logs = [(tmp_path / kind / "log.jsonl").read_text() for kind in ("whole", "killed")]
-    assert logs[0] == logs[1]
-    assert sorted(os.listdir(tmp_path / "killed")) == sorted(os.listdir(tmp_path / "whole"))
+    assert same_runs(tmp_path / "killed", tmp_path / "whole")
 
 
 # --- a loss that is not finite ------------------------------------------------------------------
@@ -550,3 +554,49 @@ def test_a_diverging_run_stops_with_a_file_that_repeats_the_step(world, tmp_path
     reason = line.removeprefix("fss: error: step 2: ").partition(",")[0]
     code, printed, err = said("replay", out / "nonfinite.safetensors")
     assert (code, printed, err) == (2, "", f"fss: error: {reason}\n")
+
+
+# --- in a notebook ------------------------------------------------------------------------------
+
+CELL = """
+import sys
+sys.path.insert(0, {tests!r})
+import fss.train, tiny
+from fss.config import DANetConfig, TrainConfig
+
+fss.train.SAVE_EVERY = 5
+config = TrainConfig(steps=150, size=32, batch=1, val_episodes=1, warmup=0, val_every=20)
+
+def train(data, out):
+    with tiny.tiny_backbones():
+        fss.train.train(DANetConfig(channels=4), config, data, out, progress=False)
+"""
+
+
+def test_bad_input_in_a_cell_and_a_kernel_that_is_killed_in_mid_cell(world, tmp_path):
+    last = tmp_path / "killed" / "last.safetensors"
+    manager, client = start_new_kernel(kernel_name="python3", env={**os.environ})
+    try:
+        done = client.execute_interactive(CELL.format(tests=str(Path(__file__).parent)))
+        assert done["content"]["status"] == "ok"
+        cell = f"train('folder:{tmp_path}/none', '{tmp_path}/x')"
+        said = client.execute(cell, reply=True, timeout=60)["content"]
+        assert (said["ename"], said["evalue"]) == (
+            "InputError",
+            f"no folder {tmp_path}/none; give the path of the folder that holds the classes",
+        )
+        assert tree(tmp_path) == {}
+        client.execute(f"train('folder:{world / 'data'}', '{last.parent}')")
+        until = time.monotonic() + 60
+        while not last.is_file() or not read_checkpoint(last)[0]["trained"]["step"]:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)  # by SIGKILL
+        manager.cleanup_resources()
+    assert 0 < read_checkpoint(last)[0]["trained"]["step"] < 150
+    for name, more in (("killed", ["--resume"]), ("whole", [])):
+        run = start(world, tmp_path / name, "steps=150", "val_every=20", *more)
+        assert run.end() == 0, run.err
+    assert same_runs(tmp_path / "killed", tmp_path / "whole")

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from functools import wraps
@@ -143,7 +144,8 @@ def test_help_explains_every_option(command, capsys):
     assert " ".join(COMMANDS[command].__doc__.split()) in text
     for name, kind in get_type_hints(COMMANDS[command], include_extras=True).items():
         if name != "return":
-            assert re.search(rf"--(no-)?{name.replace('_', '-')}\b", text), name
+            option = rf"--(no-)?{name.replace('_', '-')}\b"
+            assert re.search("fss replay .*PATH" if name == "failed" else option, text), name
             (told,) = (part.help for part in kind.__metadata__ if getattr(part, "help", None))
             assert told in text, name
 
@@ -233,6 +235,38 @@ def test_an_interruption_ends_with_130(monkeypatch, capsys):
         main(["check"])
     assert end.value.code == 130
     assert capsys.readouterr().err == "fss: interrupted\n"
+
+
+def test_sigterm_ends_with_143_after_tidying_up(monkeypatch, capsys):
+    tidied = []
+
+    def terminated():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            tidied.append(True)
+
+    monkeypatch.setattr("fss.cli._parse", lambda args: terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        main(["check"])
+    assert end.value.code == 143 and tidied
+    assert capsys.readouterr().err == "fss: stopped by SIGTERM\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_nobody_reads_on(world):
+    """As in `fss check | head -0`."""
+    command = f"{sys.executable} -m fss check --quiet --data 'folder:{world / 'data'}' --workers 1"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    script = f"set -o pipefail; ({command}; echo $? >&2) | true"
+    found = subprocess.run(
+        ["bash", "-c", script.replace("it's", "its")],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stderr == "141\n"
 
 
 def test_the_package_offers_load_and_nothing_unknown():

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -9,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import boxes
+from tiny import Boxes, boxes
 
 from fss.episodes import (
     Episode,
@@ -21,6 +23,7 @@ from fss.episodes import (
     episode_loader,
     mirror,
     read_all,
+    without_small_classes,
 )
 from fss.errors import InputError
 
@@ -285,3 +288,24 @@ def test_a_bad_picture_is_one_line_with_workers_too(workers):
     with pytest.raises(InputError) as error:
         list(read_all(loader))
     assert str(error.value) == "it's/1.jpg is no picture; convert it to JPEG or PNG"
+
+
+class Deadly(Boxes):
+    def read(self, class_name, image_name, size):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_told_in_one_line():
+    data = replace(DATA, reader=Deadly())
+    loader = episode_loader(EpisodeDataset(data, sample()), batch=2, workers=1)
+    with pytest.raises(InputError, match="was killed, probably for lack of memory.*fewer workers"):
+        list(read_all(loader))
+
+
+def test_small_classes_are_left_out():
+    ragged = replace(DATA, images={**DATA.images, "test 1": ("0", "1"), "test 2": ("0",)})
+    for shots, small in ((1, {"test 2"}), (2, {"test 1", "test 2"})):
+        left = without_small_classes(ragged, shots).images
+        assert left == {name: ragged.images[name] for name in ragged.images if name not in small}
+    with pytest.raises(InputError, match="boxes: no test class has the 100 pictures that a 99-sho"):
+        without_small_classes(ragged, 99)

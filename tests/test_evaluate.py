@@ -39,8 +39,8 @@ def test_the_result_has_the_public_format():
     result = json.loads(json.dumps(measure(network(prior=None))))
     assert result.keys() == {
         "miou", "miou_interval", "fb_iou", "mean_episode_iou", "per_class", "episodes", "classes",
-        "episodes_sha256", "data", "split", "fold", "shots", "seed", "size", "config", "trained",
-        "seconds",
+        "not_covered", "episodes_sha256", "data", "split", "fold", "shots", "seed", "size",
+        "config", "trained", "seconds",
     }  # fmt: skip
     low, high = result["miou_interval"]
     assert 0 <= low <= result["miou"] <= high <= 1
@@ -50,6 +50,7 @@ def test_the_result_has_the_public_format():
     drawn = {episode.class_name for episode in EPISODES}
     assert result["per_class"].keys() == drawn
     assert result["classes"] == len(drawn)
+    assert result["not_covered"] == [name for name in DATA.classes if name not in drawn]
     assert result["miou"] == pytest.approx(sum(result["per_class"].values()) / len(drawn))
     assert result["episodes_sha256"] == EPISODES.sha256
     assert DANetConfig.from_json(result["config"]) == DANetConfig(channels=8, prior=None)
@@ -127,6 +128,7 @@ def test_figures_name_classes_by_their_place():
     result = figures(tally, ("a", "b", "c"))
     assert result["per_class"] == {"c": 0.5}
     assert (result["classes"], result["episodes"]) == (1, 1)
+    assert result["not_covered"] == ["a", "b"]
 
 
 def test_the_network_predicts_as_its_call_does():

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -162,7 +163,7 @@ def other_rows(file: Path) -> None:
     np.save(file, map_[:-1])
     manifest = json.loads((file.parent / "manifest.json").read_text())
     (file.parent / "manifest.json").write_text(
-        json.dumps({**manifest, file.stem: [20, *map_.shape[1:]]})
+        json.dumps({**manifest, "shapes": {**manifest["shapes"], file.stem: [20, *map_.shape[1:]]}})
     )
 
 
@@ -179,7 +180,12 @@ DAMAGE = {
     "an empty manifest": lambda file: (file.parent / "manifest.json").write_text("{}"),
     "a manifest of a list": lambda file: (file.parent / "manifest.json").write_text("[1]"),
     "a manifest of null": lambda file: (file.parent / "manifest.json").write_text("null"),
-    "a manifest of numbers": lambda file: (file.parent / "manifest.json").write_text('{"mask": 3}'),
+    "a manifest of numbers": lambda file: (file.parent / "manifest.json").write_text(
+        json.dumps({"key": file.parent.name, "shapes": {"mask": 3}})
+    ),
+    "a manifest without the shapes": lambda file: (file.parent / "manifest.json").write_text(
+        json.dumps({"key": file.parent.name})
+    ),
     "a file": lambda file: (shutil.rmtree(file.parent), file.parent.write_text("x")),
 }
 
@@ -305,22 +311,60 @@ def test_the_longest_unused_caches_go_when_all_exceed_the_cap(cache, monkeypatch
     last = CachedFeatures(model, boxes(3, 7, salt="e"))
     assert folders(cache) == sorted([sources[0].folder, sources[3].folder, last.folder])
     assert same(read(sources[1]), used)  # whoever has it open goes on
-    monkeypatch.setenv("FSS_CACHE_GB", "0")
+    monkeypatch.setenv("FSS_CACHE_GB", str(1.01 * size / 1e9))
     assert read(CachedFeatures(model, boxes(3, 7, salt="f")))
     assert len(folders(cache)) == 1
 
 
+def test_a_cache_above_the_cap_is_refused_and_costs_no_other(cache, monkeypatch, extracted):
+    model = network()
+    whole = CachedFeatures(model, DATA)
+    size = sum(file.stat().st_size for file in whole.folder.iterdir())
+    monkeypatch.setenv("FSS_CACHE_GB", str(0.9 * size / 1e9))
+    read(CachedFeatures(model, DATA))  # it is there, and needs no room
+    extracted.clear()
+    with pytest.raises(InputError, match=r"cache of .* GB would exceed its cap of .*FSS_CACHE_GB"):
+        CachedFeatures(model, boxes(3, 7, salt="other "))
+    assert len(extracted) == 1  # told after a first chunk, not after all
+    assert folders(cache) == [whole.folder]
+
+
+def test_a_cache_of_another_name_is_not_used(cache, extracted):
+    model, other = network(), boxes(3, 7, salt="other ")
+    source, theirs = CachedFeatures(model, DATA), CachedFeatures(model, other)
+    whole = read(theirs)
+    shutil.rmtree(theirs.folder)
+    source.folder.rename(theirs.folder)
+    assert same(read(CachedFeatures(model, other)), whole)
+
+
+def test_a_cache_that_is_shared_and_read_only_is_used(monkeypatch, extracted):
+    model = network()
+    whole = read(CachedFeatures(model, DATA))
+    extracted.clear()
+
+    def refuse(*args):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert same(read(CachedFeatures(model, DATA)), whole)
+    assert extracted == []
+
+
 def test_files_of_others_in_the_cache_folder_stay(cache, monkeypatch):
-    monkeypatch.setenv("FSS_CACHE_GB", "0")
-    (cache / "fss" / "features").mkdir(parents=True)
+    old = aged(CachedFeatures(network(), boxes(3, 7, salt="old ")), 100)
+    size = sum(file.stat().st_size for file in old.folder.iterdir())
+    monkeypatch.setenv("FSS_CACHE_GB", str(1.01 * size / 1e9))
     (cache / "fss" / "features" / "README").write_text("hello")
     source = CachedFeatures(network(), DATA)
     assert [path.name for path in folders(cache)] == sorted(["README", source.folder.name])
+    assert source.folder != old.folder
 
 
-def test_a_cap_that_is_no_number_is_refused_before_the_work(monkeypatch, extracted):
-    monkeypatch.setenv("FSS_CACHE_GB", "20 GB")
-    with pytest.raises(InputError, match="FSS_CACHE_GB='20 GB': use a number of gigabytes"):
+@pytest.mark.parametrize("cap", ["20 GB", "-1", "nan", ""])
+def test_a_cap_that_is_no_number_is_refused_before_the_work(monkeypatch, extracted, cap):
+    monkeypatch.setenv("FSS_CACHE_GB", cap)
+    with pytest.raises(InputError, match=f"FSS_CACHE_GB='{cap}': use a number of gigabytes"):
         CachedFeatures(network(), DATA)
     assert extracted == []
 

@@ -334,3 +334,78 @@ def test_broken_pair_is_named_when_it_is_read(tmp_path):
     with pytest.raises(InputError, match="no object") as caught:
         data["cup"][1]
     assert str(broken) in str(caught.value)
+
+
+def test_a_name_that_is_not_utf_8(tmp_path):
+    tree(tmp_path, "cup", "dog")
+    try:
+        os.mkdir(os.fsencode(tmp_path) + b"/caf\xe9")
+    except OSError:
+        pytest.skip("this disk holds UTF-8 names only")
+    fails(tmp_path, "train", "not UTF-8", "caf", "rename it")
+
+
+# Any folder at all
+
+PNG = st.sampled_from(["sound", "without an object", "of another size", "garbage", None])
+JPEG = st.sampled_from([("sound", ".jpg"), ("sound", ".bmp"), ("garbage", ".jpg"), None])
+FILES = st.dictionaries(st.sampled_from(["1", "2", "it's 3"]), st.tuples(JPEG, PNG), max_size=3)
+ROOTS = st.dictionaries(st.sampled_from(["a", "b", "d'or", ".hidden"]), FILES, max_size=4)
+LINES = st.dictionaries(
+    st.sampled_from([f"{split}.txt" for split in SPLITS]),
+    st.lists(st.sampled_from(["a", "b", "d'or", "none"])),
+)
+
+
+def plant(root: Path, classes: dict, lists: dict) -> None:
+    for name, files in classes.items():
+        (root / name).mkdir()
+        for stem, (picture, mask) in files.items():
+            if picture:
+                kind, suffix = picture
+                path = root / name / f"{stem}{suffix}"
+                path.write_text("garbage")
+                if kind == "sound":
+                    Image.new("RGB", (8, 4), "red").save(path)
+            if mask:
+                path = root / name / f"{stem}.png"
+                path.write_text("garbage")
+                if mask != "garbage":
+                    value = 0 if mask == "without an object" else 255
+                    size = (4, 8) if mask == "of another size" else (8, 4)
+                    Image.new("L", size, value).save(path)
+    for name, lines in lists.items():
+        (root / name).write_text("\n".join(lines))
+
+
+@settings(max_examples=150)
+@given(ROOTS, LINES)
+def test_a_folder_is_read_whole_or_its_problems_are_listed(classes, lists):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        plant(root, classes, lists)
+        read, refused, listed, cannot = 0, [], [], False
+        for split in SPLITS:
+            try:
+                data = open_folder(root, split, SIZE, spec="x")
+                for name in data.classes:
+                    for image, mask in data[name]:
+                        assert image.shape == (3, SIZE, SIZE) and (mask == 1).any()
+                        read += 1
+            except InputError as error:
+                refused.append(str(error))
+            try:
+                sound = open_folder(root, split, SIZE, spec="x", problems=listed)
+                for name, pictures in sound.images.items():
+                    for picture in pictures:
+                        try:
+                            sound.reader.read(name, picture, SIZE)
+                        except InputError as error:
+                            listed.append(str(error))
+            except InputError:
+                cannot = True
+        assert all("\n" not in line for line in refused + listed)
+        # What stops a reader is in the list; a split without classes is no problem of the others.
+        wrong = [line for line in refused if not line.startswith("no ") or "classes in" not in line]
+        assert bool(wrong) == bool(listed) or cannot
+        assert bool(read or refused)

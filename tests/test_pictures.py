@@ -160,6 +160,16 @@ def test_no_picture_at_all(tmp_path, content):
     fails(read_rgb, path, "is no picture", "convert it")
 
 
+@pytest.mark.parametrize("factor", [1.1, 2.5])  # where pillow warns, and where it refuses
+def test_a_picture_beyond_the_limit(tmp_path, monkeypatch, factor):
+    path = save(tmp_path / "a.png", np.zeros((60, 90), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(60 * 90 / factor))
+    fails(read_rgb, path, f"more than {int(60 * 90 / factor):,} pixels", "make it smaller")
+    fails(read_mask, path, "make it smaller")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 90)
+    assert read_rgb(path).shape == (60, 90, 3)
+
+
 def test_missing_file_and_folder(tmp_path):
     fails(read_rgb, tmp_path / "none.jpg", "No such file", "correct the path")
     fails(read_mask, tmp_path, "cannot be read")

@@ -21,6 +21,7 @@ from fss.data import open_dataset
 from fss.episodes import EpisodeStream
 from fss.errors import InputError
 from fss.features import CachedFeatures, LiveFeatures
+from fss.files import write_atomically
 from fss.model import DANet, Prediction
 from fss.run import Run
 from fss.train import (
@@ -439,6 +440,30 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch, un
     assert log(tmp_path) == log(unbroken)
 
 
+@pytest.mark.parametrize("files", range(1, 8))
+def test_a_run_killed_between_two_files_loses_no_record(tmp_path, monkeypatch, unbroken, files):
+    class Killed(BaseException):
+        """Nothing in the kit can catch it, as if by kill -9."""
+
+    written = []
+
+    def killed(path, content):
+        write_atomically(path, content)
+        written.append(Path(path).name)
+        if len(written) == files:
+            raise Killed
+
+    monkeypatch.setattr(training, "SAVE_EVERY", 5)
+    for module in ("run", "checkpoint"):
+        monkeypatch.setattr(f"fss.{module}.write_atomically", killed)
+    with pytest.raises(Killed):
+        run(tmp_path)
+    run(tmp_path, resume=True)
+    assert written[:4] == ["last.safetensors", "last.safetensors", "best.safetensors", "log.jsonl"]
+    assert equal(weights(tmp_path), weights(unbroken))
+    assert log(tmp_path) == log(unbroken)
+
+
 def test_a_finished_run_resumes_to_its_end(tmp_path, unbroken):
     first = run(tmp_path)
     again = run(tmp_path, resume=True)
@@ -664,9 +689,7 @@ def test_a_step_that_is_not_finite_is_not_taken_and_can_be_repeated(
             run(tmp_path / "run", config)
     failed = tmp_path / "run" / "nonfinite.safetensors"
     assert f"fss replay {failed} repeats the step" in str(error.value)
-    assert sorted(os.listdir(failed.parent)) == [
-        "last.safetensors", "log.jsonl", "nonfinite.safetensors",
-    ]  # fmt: skip
+    assert sorted(os.listdir(failed.parent)) == ["last.safetensors", "nonfinite.safetensors"]
     head = {k: v for k, v in load_file(failed).items() if not k.startswith("optimizer.")}
     assert equal(head, losses[5][1])  # of the sixth step, which was the last sound one
     told = read_checkpoint(failed)[0]["trained"]["nonfinite"]
