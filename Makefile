@@ -18,8 +18,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Threads that wait by spinning slow small operations many times over when the cores are busy.
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 1000
-# Sums depend on the number of threads: outputs are made and checked with one, a worker a core.
-test refresh: export OMP_NUM_THREADS := 1
+# Sums depend on the number of threads: outputs are made and checked with one, a worker a core. One
+# is also quicker than two for small networks wherever the cores have anything else to do.
+run-all test refresh: export OMP_NUM_THREADS := 1
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
