@@ -459,7 +459,7 @@ def test_a_run_killed_between_two_files_loses_no_record(tmp_path, monkeypatch, u
     with pytest.raises(Killed):
         run(tmp_path)
     run(tmp_path, resume=True)
-    assert written[:4] == ["last.safetensors", "last.safetensors", "best.safetensors", "log.jsonl"]
+    assert set(written) == {"last.safetensors", "best.safetensors", "log.jsonl"}
     assert equal(weights(tmp_path), weights(unbroken))
     assert log(tmp_path) == log(unbroken)
 
