@@ -23,13 +23,13 @@ sys.exit(code)
 
 
 def notebooks(paths: Sequence[Path]) -> Rows:
-    """Run notebooks once each, in order and from an empty cache, as `make run-all` does.
+    """Run notebooks once each, in order, with one thread, from an empty cache: as `make run-all` does.
 
     The memory is that of the largest process, which is the kernel.
     """
     rows: Rows = []
     with TemporaryDirectory() as folder:
-        environment = os.environ | {"XDG_CACHE_HOME": folder}
+        environment = os.environ | {"XDG_CACHE_HOME": folder, "OMP_NUM_THREADS": "1"}
         for path in paths:
             build = [str(ROOT / "tools" / "notebooks.py"), "build", str(path), "--out", folder]
             start = time.perf_counter()
