@@ -23,7 +23,7 @@ sys.exit(code)
 
 
 def notebooks(paths: Sequence[Path]) -> Rows:
-    """Run notebooks once each, in order, with one thread, from an empty cache: as `make run-all` does.
+    """Run notebooks once each as `make run-all` does: in order, one thread, an empty cache.
 
     The memory is that of the largest process, which is the kernel.
     """
