@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -523,21 +524,25 @@ def test_a_signal_while_the_cache_is_made(world, tmp_path, cache, number):
 
 
 def test_killed_at_ten_random_moments_a_run_ends_as_if_never_killed(world, tmp_path):
-    more = ["steps=300", "val_every=20"]
-    patches = {**TINY, "fss.train.SAVE_EVERY": 7}
+    def go_on(name: str, *more: str) -> Fss:
+        patches = {**TINY, "fss.train.SAVE_EVERY": 7}
+        return start(world, tmp_path / name, "steps=300", "val_every=20", *more, patches=patches)
+
     began = time.monotonic()
-    whole = start(world, tmp_path / "whole", *more, patches=patches)
+    whole = go_on("whole")
     assert whole.end() == 0, whole.err
     seconds = time.monotonic() - began
-    moments = random.Random(3)
-    for _ in range(10):
-        run = start(world, tmp_path / "killed", *more, "--resume", patches=patches)
-        run.process.join(moments.uniform(0, seconds / 8))
-        run.send(signal.SIGKILL)
-        assert run.end() == -signal.SIGKILL, run.err
-    run = start(world, tmp_path / "killed", *more, "--resume", patches=patches)
-    assert run.end() == 0, run.err
-    assert same_runs(tmp_path / "killed", tmp_path / "whole")
+    moments, codes = random.Random(3), []
+    while codes.count(-signal.SIGKILL) < 10 or codes[-1] != 0:
+        name = f"run {codes.count(0)}"  # on a busy machine one may end before the tenth kill
+        run = go_on(name, "--resume")
+        if codes.count(-signal.SIGKILL) < 10:
+            run.process.join(moments.uniform(0, seconds / 8))
+            with suppress(ProcessLookupError):  # it has ended
+                run.send(signal.SIGKILL)
+        codes.append(run.end())
+        assert codes[-1] in (0, -signal.SIGKILL), run.err
+        assert codes[-1] or same_runs(tmp_path / name, tmp_path / "whole")
 
 
 # --- a loss that is not finite ------------------------------------------------------------------
@@ -559,11 +564,13 @@ def test_a_diverging_run_stops_with_a_file_that_repeats_the_step(world, tmp_path
 # --- in a notebook ------------------------------------------------------------------------------
 
 CELL = """
-import sys
+import sys, time
 sys.path.insert(0, {tests!r})
 import fss.train, tiny
 from fss.config import DANetConfig, TrainConfig
 
+step = fss.train.train_step
+fss.train.train_step = lambda *args: (time.sleep(0.1), step(*args))[1]  # time enough to be killed
 fss.train.SAVE_EVERY = 5
 config = TrainConfig(steps=150, size=32, batch=1, val_episodes=1, warmup=0, val_every=20)
 
