@@ -23,6 +23,7 @@ def _main(
     args: Sequence[str], out: str, err: str, environment: dict[str, str], patches: dict[str, Any]
 ) -> None:
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     # A process of a fork server starts its own workers by a server too, which imports torch anew.
     multiprocessing.set_start_method(None, force=True)
     for name, value in patches.items():
