@@ -61,7 +61,7 @@ lint: $(READY) ## style, formatting and types
 lab: $(READY) ## open the first notebook in JupyterLab
 	$(RUN) jupyter lab notebooks/00_start_here.ipynb
 
-bench: $(READY) ## time the kit and every notebook on this machine (ten minutes), and the memory
+bench: $(READY) ## time the kit and every notebook on this machine (five minutes), and the memory
 	.venv/bin/python tools/bench.py
 	$(MAKE) tables
 
@@ -75,7 +75,7 @@ photos: $(READY) ## train and measure on real pictures: make photos PHOTOS=path/
 	  --arms base danet repaired --set size=256 steps=2000 val_every=500
 	$(MAKE) tables
 
-leakage: $(READY) ## train on the test classes and without them, and measure both (half an hour)
+leakage: $(READY) ## train on the test classes and without them, and measure both (15 minutes)
 	.venv/bin/python tools/leakage.py
 
 tables: $(READY) ## put the measured figures of results/ into README.md

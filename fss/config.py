@@ -116,7 +116,7 @@ class DANetConfig(_Checked):
 
     @classmethod
     def published(cls, **overrides: Any) -> Self:
-        """DANet as the paper writes it, with its shapes mended; see the README's decisions."""
+        """DANet as the paper writes it, its shapes mended; the README lists every choice."""
         return cls().override(overrides)
 
     @classmethod
