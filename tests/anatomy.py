@@ -1,5 +1,6 @@
 """What holds for every notebook of the course: rules from a notebook to a list of complaints."""
 
+import ast
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,22 @@ from nbformat import NotebookNode
 Rule = Callable[[NotebookNode, Path], list[str]]
 
 LONGEST_CELL, MEDIAN_CELL = 30, 6
+FEWEST_CELLS, FEWEST_PICTURES = 25, 4
+# What every notebook has, in this order.
+SKELETON = {
+    "a title '# NN Name'": r"^# ",
+    "the promise '**You will show that** ...'": r"^\*\*You will show that\*\* ",
+    "a table with the time": r"^\| Time \|",
+    "what to have read, in that table": r"^\| Read before \|",
+    "a table of symbols and their names in `fss`": r"^\| Symbol \|.*`fss`",
+    "'## Try changing'": r"^## Try changing$",
+    "'## Exercise: ...'": r"^## Exercise: ",
+    "a folded hint": r"<summary>Hint</summary>",
+    "a folded solution": r"<summary>Solution</summary>",
+    "'## What we did not show'": r"^## What we did not show$",
+    "'## References'": r"^## References$",
+    "'**Next:**'": r"^\*\*Next:\*\*",
+}
 PARAMETERS = {"FAST": "True", "SEED": "0", "DEVICE": '"cpu"'}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # Paths of one machine, and addresses in default reprs: other readers and other runs have others.
@@ -106,11 +123,18 @@ def has_parameters(notebook: NotebookNode, path: Path) -> list[str]:
     if len(cells) != 1:
         return [f"{len(cells)} cells tagged parameters, not 1"]
     defaults = {k: v["default"] for k, v in papermill.inspect_notebook(str(path)).items()}
+    read_later = {
+        node.id
+        for i, cell in code(notebook)
+        if i > cells[0]
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Name)
+    }
     return [
         f"cell {cells[0]}: {name} = {defaults.get(name)}, not {value}"
         for name, value in PARAMETERS.items()
         if defaults.get(name) != value
-    ]
+    ] + [f"cell {cells[0]}: nothing reads {name}" for name in defaults.keys() - read_later]
 
 
 def has_captions(notebook: NotebookNode, path: Path) -> list[str]:
@@ -123,9 +147,86 @@ def has_captions(notebook: NotebookNode, path: Path) -> list[str]:
     return found
 
 
+def shown(notebook: NotebookNode, kind: str) -> list[int]:
+    """The cells that show something of a MIME type."""
+    return [
+        i
+        for i, cell in code(notebook)
+        if any(kind in output.get("data", {}) for output in cell.outputs)
+    ]
+
+
 def has_a_widget(notebook: NotebookNode, path: Path) -> list[str]:
-    shown = [output.get("data", {}) for _, cell in code(notebook) for output in cell.outputs]
-    return [] if any(WIDGET in data for data in shown) else ["no widget"]
+    found = shown(notebook, WIDGET)
+    if not found:
+        return ["no widget"]
+    pictures = shown(notebook, "image/png")
+    return [
+        f"cell {i}: no picture stands above the widget, for who has no kernel"
+        for i in found[:1]
+        if not any(picture < i for picture in pictures)
+    ]
+
+
+def is_long_enough(notebook: NotebookNode, path: Path) -> list[str]:
+    cells, pictures = len(notebook.cells), len(shown(notebook, "image/png"))
+    found = [] if cells >= FEWEST_CELLS else [f"{cells} cells, fewer than {FEWEST_CELLS}"]
+    return found + (
+        []
+        if pictures >= FEWEST_PICTURES
+        else [f"{pictures} pictures, fewer than {FEWEST_PICTURES}"]
+    )
+
+
+def has_the_skeleton(notebook: NotebookNode, path: Path) -> list[str]:
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    found, place = [], 0
+    for name, pattern in SKELETON.items():
+        match = re.compile(pattern, re.M).search(text, place)
+        if match:
+            place = match.end()
+        else:
+            found.append(f"no {name}, or not in its place")
+    if not re.search(r"\*\*Question\.\*\*[^#]*?<summary>Answer</summary>", text):
+        found.append("no **Question.** with a folded answer")
+    return found
+
+
+def has_an_exercise(notebook: NotebookNode, path: Path) -> list[str]:
+    """A stub that fails its test as long as it is one, and a solution that ran it."""
+    trees = {i: ast.parse(cell.source) for i, cell in code(notebook)}
+    stubs = [i for i, cell in code(notebook) if "skip-execution" in tags(cell)]
+    tests = {
+        f.name: f
+        for tree in trees.values()
+        for f in tree.body
+        if isinstance(f, ast.FunctionDef) and f.name.startswith("check")
+    }
+    found = [] if stubs else ["no stub tagged skip-execution"]
+    for i in stubs:
+        calls = _calls(trees[i])
+        asked = {argument for test in tests for argument in calls.get(test, ())}
+        functions = [f for f in trees[i].body if isinstance(f, ast.FunctionDef)]
+        for f in functions:
+            if not (isinstance(f.body[-1], ast.Raise) and "NotImplemented" in ast.dump(f.body[-1])):
+                found.append(f"cell {i}: {f.name} does not end with raise NotImplementedError")
+            if f.name not in asked:
+                found.append(f"cell {i}: no check is called with {f.name}")
+        for test in tests.keys() & calls.keys():
+            untried = {a.arg for a in tests[test].args.args} - _calls(tests[test]).keys()
+            found += [f"{test} never calls its argument {name}" for name in sorted(untried)]
+            if not any(test in _calls(tree) for j, tree in trees.items() if j > i):
+                found.append(f"cell {i}: no later cell runs {test} on a solution")
+    return found
+
+
+def _calls(tree: ast.AST) -> dict[str, list[str]]:
+    """Functions that are called by name, with the names that they are called with."""
+    return {
+        node.func.id: [argument.id for argument in node.args if isinstance(argument, ast.Name)]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
 
 
 def links(notebook: NotebookNode) -> Iterator[tuple[int, str]]:
@@ -171,8 +272,11 @@ RULES: list[Rule] = [
     compares,
     has_short_cells,
     has_parameters,
+    is_long_enough,
+    has_the_skeleton,
     has_captions,
     has_a_widget,
+    has_an_exercise,
     has_links_that_resolve,
     leads_on,
 ]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from anatomy import RULES, WIDGET
+from anatomy import RULES, WIDGET, tags
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
@@ -30,6 +30,14 @@ def test_notebook(path, rule):
     assert rule(read(path), path) == []
 
 
+def numbered(notebook):
+    """As if the cells that are run had been run once, from top to bottom."""
+    ran = (c for c in notebook.cells if c.cell_type == "code" and "nbval-skip" not in tags(c))
+    for count, cell in enumerate(ran, 1):
+        cell.execution_count = count
+    return notebook
+
+
 @pytest.fixture
 def sound():
     """The smallest notebook that keeps every rule."""
@@ -37,19 +45,40 @@ def sound():
     def shown(mime, value):
         return [new_output("display_data", {mime: value, "text/plain": "<Figure with 1 Axes>"})]
 
+    promise = "# 01 One\n**You will show that** it is so.\n| Time | 1 |\n| Read before | 00 |"
+    told = "| Symbol | Name in `fss` |\n**Question.** Why?\n<summary>Answer</summary>"
+    skipped = {"tags": ["skip-execution", "nbval-skip"]}
     cells = [
-        new_markdown_cell("# Title\n## First step"),
+        new_markdown_cell(promise + "\n## First step"),
         new_code_cell('FAST = True\nSEED = 0\nDEVICE = "cpu"', metadata={"tags": ["parameters"]}),
-        new_code_cell("draw()", outputs=shown("image/png", "aaaa")),
-        new_markdown_cell("*A red square.*"),
+        new_code_cell("draw(FAST, SEED, DEVICE)", outputs=shown("image/png", "aaaa")),
+        new_markdown_cell("*A red square.*\n" + told),
         new_code_cell("slider", outputs=shown(WIDGET, {"model_id": "1"})),
         new_code_cell("1 / 1", outputs=[new_output("stream", text="1.0\n")]),
-        new_markdown_cell("[up](#First-step), [next](other.ipynb), [web](https://example.org)"),
+        new_markdown_cell("## Try changing\n## Exercise: half"),
+        new_code_cell("def check(half):\n    assert half(2) == 1"),
+        new_code_cell(
+            'def half(x):\n    raise NotImplementedError("your line")\n\n\ncheck(half)',
+            metadata=skipped,
+        ),
+        new_markdown_cell("<summary>Hint</summary>\n<summary>Solution</summary>"),
+        new_code_cell("check(lambda x: x / 2)"),
+        *(
+            cell
+            for _ in range(3)
+            for cell in (
+                new_code_cell("draw()", outputs=shown("image/png", "aaaa")),
+                new_markdown_cell("*A red square.*"),
+            )
+        ),
+        *(new_markdown_cell("Word.") for _ in range(7)),
+        new_markdown_cell(
+            "## What we did not show\n## References\n"
+            "**Next:** [up](#First-step), [next](other.ipynb), [web](https://example.org)"
+        ),
     ]
-    for count, cell in enumerate((cell for cell in cells if cell.cell_type == "code"), 1):
-        cell.execution_count = count
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    return new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    return numbered(new_notebook(cells=cells, metadata={"kernelspec": kernel}))
 
 
 @pytest.fixture
@@ -60,6 +89,11 @@ def path(tmp_path):
 
 def test_sound_notebook_keeps_every_rule(sound, path):
     assert complaints(sound, path) == {}
+
+
+def replace(cell, old, new):
+    assert old in cell.source
+    cell.source = cell.source.replace(old, new)
 
 
 BREAKS = {
@@ -81,15 +115,31 @@ BREAKS = {
     "compares: clear_output": lambda n: n.cells[5].update(source="clear_output()"),
     "compares: svg": lambda n: n.cells[2].outputs[0].data.update({"image/svg+xml": "<svg/>"}),
     "has_short_cells: longest": lambda n: n.cells[5].update(source="x\n" * 31),
-    "has_short_cells: median": lambda n: [n.cells[i].update(source="x\n" * 7) for i in (2, 4, 5)],
+    "has_short_cells: median": lambda n: [
+        n.cells[i].update(source="FAST, SEED, DEVICE\n" * 7) for i in (2, 4, 5, 11, 13, 15)
+    ],
     "has_parameters: tag": lambda n: n.cells[1].metadata.pop("tags"),
+    "has_parameters: dead": lambda n: n.cells[2].update(source="draw(FAST, DEVICE)"),
     "has_parameters: value": lambda n: n.cells[1].update(source='FAST = True\nDEVICE = "cpu"'),
-    "has_captions: other text": lambda n: n.cells[3].update(source="**Next**"),
-    "has_captions: no text": lambda n: n.cells.pop(3),
+    "is_long_enough: cells": lambda n: [n.cells.pop(-2) for _ in range(2)],
+    "is_long_enough: pictures": lambda n: n.cells[11].outputs.clear(),
+    "has_the_skeleton: order": lambda n: n.cells[6].update(
+        source="## Exercise: x\n## Try changing"
+    ),
+    "has_the_skeleton: promise": lambda n: replace(n.cells[0], "You will show", "You shall see"),
+    "has_the_skeleton: question": lambda n: replace(n.cells[3], "Question", "Puzzle"),
+    "has_captions: other text": lambda n: replace(n.cells[3], "*A red square.*", "**Next**"),
+    "has_captions: no text": lambda n: n.cells.insert(12, new_markdown_cell("Word.")),
     "has_a_widget: none": lambda n: n.cells[4].outputs.clear(),
-    "has_links_that_resolve: file": lambda n: n.cells[0].update(source="![x](none.png)"),
-    "has_links_that_resolve: anchor": lambda n: n.cells[0].update(source="# First-step? no"),
-    "leads_on: nowhere": lambda n: n.cells[6].update(source="The end."),
+    "has_a_widget: no twin": lambda n: n.cells[1].outputs.append(n.cells[4].outputs.pop()),
+    "has_an_exercise: no stub": lambda n: [n.cells[8].metadata.clear(), numbered(n)],
+    "has_an_exercise: passes": lambda n: replace(n.cells[8], "raise NotImplementedError", "print"),
+    "has_an_exercise: not asked": lambda n: replace(n.cells[8], "check(half)", "check(max)"),
+    "has_an_exercise: asks nothing": lambda n: replace(n.cells[7], "half(2) == 1", "True"),
+    "has_an_exercise: no solution": lambda n: n.cells[10].update(source="1"),
+    "has_links_that_resolve: file": lambda n: replace(n.cells[3], "Why?", "![x](none.png)"),
+    "has_links_that_resolve: anchor": lambda n: replace(n.cells[0], "First step", "First"),
+    "leads_on: nowhere": lambda n: replace(n.cells[-1], "(other.ipynb)", "(https://example.org)"),
 }
 
 
