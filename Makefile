@@ -65,9 +65,11 @@ bench: $(READY) ## time the kit and every notebook on this machine (five minutes
 	.venv/bin/python tools/bench.py
 	$(MAKE) tables
 
-weights: $(READY) ## train, measure and ship the weights in fss/weights (an hour)
+weights: $(READY) ## train, measure and ship the weights in fss/weights (two hours)
 	.venv/bin/python tools/compare.py danet-lite0-shapes --data shapes:extra=5000 --arms repaired \
 	  --ship --set steps=24000 val_every=2000
+	.venv/bin/python tools/compare.py published-lite0-shapes --arms danet --ship \
+	  --set steps=10000 val_every=1000
 	$(MAKE) tables
 
 photos: $(READY) ## train and measure on real pictures: make photos PHOTOS=path/to/photos
