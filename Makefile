@@ -11,7 +11,7 @@ NOTEBOOKS := .venv/bin/python tools/notebooks.py
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run-all run-full test refresh lint lab bench weights photos leakage tables lock \
+.PHONY: help setup run-all run-full test refresh lint lab bench weights photos ablation leakage tables lock \
   clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -76,6 +76,9 @@ photos: $(READY) ## train and measure on real pictures: make photos PHOTOS=path/
 	.venv/bin/python tools/compare.py photos --data "folder:$(PHOTOS)" --label 'folder:$$PHOTOS' \
 	  --arms base danet repaired --set size=256 steps=2000 val_every=500
 	$(MAKE) tables
+
+ablation: $(READY) ## the runs that results/table3 still lacks (a day): make ablation PHOTOS=path
+	PHOTOS="$(PHOTOS)" $(RUN) fss ablate results/table3
 
 leakage: $(READY) ## train on the test classes and without them, and measure both (15 minutes)
 	.venv/bin/python tools/leakage.py

@@ -1,10 +1,9 @@
-"""The command line: ``fss train | eval | predict | check | bench | replay`` (or ``python -m fss``).
+"""The command line: ``fss train | eval | predict | check | bench | ablate | replay``.
 
 Heavy imports wait until a command runs, so that ``fss --help`` answers at once.
 """
 
 import io
-import json
 import os
 import re
 import signal
@@ -19,7 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from fss.config import DANetConfig, TrainConfig
+from fss.config import DANetConfig, with_settings
 from fss.config import arm as named_arm
 from fss.config import preset as named_preset
 from fss.errors import InputError, Stopped, closest, nearest
@@ -62,7 +61,7 @@ def train(
 ) -> None:
     """Train a network on a fold's training classes; keep the best and the last weights."""
     schedule = named_preset(preset).override({"seed": seed})
-    config, schedule = _override(named_arm(arm), schedule, sum(set, ()))
+    config, schedule = with_settings(named_arm(arm), schedule, sum(set, ()))
     from fss.train import train as run
 
     model = run(
@@ -251,12 +250,42 @@ def bench(
     print(tables(result), end="")
 
 
+def ablate(
+    campaign: Annotated[
+        Path,
+        _help(help="folder with campaign.toml; gets the results", metavar="FOLDER"),
+        tyro.conf.Positional,
+    ],
+    only: Annotated[
+        str | None, _help(help="make this run, in this process", metavar="DATA/ARM-SEED")
+    ] = None,
+    jobs: Annotated[int, _help(help="runs at a time, one core each; -1 means one a core")] = -1,
+    runs: Annotated[Path, _help(help="folder for weights and logs", metavar="PATH")] = Path("runs"),
+    quiet: Quiet = False,
+) -> None:
+    """Train and measure arms x seeds x data, as FOLDER/campaign.toml declares; resumable."""
+    from fss.ablate import ablate as make
+    from fss.ablate import make_run, obey_parent
+    from fss.campaign import Campaign
+
+    if only is None:
+        make(campaign, runs=runs / campaign.resolve().name, jobs=_workers(jobs), progress=not quiet)
+        return
+    obey_parent()
+    declared = Campaign.read(campaign)
+    names = {run.name: run for run in declared.runs}
+    if only not in names:
+        raise InputError(f"--only {only}: not declared; {nearest(only, names)}")
+    make_run(declared, names[only], runs, progress=not quiet)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": eval,
     "predict": predict,
     "check": check,
     "bench": bench,
+    "ablate": ablate,
     "replay": replay,
 }
 
@@ -354,30 +383,6 @@ def _meant(text: str, command: str) -> str:
         options.append(f"--{'no-' if option.default is True else ''}{name.replace('_', '-')}")
     match = closest(unknown[1], options)
     return f"; did you mean {match!r}?" if match else ""
-
-
-def _override(
-    config: DANetConfig, schedule: TrainConfig, settings: tuple[str, ...]
-) -> tuple[DANetConfig, TrainConfig]:
-    """Apply NAME=VALUE settings to whichever of the two has the name."""
-    network: dict[str, Any] = {}
-    training: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise InputError(f"--set {setting}: write NAME=VALUE")
-        try:
-            value = json.loads({"None": "null", "none": "null"}.get(text, text.lower()))
-        except ValueError:
-            value = text
-        if name in config.to_json():
-            network[name] = value
-        elif name in schedule.to_json():
-            training[name] = value
-        else:
-            known = [*config.to_json(), *schedule.to_json()]
-            raise InputError(f"--set {setting}: no setting {name!r}; {nearest(name, known)}")
-    return config.override(network), schedule.override(training)
 
 
 def _workers(count: int) -> int:

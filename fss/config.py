@@ -1,8 +1,9 @@
 """What can be chosen: the network, its arms, its training. Plain data; imports no torch."""
 
+import json
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
@@ -233,3 +234,27 @@ def preset(name: str) -> TrainConfig:
     if name not in PRESETS:
         raise InputError(f"unknown preset {name!r}; {nearest(name, PRESETS)}")
     return PRESETS[name]
+
+
+def with_settings(
+    config: DANetConfig, schedule: TrainConfig, settings: Sequence[str]
+) -> tuple[DANetConfig, TrainConfig]:
+    """Apply NAME=VALUE settings to whichever of the two has the name, or raise InputError."""
+    network: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting}: write NAME=VALUE")
+        try:
+            value = json.loads({"None": "null", "none": "null"}.get(text, text.lower()))
+        except ValueError:
+            value = text
+        if name in config.to_json():
+            network[name] = value
+        elif name in schedule.to_json():
+            training[name] = value
+        else:
+            known = [*config.to_json(), *schedule.to_json()]
+            raise InputError(f"--set {setting}: no setting {name!r}; {nearest(name, known)}")
+    return config.override(network), schedule.override(training)

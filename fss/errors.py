@@ -26,8 +26,14 @@ class Stopped(KeyboardInterrupt):
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that ``name`` is probably a typo of, or None."""
-    return next(iter(get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+    """Return the known name that ``name`` is probably a typo of, or None.
+
+    A name that begins with a known one, or the other way round, is meant rather than a similar one.
+    """
+    names = list(known)
+    if len(name) > 2 and (same := [n for n in names if n.startswith(name) or name.startswith(n)]):
+        names = same
+    return next(iter(get_close_matches(name, names, n=1, cutoff=0.6)), None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

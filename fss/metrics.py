@@ -170,27 +170,39 @@ class EpisodeTally:
         return tally
 
 
-def paired_interval(
-    tally_a: EpisodeTally, tally_b: EpisodeTally, seed: int = 0
-) -> tuple[float, float]:
-    """Return the 95 % interval (lo, hi) of ``tally_a.miou() - tally_b.miou()``.
+Tallies = EpisodeTally | Sequence[EpisodeTally]
 
-    Both tallies hold the same episodes in the same order (the caller compares the episode lists'
-    SHA-256). Each draw takes the same episodes from both, so that what makes an episode hard for
-    both cancels; otherwise as ``EpisodeTally.interval``.
+
+def paired_interval(a: Tallies, b: Tallies, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % interval (lo, hi) of the difference of two mIoUs, a - b.
+
+    All tallies hold the same episodes in the same order (the caller compares the episode lists'
+    SHA-256). Each draw takes the same episodes from all, so that what makes an episode hard for
+    both sides cancels; otherwise as ``EpisodeTally.interval``. Where a side is several tallies,
+    one a training seed, its mIoU is their mean, and each draw also draws the seeds again, so that
+    the interval speaks of other trainings as far as so many can tell.
 
     Raises:
         InputError: where the class ids differ, or one of the tallies has no mIoU.
     """
-    if not np.array_equal(tally_a.counts[:, 0], tally_b.counts[:, 0]):
-        raise InputError(
-            f"the tallies hold different episodes ({len(tally_a)} and {len(tally_b)}, or other "
-            "classes): run both over one episode list, in its order"
-        )
-    tally_a.miou(), tally_b.miou()
-    pairs = np.stack([tally_a.counts[:, 1:3], tally_b.counts[:, 1:3]], axis=1)
-    mious = _resampled_mious(tally_a.counts[:, 0], pairs, seed)
-    return _quantiles(mious[:, 0] - mious[:, 1])
+    sides = [[side] if isinstance(side, EpisodeTally) else list(side) for side in (a, b)]
+    tallies = sides[0] + sides[1]
+    classes = tallies[0].counts[:, 0]
+    for tally in tallies:
+        if not np.array_equal(tally.counts[:, 0], classes):
+            raise InputError(
+                f"the tallies hold different episodes ({len(tallies[0])} and {len(tally)}, or "
+                "other classes): run both over one episode list, in its order"
+            )
+        tally.miou()
+    counts = np.stack([tally.counts[:, 1:3] for tally in tallies], axis=1)
+    mious = _resampled_mious(classes, counts, seed)
+    rng = np.random.default_rng([seed, 1])
+    means = []
+    for side in np.split(mious, [len(sides[0])], axis=1):
+        seeds = rng.integers(side.shape[1], size=side.shape)
+        means.append(np.take_along_axis(side, seeds, axis=1).mean(1))
+    return _quantiles(means[0] - means[1])
 
 
 def _resampled_mious(

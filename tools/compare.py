@@ -14,8 +14,8 @@ import tyro
 
 from fss import load
 from fss.checkpoint import WEIGHTS, read_checkpoint
-from fss.cli import _override, _workers
-from fss.config import arm, preset
+from fss.cli import _workers
+from fss.config import arm, preset, with_settings
 from fss.data import open_dataset
 from fss.episodes import EpisodeList
 from fss.evaluate import REFERENCES, evaluate
@@ -58,7 +58,7 @@ def compare(
     made_on = describe()  # now: the work tree may have moved on when the training ends
     rows: list[dict[str, Any]] = []
     for arm_name in arms:
-        config, schedule = _override(arm(arm_name), preset(preset_name), set)
+        config, schedule = with_settings(arm(arm_name), preset(preset_name), set)
         schedule = schedule.override({"seed": seed})
         out = ROOT / "runs" / name / arm_name
         last = out / "last.safetensors"

@@ -1,0 +1,275 @@
+"""A campaign: arms x seeds x data from one small declared table, and what its runs measured.
+
+``FOLDER/campaign.toml`` declares it, and each run leaves ``FOLDER/<data>/<arm>-<seed>.json`` beside
+it. Everything about a run follows from the declaration; ``fss.ablate`` makes the runs.
+"""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Self
+
+from fss.config import DANetConfig, TrainConfig, arm, preset, with_settings
+from fss.errors import InputError, nearest
+from fss.metrics import EpisodeTally, paired_interval
+
+DECLARATION = "campaign.toml"
+REFERENCES = ("all-foreground", "training-free")
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")  # of a file or folder, on every system
+KEYS: dict[str, dict[str, Any]] = {
+    "campaign": {
+        "preset": "quick", "fold": 0, "shots": [1, 5], "episodes": 1000, "list_seed": 0,
+        "references": [], "set": [], "data": {}, "arms": {},
+    },
+    "data": {"spec": "", "set": []},
+    "arm": {"arm": "", "set": [], "seeds": 1, "data": []},
+}  # fmt: skip
+"""What may stand in each table, with the defaults; a value has its default's type."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and its measurement, or one reference, which is not trained.
+
+    Attributes:
+        data: name of the data.
+        arm: name of the arm or the reference.
+        seed: of the training; 0 for a reference.
+        spec: the data set's spec as declared; ``$NAME`` in it is an environment variable, so that
+            no private path enters a result.
+        config: the network.
+        schedule: the training; its seed is ``seed``.
+        fold, shots, episodes, list_seed: how it is measured.
+    """
+
+    data: str
+    arm: str
+    seed: int
+    spec: str
+    config: DANetConfig
+    schedule: TrainConfig
+    fold: int
+    shots: tuple[int, ...]
+    episodes: int
+    list_seed: int
+
+    @property
+    def name(self) -> str:
+        """``<data>/<arm>-<seed>``: the run's place below the campaign's folder."""
+        return f"{self.data}/{self.arm}-{self.seed}"
+
+    @property
+    def reference(self) -> bool:
+        """Whether nothing is trained."""
+        return self.arm in REFERENCES
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that the figures depend on besides the code, as JSON values."""
+        how = {
+            "data": self.spec, "fold": self.fold, "size": self.schedule.size,
+            "shots": list(self.shots), "episodes": self.episodes, "list_seed": self.list_seed,
+        }  # fmt: skip
+        if self.reference:
+            return {**how, "reference": self.arm, "backbone": self.config.backbone}
+        return {**how, "config": self.config.to_json(), "train": self.schedule.to_json()}
+
+    def open_spec(self) -> str:
+        """Return the spec with its environment variables; InputError if one is not set."""
+        spec = os.path.expandvars(self.spec)
+        if missing := re.search(r"\$\{?(\w+)", spec):
+            raise InputError(f"{self.data}: {self.spec} needs {missing[1]}; set it: "
+                             f"{missing[1]}=path/to/pictures")  # fmt: skip
+        return spec
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run measured.
+
+    Attributes:
+        run: what it is a run of.
+        tallies: shots -> the integers of every episode.
+        record: the whole file.
+    """
+
+    run: Run
+    tallies: Mapping[int, EpisodeTally]
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """All runs of a declaration, in its order."""
+
+    folder: Path
+    runs: tuple[Run, ...]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Read ``folder/campaign.toml``.
+
+        Raises:
+            InputError: no such file, or it declares what does not exist; the message names it.
+        """
+        folder = Path(folder)
+        path = folder / DECLARATION
+        try:
+            declared = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; it declares a campaign's arms") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(f"{path}: cannot be read as TOML ({error})") from error
+        try:
+            return cls(folder, tuple(_runs(declared)))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    def path(self, run: Run) -> Path:
+        """Return the file that holds the run's result."""
+        return self.folder / f"{run.name}.json"
+
+    def results(self) -> dict[str, Result]:
+        """Read the results that there are, by the run's name.
+
+        Raises:
+            InputError: a file that cannot be read, that was made with other settings than those
+                declared, that no run is declared for, or of other episodes than the others.
+        """
+        found = {run.name: self._result(run) for run in self.runs if self.path(run).is_file()}
+        strays = {
+            str(path.relative_to(self.folder).with_suffix(""))
+            for path in self.folder.glob("*/*.json")
+        } - {run.name for run in self.runs}
+        if strays:
+            first = min(strays)
+            raise InputError(f"{self.folder / first}.json: no run of {DECLARATION} has this name; "
+                             "remove the file, or declare its arm and seed")  # fmt: skip
+        lists: dict[tuple[str, int], tuple[str, str]] = {}
+        for name, result in found.items():
+            for shots, sha256 in result.record["episodes_sha256"].items():
+                first, other = lists.setdefault((result.run.data, shots), (name, sha256))
+                if other != sha256:
+                    raise InputError(f"{self.path(result.run)}: measured on other episodes than "
+                                     f"{first}; were the pictures of one other ones?")  # fmt: skip
+        return found
+
+    def _result(self, run: Run) -> Result:
+        path = self.path(run)
+        try:
+            record = json.loads(path.read_bytes())
+            declared, made = run.settings(), record["settings"]
+            tallies = {int(k): EpisodeTally.from_json(t) for k, t in record["tallies"].items()}
+            record["episodes_sha256"].items()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+            raise InputError(f"{path}: no result of a run ({error}); remove it") from error
+        for name, value in _flat(declared).items():
+            if _flat(made).get(name) != value:
+                raise InputError(
+                    f"{path}: was made with {name} = {_flat(made).get(name)!r}, and {DECLARATION} "
+                    f"declares {value!r}; results of different settings are not mixed: remove the "
+                    "file, or declare another campaign"
+                )
+        return Result(run, tallies, record)
+
+
+def summary(results: Mapping[str, Result], *, baseline: str = "base") -> list[dict[str, Any]]:
+    """Return a row for every data set, arm and number of shots that has results.
+
+    Returns:
+        Per row ``data``, ``arm``, ``shots``, ``seeds``; ``miou`` and ``fb_iou``, means over the
+        seeds; ``spread``, the standard deviation of the mIoU over the seeds (None for one); and
+        ``gain`` with ``gain_interval``, the difference of the mIoU to ``baseline`` and its 95 %
+        interval over episodes and seeds (None for the baseline, or where it has no results).
+        All are fractions.
+    """
+    groups: dict[tuple[str, str, int], list[EpisodeTally]] = {}
+    for result in results.values():
+        for shots, tally in result.tallies.items():
+            groups.setdefault((result.run.data, result.run.arm, shots), []).append(tally)
+    rows = []
+    for (data, name, shots), tallies in groups.items():
+        mious = [tally.miou() for tally in tallies]
+        row: dict[str, Any] = {
+            "data": data, "arm": name, "shots": shots, "seeds": len(tallies), "miou": mean(mious),
+            "fb_iou": mean(tally.fb_iou() for tally in tallies),
+            "spread": stdev(mious) if len(mious) > 1 else None, "gain": None, "gain_interval": None,
+        }  # fmt: skip
+        base = groups.get((data, baseline, shots), [])
+        if base and name != baseline:
+            row["gain"] = row["miou"] - mean(tally.miou() for tally in base)
+            row["gain_interval"] = paired_interval(tallies, base)
+        rows.append(row)
+    return rows
+
+
+def _runs(declared: Mapping[str, Any]) -> list[Run]:
+    campaign = _checked("campaign", "", declared)
+    runs = []
+    for key in ("data", "arms"):
+        if not campaign[key]:
+            raise InputError(f"declares no {key}")
+        for name in campaign[key]:
+            if not NAME.fullmatch(name):
+                raise InputError(f"{key}.{name}: use small letters, digits, '-', '_' and '.'")
+    for data, given in campaign["data"].items():
+        table = _checked("data", f"data.{data}", given)
+        base = campaign["set"] + table["set"]
+        measured = dict(
+            data=data, spec=table["spec"] or data, fold=campaign["fold"],
+            shots=tuple(campaign["shots"]), episodes=campaign["episodes"],
+            list_seed=campaign["list_seed"],
+        )  # fmt: skip
+        for name in campaign["references"]:
+            if name not in REFERENCES:
+                raise InputError(f"references: no {name!r}; {nearest(name, REFERENCES)}")
+            config, schedule = with_settings(arm("base"), preset(campaign["preset"]), base)
+            runs.append(Run(arm=name, seed=0, config=config, schedule=schedule, **measured))
+        for name, given_arm in campaign["arms"].items():
+            if name in REFERENCES:
+                raise InputError(f"arms.{name}: that is the name of a reference")
+            options = _checked("arm", f"arms.{name}", given_arm)
+            for wanted in options["data"]:
+                if wanted not in campaign["data"]:
+                    hint = nearest(wanted, campaign["data"])
+                    raise InputError(f"arms.{name}.data: no data {wanted!r}; {hint}")
+            if options["data"] and data not in options["data"]:
+                continue
+            config, schedule = with_settings(
+                arm(options["arm"] or name), preset(campaign["preset"]), base + options["set"]
+            )
+            for seed in range(options["seeds"]):
+                seeded = schedule.override({"seed": seed})
+                runs.append(Run(arm=name, seed=seed, config=config, schedule=seeded, **measured))
+    return runs
+
+
+def _checked(kind: str, place: str, given: Any) -> dict[str, Any]:
+    """A table with its defaults; InputError for an unknown key or a value of another type."""
+    known = KEYS[kind]
+    if not isinstance(given, dict):
+        raise InputError(f"{place}: is a table of {', '.join(known)}")
+    for key, value in given.items():
+        name = f"{place}.{key}".lstrip(".")
+        if key not in known:
+            raise InputError(f"{name}: no such key; {nearest(key, known)}")
+        if type(value) is not type(known[key]):
+            raise InputError(f"{name} = {value!r}: give a {type(known[key]).__name__}")
+        parts = value if isinstance(value, list) else [value]
+        part_type = int if key == "shots" else str if isinstance(value, list) else type(value)
+        if not all(type(part) is part_type for part in parts):
+            raise InputError(f"{name} = {value!r}: give a list of {part_type.__name__}")
+        if part_type is int and min(parts, default=0) < (0 if key in ("fold", "list_seed") else 1):
+            raise InputError(f"{name} = {value!r}: use 1 or more")
+    return {**known, **given}
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those of network and training beside the others."""
+    return {**settings, **settings.get("config", {}), **settings.get("train", {})} | {
+        "config": None, "train": None,
+    }  # fmt: skip

@@ -1,0 +1,181 @@
+"""Declarations and results of campaigns: what is refused, and sums by hand."""
+
+import json
+
+import pytest
+
+from fss.campaign import Campaign, summary
+from fss.config import DANetConfig
+from fss.errors import InputError
+from fss.metrics import EpisodeTally
+
+DECLARED = """
+episodes = 2
+shots = [1]
+references = ["training-free"]
+set = ["steps=30", "size=64"]
+[data.shapes]
+[data.mine]
+spec = "folder:$MINE"
+set = ["steps=20"]
+[arms]
+base = { seeds = 2 }
+no-prior = { arm = "danet", set = ["prior=none"], data = ["mine"] }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "campaign.toml").write_text(DECLARED)
+    return tmp_path
+
+
+def tally(*counts, class_ids=(0, 0)):
+    """Episodes of these (intersection, union) and of as much background."""
+    made = EpisodeTally()
+    columns = {
+        "class": list(class_ids), "fg_intersection": [i for i, _ in counts],
+        "fg_union": [u for _, u in counts], "bg_intersection": [50 for _ in counts],
+        "bg_union": [50 + u - i for i, u in counts],
+    }  # fmt: skip
+    return made.from_json(columns)
+
+
+def write(campaign, name, episodic, *, sha256="a", **changed):
+    run = {run.name: run for run in campaign.runs}[name]
+    record = {
+        "settings": {**run.settings(), **changed}, "episodes_sha256": {"1": sha256},
+        "tallies": {"1": episodic.to_json()},
+    }  # fmt: skip
+    path = campaign.path(run)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record))
+
+
+def test_a_declaration_makes_its_runs(folder):
+    runs = Campaign.read(folder).runs
+    assert [run.name for run in runs] == [
+        "shapes/training-free-0", "shapes/base-0", "shapes/base-1",
+        "mine/training-free-0", "mine/base-0", "mine/base-1", "mine/no-prior-0",
+    ]  # fmt: skip
+    no_prior = runs[-1]
+    assert no_prior.config == DANetConfig.published(prior=None)
+    assert (no_prior.schedule.steps, no_prior.schedule.size) == (20, 64)
+    assert [run.schedule.seed for run in runs[1:3]] == [0, 1]
+    assert runs[1].schedule.steps == 30 and runs[1].shots == (1,) and runs[1].episodes == 2
+    assert runs[0].reference and "train" not in runs[0].settings()
+
+
+def test_a_private_path_stays_in_the_environment(folder, monkeypatch):
+    run = Campaign.read(folder).runs[-1]
+    monkeypatch.delenv("MINE", raising=False)
+    with pytest.raises(InputError, match=r"folder:\$MINE needs MINE; set it: MINE=path"):
+        run.open_spec()
+    monkeypatch.setenv("MINE", "/a b")
+    assert run.open_spec() == "folder:/a b"
+    assert run.settings()["data"] == "folder:$MINE"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("base = {", "bse = {", "unknown arm 'bse'; did you mean 'base'"),
+        ("base = {", '"Base 1" = {', r"arms.Base 1: use small letters"),
+        ("base = {", "training-free = {", "arms.training-free: that is the name of a reference"),
+        ("seeds = 2", "seed = 2", r"arms.base.seed: no such key; did you mean 'seeds'"),
+        ("seeds = 2", "seeds = 0", r"arms.base.seeds = 0: use 1 or more"),
+        ("seeds = 2", "seeds = true", r"arms.base.seeds = True: give a int"),
+        ("seeds = 2 }", "", "cannot be read as TOML"),
+        ("= { seeds = 2 }", "= 2", "arms.base: is a table of arm, set, seeds, data"),
+        ("shots = [1]", "shots = [0]", r"shots = \[0\]: use 1 or more"),
+        ("shots = [1]", "shots = 1", "shots = 1: give a list"),
+        ("episodes = 2", "epsodes = 2", "epsodes: no such key; did you mean 'episodes'"),
+        ("training-free", "training", "references: no 'training'; did you mean 'training-free'"),
+        ("steps=20", "stpes=20", "no setting 'stpes'; did you mean 'steps'"),
+        ("steps=20", "steps=0", "TrainConfig.steps = 0: use 1 or more"),
+        ('data = ["mine"]', 'data = ["min"]', "no data 'min'; did you mean 'mine'"),
+        ("[data.shapes]\n[data.mine]", "[mine]", "mine: no such key"),
+    ],
+)
+def test_a_bad_declaration_is_refused(folder, old, new, message):
+    assert old in DECLARED
+    (folder / "campaign.toml").write_text(DECLARED.replace(old, new))
+    with pytest.raises(InputError, match=message) as raised:
+        Campaign.read(folder)
+    assert str(raised.value).startswith(str(folder / "campaign.toml"))
+
+
+def test_no_declaration(tmp_path):
+    with pytest.raises(InputError, match="campaign.toml: no such file"):
+        Campaign.read(tmp_path)
+
+
+def test_results_are_read_back(folder):
+    campaign = Campaign.read(folder)
+    assert campaign.results() == {}
+    write(campaign, "mine/base-1", tally((1, 2), (3, 4)))
+    assert list(campaign.results()) == ["mine/base-1"]
+    assert campaign.results()["mine/base-1"].tallies[1].miou() == 4 / 6
+
+
+def test_results_of_other_settings_are_not_mixed_in(folder):
+    campaign = Campaign.read(folder)
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)))
+    (folder / "campaign.toml").write_text(DECLARED.replace("steps=20", "steps=25"))
+    with pytest.raises(InputError, match=r"base-0.json: was made with steps = 20, and .* 25"):
+        Campaign.read(folder).results()
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)), episodes=3)
+    with pytest.raises(InputError, match="was made with episodes = 3"):
+        campaign.results()
+
+
+def test_results_of_other_episodes_are_not_mixed(folder):
+    campaign = Campaign.read(folder)
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)))
+    write(campaign, "shapes/base-0", tally((1, 2), (3, 4)), sha256="b")
+    assert len(campaign.results()) == 2
+    write(campaign, "mine/base-1", tally((1, 2), (3, 4)), sha256="b")
+    with pytest.raises(InputError, match=r"base-1.json: measured on other episodes than mine/ba"):
+        campaign.results()
+
+
+def test_a_result_that_nothing_declares_is_refused(folder):
+    campaign = Campaign.read(folder)
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)))
+    (folder / "mine" / "base-0.json").rename(folder / "mine" / "base-7.json")
+    with pytest.raises(InputError, match=r"base-7.json: no run of campaign.toml has this name"):
+        campaign.results()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"settings": {}, "tallies": {"1": {}}}'])
+def test_a_damaged_result_is_refused(folder, content):
+    campaign = Campaign.read(folder)
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)))
+    (folder / "mine" / "base-0.json").write_text(content)
+    with pytest.raises(InputError, match=r"base-0.json: no result of a run .*; remove it"):
+        campaign.results()
+
+
+def test_summary_by_hand(folder):
+    campaign = Campaign.read(folder)
+    write(campaign, "mine/training-free-0", tally((1, 10), (1, 10)))
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)))  # 4/6
+    write(campaign, "mine/base-1", tally((1, 2), (1, 4)))  # 2/6
+    write(campaign, "mine/no-prior-0", tally((2, 2), (4, 4)))
+    rows = {row["arm"]: row for row in summary(campaign.results())}
+    assert list(rows) == ["training-free", "base", "no-prior"]
+    assert rows["base"]["miou"] == pytest.approx((4 / 6 + 2 / 6) / 2)
+    assert rows["base"]["spread"] == pytest.approx(2**0.5 / 6)  # of 4/6 and 2/6
+    assert rows["base"]["gain"] is rows["base"]["gain_interval"] is None
+    assert (rows["base"]["seeds"], rows["no-prior"]["spread"]) == (2, None)
+    assert rows["no-prior"]["gain"] == pytest.approx(0.5)
+    low, high = rows["no-prior"]["gain_interval"]
+    assert low == pytest.approx(1 - 3 / 4) and high == pytest.approx(1 - 1 / 4)
+    assert rows["training-free"]["gain"] == pytest.approx(0.1 - 0.5)
+
+
+def test_without_a_baseline_there_is_no_gain(folder):
+    campaign = Campaign.read(folder)
+    write(campaign, "mine/no-prior-0", tally((2, 2), (4, 4)))
+    (row,) = summary(campaign.results())
+    assert row["gain"] is row["gain_interval"] is None
