@@ -50,7 +50,8 @@ class Prediction:
 
     def mask(self) -> Tensor:
         """Return the predicted labels [B,H,W]: 1 foreground, 0 background."""
-        return self.logits.argmax(dim=1)
+        background, object_ = self.logits.unbind(dim=1)
+        return (object_ > background).long()  # argmax over two channels, many times as fast
 
 
 class SupportCode(NamedTuple):
