@@ -1,6 +1,7 @@
 """Declarations and results of campaigns: what is refused, and sums by hand."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from fss.config import DANetConfig
 from fss.errors import InputError
 from fss.metrics import EpisodeTally
 
+RESULTS = Path(__file__).resolve().parent.parent / "results"
 DECLARED = """
 episodes = 2
 shots = [1]
@@ -179,3 +181,13 @@ def test_without_a_baseline_there_is_no_gain(folder):
     write(campaign, "mine/no-prior-0", tally((2, 2), (4, 4)))
     (row,) = summary(campaign.results())
     assert row["gain"] is row["gain_interval"] is None
+
+
+@pytest.mark.parametrize(
+    "declaration", sorted(RESULTS.glob("*/campaign.toml")), ids=lambda path: path.parent.name
+)
+def test_committed_results_are_of_what_is_declared(declaration):
+    for result in Campaign.read(declaration.parent).results().values():
+        assert not result.record["machine"]["commit"].endswith("-dirty")
+        for shots, tally in result.tallies.items():
+            assert tally.miou() == result.record["figures"][str(shots)]["miou"]
