@@ -61,7 +61,7 @@ lint: $(READY) ## style, formatting and types
 lab: $(READY) ## open the first notebook in JupyterLab
 	$(RUN) jupyter lab notebooks/00_start_here.ipynb
 
-bench: $(READY) ## time the kit and every notebook on this machine (five minutes), and the memory
+bench: $(READY) ## time the kit and every notebook on this machine (eight minutes), and the memory
 	.venv/bin/python tools/bench.py
 	$(MAKE) tables
 
