@@ -276,6 +276,9 @@ def ablate(
     names = {run.name: run for run in declared.runs}
     if only not in names:
         raise InputError(f"--only {only}: not declared; {nearest(only, names)}")
+    if only in declared.results():
+        print(f"{declared.path(names[only])}: is there already; remove it to measure anew")
+        return
     make_run(declared, names[only], runs, progress=not quiet)
 
 

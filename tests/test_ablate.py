@@ -88,6 +88,11 @@ def test_what_a_campaign_leaves_and_refuses(world):
     assert str(world) not in (world / "one" / "boxes" / "danet-0.json").read_text()
     assert [row["shots"] for row in summary({"": result})] == [1, 2]
 
+    before = (world / "one" / "boxes" / "danet-0.json").stat()
+    again = start(world, "one", "--only", "boxes/danet-0", "--quiet")
+    assert again.end() == 0 and "danet-0.json: is there already" in again.out
+    assert (world / "one" / "boxes" / "danet-0.json").stat().st_mtime_ns == before.st_mtime_ns
+
     said = start(world, "one", "--only", "boxes/dane-0", "--quiet")
     assert said.end() == 2
     assert (

@@ -353,3 +353,15 @@ def test_damaged_json_is_refused(change, message):
     EpisodeTally.from_json(record)
     with pytest.raises(InputError, match=message):
         EpisodeTally.from_json(record | change)
+
+
+def test_paired_interval_draws_the_seeds_again():
+    def one(intersection):
+        tally = EpisodeTally()
+        tally.update([[[1] * intersection + [0] * (4 - intersection)]], [[[1] * 4]], class_ids=[0])
+        return tally
+
+    # A single episode leaves only the seeds to be drawn: means of (1/4, 3/4) are 1/4, 1/2 or 3/4.
+    assert paired_interval([one(1), one(3)], one(1)) == (0, 0.5)
+    assert paired_interval([one(1), one(3)], [one(1), one(3)]) == (-0.5, 0.5)
+    assert paired_interval([one(3)], one(1)) == paired_interval(one(3), one(1)) == (0.5, 0.5)
