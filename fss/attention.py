@@ -46,7 +46,7 @@ def attention_weights(
     query: Float[Tensor, "... I D"],
     key: Float[Tensor, "... J D"],
     *,
-    scale: float = 1.0,
+    scale: float | Tensor = 1.0,
     keep: Tensor | None = None,
 ) -> Float[Tensor, "... I J"]:
     r"""Eq. 2: :math:`A_{ij} = \exp(s\,q_i \cdot k_j) / \sum_j \exp(s\,q_i \cdot k_j)`.

@@ -162,7 +162,7 @@ class Campaign:
         path = self.path(run)
         try:
             record = json.loads(path.read_bytes())
-            declared, made = run.settings(), record["settings"]
+            declared, made = run.settings(), _completed(record["settings"])
             tallies = {int(k): EpisodeTally.from_json(t) for k, t in record["tallies"].items()}
             record["episodes_sha256"].items()
         except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
@@ -266,6 +266,16 @@ def _checked(kind: str, place: str, given: Any) -> dict[str, Any]:
         if part_type is int and min(parts, default=0) < (0 if key in ("fold", "list_seed") else 1):
             raise InputError(f"{name} = {value!r}: use 1 or more")
     return {**known, **given}
+
+
+def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those that did not exist yet when they were written; each has its default."""
+    completed = dict(settings)
+    if "config" in settings:
+        completed["config"] = DANetConfig.from_json(settings["config"]).to_json()
+    if "train" in settings:
+        completed["train"] = TrainConfig.from_json(settings["train"]).to_json()
+    return completed
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

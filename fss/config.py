@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hin
 from fss.errors import InputError, closest, nearest
 
 BackboneName = Literal["efficientnet_lite0", "resnet50", "resnet101", "vgg16_bn"]
-Prior = Literal["masked_features", "masked_input"]
+Prior = Literal["masked_features", "masked_input", "relations"]
 
 
 def _admits(value: Any, hint: Any) -> bool:
@@ -87,7 +87,8 @@ class DANetConfig(_Checked):
         pca: prototypical channel attention; without it the prototype is a masked average.
         prior: where PFENet's prior mask comes from: block4 of the support, masked afterwards
             (``"masked_features"``), or block4 run on the masked block3 (``"masked_input"``,
-            PFENet's own), or ``None``.
+            PFENet's own), or ``None``; or ``"relations"``, ten maps of what the support's labels
+            say of each place instead of one (see ``fss.relations``).
         decoder: ``"ppm"``, the pyramid pooling of the paper, or ``"fem"``, PFENet's.
         value: what the attention carries: features of the ``"query"``, as published, or of the
             ``"support"``.
@@ -127,6 +128,11 @@ class DANetConfig(_Checked):
         return meant.override(overrides)
 
     @classmethod
+    def best(cls, **overrides: Any) -> Self:
+        """What pays: attention that carries the support's labels, instead of its features."""
+        return cls(lda=False, pca=False, prior="relations").override(overrides)
+
+    @classmethod
     def pfenet(cls, **overrides: Any) -> Self:
         """PFENet (Tian et al., 2020), the baseline of the paper's Table 3."""
         baseline = cls(
@@ -142,9 +148,10 @@ ARMS: Mapping[str, DANetConfig] = {
     "danet": DANetConfig.published(),
     "repaired": DANetConfig.repaired(),
     "pfenet": DANetConfig.pfenet(),
+    "best": DANetConfig.best(),
 }
-"""The rows of an ablation by name. All but PFENet share decoder and prior: a difference between two
-rows is the module's."""
+"""The rows of an ablation by name. All but PFENet and best share decoder and prior: a difference
+between two rows is the module's."""
 
 
 def arm(name: str) -> DANetConfig:
@@ -171,6 +178,8 @@ class TrainConfig(_Checked):
         weight_decay: of the optimiser.
         dropout: share of the reduced channels (Eq. 4) that are dropped; PFENet: 0.5.
         aux_weight: factor on the mean of the decoder's inner losses.
+        iou_weight: factor on the soft IoU loss beside the cross-entropy, which alone says too
+            little object for a measure by IoU.
         augment: ``"none"``, ``"flip"`` (mirror images, which a cache can hold; worth it from a few
             thousand steps on) or ``"paper"`` (scale, rotate, blur, flip and crop, drawn anew).
         cache: read the frozen features from a cache on disk instead of extracting them each step.
@@ -191,6 +200,7 @@ class TrainConfig(_Checked):
     weight_decay: float = 1e-4
     dropout: float = 0.1
     aux_weight: float = 1.0
+    iou_weight: float = 0.0
     augment: Literal["none", "flip", "paper"] = "none"
     cache: bool = True
     seed: int = 0
@@ -201,7 +211,7 @@ class TrainConfig(_Checked):
         super().__post_init__()
         lowest: dict[str, float] = dict(
             epochs=1, batch=1, shots=1, size=32, lr=0, warmup=0, lr_multiplier=0, weight_decay=0,
-            aux_weight=0, seed=0, val_every=1, val_episodes=1,
+            aux_weight=0, iou_weight=0, seed=0, val_every=1, val_episodes=1,
         )  # fmt: skip
         if self.steps is not None:
             lowest["steps"] = 1

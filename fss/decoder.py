@@ -1,7 +1,7 @@
 """From merged features to logits: the pyramid pooling module and PFENet's enrichment module.
 
 Both take the attended query [B,C,H,W], a prototype [B,C] and, where the network has one, the prior
-[B,1,H,W], and return ``(logits [B,2,H,W], inner)``, where ``inner`` holds the logits of the inner
+[B,P,H,W], and return ``(logits [B,2,H,W], inner)``, where ``inner`` holds the logits of the inner
 losses (empty for the PPM). Neither has a BatchNorm: batches of one and several processes must work.
 The PPM has GroupNorm where PSPNet has BatchNorm; the FEM has no norm, as in PFENet.
 """
@@ -26,13 +26,13 @@ def _conv(inputs: int, outputs: int, kernel: int = 1, *, norm: bool = False) -> 
     return nn.Sequential(conv, nn.GroupNorm(math.gcd(8, outputs), outputs), nn.ReLU())
 
 
-def _comparison(channels: int, prior: bool, *, norm: bool = False) -> nn.Sequential:
+def _comparison(channels: int, prior: int, *, norm: bool = False) -> nn.Sequential:
     """The convolution over query, prototype and prior; it starts with query minus prototype.
 
     Where both are features of one kind, the difference tells an unseen class as well as a seen one,
     and the training need not find that out first.
     """
-    layers = _conv(2 * channels + int(prior), channels, norm=norm)
+    layers = _conv(2 * channels + prior, channels, norm=norm)
     weight = layers[0].get_parameter("weight")
     with torch.no_grad():
         weight[:, channels : 2 * channels] = -weight[:, :channels]
@@ -64,11 +64,11 @@ class PyramidPooling(nn.Module):
 
     Args:
         channels: C.
-        prior: whether ``forward`` gets a prior mask.
+        prior: channels of the prior that ``forward`` gets; 0: none.
         bins: cells a side of each pooled map.
     """
 
-    def __init__(self, channels: int, *, prior: bool, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:
+    def __init__(self, channels: int, *, prior: int, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:
         super().__init__()
         self.bins = bins
         branch = max(1, channels // len(bins))
@@ -83,7 +83,7 @@ class PyramidPooling(nn.Module):
         self,
         query: Float[Tensor, "B C H W"],
         prototype: Float[Tensor, "B C"],
-        prior: Float[Tensor, "B 1 H W"] | None,
+        prior: Float[Tensor, "B P H W"] | None,
     ) -> DecoderOutput:
         """Return the logits at the size of the features, and no inner logits."""
         size = (query.shape[2], query.shape[3])
@@ -105,11 +105,11 @@ class FeatureEnrichment(nn.Module):
 
     Args:
         channels: C.
-        prior: whether ``forward`` gets a prior mask.
+        prior: channels of the prior that ``forward`` gets; 0: none.
         scales: how many.
     """
 
-    def __init__(self, channels: int, *, prior: bool, scales: int = 4) -> None:
+    def __init__(self, channels: int, *, prior: int, scales: int = 4) -> None:
         super().__init__()
         self.merges = nn.ModuleList(_comparison(channels, prior) for _ in range(scales))
         self.interact = nn.ModuleList(_conv(2 * channels, channels) for _ in range(scales - 1))
@@ -123,7 +123,7 @@ class FeatureEnrichment(nn.Module):
         self,
         query: Float[Tensor, "B C H W"],
         prototype: Float[Tensor, "B C"],
-        prior: Float[Tensor, "B 1 H W"] | None,
+        prior: Float[Tensor, "B P H W"] | None,
     ) -> DecoderOutput:
         """Return the logits at the size of the features, and those of every scale's inner loss."""
         height, width = query.shape[2], query.shape[3]

@@ -25,6 +25,7 @@ from fss.attention import (
 from fss.backbones import Features, load_backbone
 from fss.config import DANetConfig
 from fss.decoder import FeatureEnrichment, PyramidPooling
+from fss.relations import Labelled, Relations
 from fss.resize import Size, resize, share_of
 
 SQUEEZED = 16  # channels between the two convolutions of Eq. 6: the paper's 256 / 16, for any C
@@ -40,7 +41,9 @@ class Prediction:
         logits: [B,2,H,W] at the size of the pictures: background, foreground.
         attention: the maps that exist, by name: ``rows`` [B,H,H], ``cols`` [B,W,W], ``dense``
             [B,N,N] (means over the shots) and each with ``_by_shot`` [B,K,..]; ``weights``
-            [B,K,C,H,W]; ``prior`` [B,1,H,W]. Empty unless asked for.
+            [B,K,C,H,W]; ``prior`` [B,1,H,W]. With ``prior="relations"`` also ``relations``
+            [B,10,H,W] and ``match2_by_shot`` to ``match4_by_shot`` (see ``fss.relations``); the
+            prior is then the mean of the attended masks. Empty unless asked for.
         aux: logits of the decoder's inner losses, each at its own size.
     """
 
@@ -62,7 +65,8 @@ class SupportCode(NamedTuple):
     mask: Float[Tensor, "B K 1 H W"]
     prototype: Float[Tensor, "B C"]
     weights: Float[Tensor, "B K C H W"] | None
-    block4: Float[Tensor, "B K C4 H4 W4"] | None  # masked; for the prior
+    block4: Float[Tensor, "B K C4 H4 W4"] | None  # masked; for PFENet's prior
+    labelled: tuple[Labelled, ...] = ()  # of each depth; for the relations
 
 
 def prior_mask(
@@ -125,7 +129,11 @@ class DANet(nn.Module):
         self.reduce_query = _reduction(c2 + c3, channels, dropout)
         self.reduce_support = _reduction(c2 + c3, channels, dropout)
         decoder = {"ppm": PyramidPooling, "fem": FeatureEnrichment}[config.decoder]
-        self.decoder = decoder(channels, prior=config.prior is not None)
+        self.relations = None
+        if config.prior == "relations":
+            self.relations = Relations(aligned=self.backbone.aligned)
+        maps = 0 if config.prior is None else 1 if self.relations is None else Relations.CHANNELS
+        self.decoder = decoder(channels, prior=maps)
         self._start_by_comparing()
 
     @torch.no_grad()
@@ -219,9 +227,12 @@ class DANet(nn.Module):
             prototype, maps = self.channel(reduced, small)
             weights = maps.weights
         block4 = None
-        if config.prior is not None:
+        labelled: tuple[Labelled, ...] = ()
+        if self.relations is not None:
+            labelled = tuple(Labelled(map_, self._object(mask, map_)) for map_ in support)
+        elif config.prior is not None:
             block4 = support.block4 * self._object(mask, support.block4)
-        return SupportCode(masked2, reduced, small, prototype, weights, block4)
+        return SupportCode(masked2, reduced, small, prototype, weights, block4, labelled)
 
     def segment_features(
         self, query: Features, code: SupportCode, size: tuple[int, int], *, need_maps: bool = False
@@ -247,6 +258,10 @@ class DANet(nn.Module):
         if code.block4 is not None:
             prior = self._resize(prior_mask(query.block4, code.block4), attended.shape[-2:])
             maps["prior"] = prior
+        if self.relations is not None:
+            size2 = (attended.shape[-2], attended.shape[-1])
+            prior, found = self.relations(query, code.labelled, size2, need_maps=need_maps)
+            maps |= {"relations": prior, "prior": prior[:, :6].mean(1, keepdim=True)} | found
         if code.weights is not None:
             maps["weights"] = code.weights
         logits, inner = self.decoder(attended, code.prototype, prior)

@@ -14,6 +14,7 @@ from types import FrameType
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -46,24 +47,43 @@ class NonFinite(InputError):
         self.rows = rows
 
 
-def episode_loss(prediction: Prediction, target: Tensor, aux_weight: float) -> Tensor:
-    """Cross-entropy over the labelled pixels, plus the mean of the decoder's inner losses.
+def episode_loss(
+    prediction: Prediction, target: Tensor, aux_weight: float, iou_weight: float = 0.0
+) -> Tensor:
+    """Cross-entropy over the labelled pixels, plus soft IoU, plus the decoder's inner losses.
 
-    255 is ignored. ``target`` [B,h,w]; inner logits are resized to it, as in PFENet.
+    255 is ignored. ``target`` [B,h,w]; inner logits are resized to it, as in PFENet. The soft IoU
+    loss (Rahman and Wang, 2016) is ``1 - (I + 1) / (U + 1)`` with the probabilities' intersection
+    and union of each episode, counted ``iou_weight`` times; the mean of the inner losses counts
+    ``aux_weight`` times.
     """
     target = target.long()
     size = (target.shape[-2], target.shape[-1])
-    valid = (target != 255).sum().clamp_min(1)
+    known = target != 255
+    valid = known.sum().clamp_min(1)
 
     def loss(logits: Tensor) -> Tensor:
         logits = resize(logits, size, aligned=True)
-        return F.cross_entropy(logits, target, ignore_index=255, reduction="sum") / valid
+        entropy = F.cross_entropy(logits, target, ignore_index=255, reduction="sum") / valid
+        if not iou_weight:
+            return entropy
+        return entropy + iou_weight * soft_iou_loss(logits, target == 1, known)
 
     main = loss(prediction.logits)
     if not prediction.aux:
         return main
     inner = torch.stack([loss(logits) for logits in prediction.aux]).mean()
     return main + aux_weight * inner
+
+
+def soft_iou_loss(
+    logits: Float[Tensor, "B 2 H W"], object_: Bool[Tensor, "B H W"], known: Bool[Tensor, "B H W"]
+) -> Tensor:
+    """Return the mean over the episodes of 1 - (I + 1) / (U + 1), in pixels that are known."""
+    share = logits.softmax(dim=1)[:, 1] * known
+    intersection = (share * object_).sum((1, 2))
+    union = share.sum((1, 2)) + object_.sum((1, 2)) - intersection
+    return (1 - (intersection + 1) / (union + 1)).mean()
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
@@ -86,8 +106,9 @@ def make_optimizer(model: DANet, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def train_step(
-    model: DANet, optimizer: torch.optim.Optimizer, batch: FeatureBatch, aux_weight: float
-) -> float:
+    model: DANet, optimizer: torch.optim.Optimizer, batch: FeatureBatch, aux_weight: float,
+    iou_weight: float = 0.0,
+) -> float:  # fmt: skip
     """One optimiser step on one batch; returns the loss.
 
     Raises:
@@ -96,7 +117,7 @@ def train_step(
     size = (batch.target.shape[-2], batch.target.shape[-1])
     code = model.encode_features(batch.support, batch.mask)
     prediction = model.segment_features(batch.query, code, size)
-    loss = episode_loss(prediction, batch.target, aux_weight)
+    loss = episode_loss(prediction, batch.target, aux_weight, iou_weight)
     value = loss.item()
     rows = range(len(batch.target))
     if not math.isfinite(value):
@@ -121,7 +142,7 @@ def take_step(
         group["lr"] = learning_rate(config, step, steps)
     torch.manual_seed(torch_seed(config.seed * 1_000_003 + step))
     model.train()
-    return train_step(model, optimizer, batch, config.aux_weight)
+    return train_step(model, optimizer, batch, config.aux_weight, config.iou_weight)
 
 
 def torch_seed(seed: int) -> int:

@@ -202,3 +202,56 @@ def prior_mask(query, support):
                         best[y, x] = max(best[y, x], sum(a * b) / (norm + 1e-7))
         total += (best - best.min()) / (best.max() - best.min() + 1e-7)
     return total / len(support)
+
+
+def attended_mask(query, support, mask, tau, *, centred):
+    """Query [C,n] takes the labels mask [m] of the support places [C,m] that it resembles."""
+    places = [query[:, i] for i in range(query.shape[1])]
+    asked = [support[:, j] for j in range(support.shape[1])]
+    mean = (sum(places) / len(places) + sum(asked) / len(asked)) / 2 if centred else 0 * places[0]
+    found = []
+    for place in places:
+        scores = []
+        for other in asked:
+            a, b = place - mean, other - mean
+            scores.append(math.exp(tau * float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))))
+        found.append(sum(s * m for s, m in zip(scores, mask, strict=True)) / sum(scores))
+    return np.array(found)
+
+
+def prototype(features, weight):
+    """Weighted mean of the places of features [C,n]."""
+    total = sum(weight[j] * features[:, j] for j in range(features.shape[1]))
+    return total / max(float(sum(weight)), 1e-6)
+
+
+def nearer(query, object_, ground):
+    """For each place of query [C,n]: cosine to one prototype minus cosine to the other."""
+
+    def cosine(a, b):
+        return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
+
+    places = [query[:, i] for i in range(query.shape[1])]
+    return np.array([cosine(place, object_) - cosine(place, ground) for place in places])
+
+
+def relations(query, support, masks):
+    """The ten maps, where all depths have one grid: query [D][C,n], support [D][C,m], masks [m]."""
+    attended = [
+        attended_mask(q, s, masks, 20.0, centred=centred)
+        for q, s in zip(query, support, strict=True)
+        for centred in (False, True)
+    ]
+    deep = [(q, s) for q, s in zip(query, support, strict=True)][1:]
+    contrasts = [nearer(q, prototype(s, masks), prototype(s, 1 - masks)) for q, s in deep]
+    guess = attended[3] - 0.35 + attended[5] - 0.35 + contrasts[0] + contrasts[1]
+    share = np.array([1 / (1 + math.exp(-3 * g)) for g in guess])
+    again = []
+    for q, s in deep:
+        protos = []
+        for sure, labels, trust in ((share, masks, 1.0), (1 - share, 1 - masks, 0.5)):
+            weight = [p * (1.001 if p > 0.6 else 0.001) for p in sure]
+            own, given = prototype(q, weight), prototype(s, labels)
+            protos.append(trust * given / np.linalg.norm(given) + own / np.linalg.norm(own))
+        again.append(nearer(q, *protos))
+    return np.stack([*attended, *(4 * c for c in contrasts + again)])

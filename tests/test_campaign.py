@@ -68,6 +68,18 @@ def test_a_declaration_makes_its_runs(folder):
     assert runs[0].reference and "train" not in runs[0].settings()
 
 
+def test_a_setting_younger_than_the_result_has_its_default(folder):
+    campaign = Campaign.read(folder)
+    settings = campaign.runs[1].settings()
+    del settings["train"]["iou_weight"]
+    write(campaign, "shapes/base-0", tally((1, 2), (3, 4)), train=settings["train"])
+    assert set(campaign.results()) == {"shapes/base-0"}
+    changed = settings["train"] | {"iou_weight": 1.0}
+    write(campaign, "shapes/base-0", tally((1, 2), (3, 4)), train=changed)
+    with pytest.raises(InputError, match=r"was made with iou_weight = 1.0, and .* declares 0.0"):
+        campaign.results()
+
+
 def test_a_private_path_stays_in_the_environment(folder, monkeypatch):
     run = Campaign.read(folder).runs[-1]
     monkeypatch.delenv("MINE", raising=False)

@@ -40,6 +40,7 @@ def test_arms():
         "danet": PUBLISHED,
         "repaired": REPAIRED,
         "pfenet": PFENET,
+        "best": PUBLISHED | {"lda": False, "pca": False, "prior": "relations"},
     }
     assert all(arm(name) is config for name, config in ARMS.items())
 
@@ -55,7 +56,7 @@ def test_paper_preset_is_the_papers():
     assert set(PRESETS) == {"quick", "paper"}
 
 
-@pytest.mark.parametrize("make", ["published", "repaired", "pfenet"])
+@pytest.mark.parametrize("make", ["published", "repaired", "pfenet", "best"])
 def test_overrides(make):
     plain = getattr(DANetConfig, make)()
     changed = getattr(DANetConfig, make)(channels=8, prior=None, value="support")
@@ -75,7 +76,7 @@ def test_overrides(make):
         ({"channels": 64.0}, "DANetConfig.channels = 64.0: use int"),
         ({"channels": True}, "DANetConfig.channels = True: use int"),
         ({"lda": 1}, "DANetConfig.lda = 1: use bool"),
-        ({"prior": "mask"}, "prior = 'mask': use 'masked_features', 'masked_input' or None"),
+        ({"prior": "mask"}, "prior = 'mask': use 'masked_features', 'masked_input', 'relations' or None"),
         ({"prior": False}, "DANetConfig.prior = False: use"),
         ({"decoder": "psp"}, "DANetConfig.decoder = 'psp': use 'ppm', 'fem'"),
         ({"value": "key"}, "DANetConfig.value = 'key': use 'query', 'support'"),
@@ -107,6 +108,7 @@ def test_wrong_network_settings_name_field_and_mend(settings, message):
         ({"weight_decay": -1.0}, "TrainConfig.weight_decay = -1.0: use 0 or more"),
         ({"lr_multiplier": -1}, "TrainConfig.lr_multiplier = -1: use 0 or more"),
         ({"aux_weight": -1}, "TrainConfig.aux_weight = -1: use 0 or more"),
+        ({"iou_weight": -1}, "TrainConfig.iou_weight = -1: use 0 or more"),
         ({"dropout": 1.0}, "TrainConfig.dropout = 1.0: use 0 or more and below 1"),
         ({"dropout": -0.1}, "TrainConfig.dropout = -0.1: use 0 or more and below 1"),
         ({"dropout": float("nan")}, "TrainConfig.dropout = nan: use 0 or more"),
@@ -134,7 +136,7 @@ def test_constructors_check_too():
     ("find", "name", "message"),
     [
         (arm, "dannet", "unknown arm 'dannet'; did you mean 'danet'?"),
-        (arm, "x", "unknown arm 'x'; known: base, pca, lda, danet, repaired, pfenet"),
+        (arm, "x", "unknown arm 'x'; known: base, pca, lda, danet, repaired, pfenet, best"),
         (preset, "papers", "unknown preset 'papers'; did you mean 'paper'?"),
     ],
 )

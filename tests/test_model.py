@@ -18,7 +18,7 @@ from fss.resize import resize, share_of
 
 B, H, W = 2, 64, 96  # pixels; 8 x 12 positions at stride 8
 GRID = (8, 12)
-PRIORS = ["masked_features", "masked_input", None]
+PRIORS = ["masked_features", "masked_input", "relations", None]
 GATES = ("alpha", "beta", "theta")
 
 
@@ -325,6 +325,10 @@ def test_maps_have_names_and_shapes_and_change_nothing(name):
             expected |= {key: (B, side, side), f"{key}_by_shot": (B, 3, side, side)}
     if config.pca:
         expected["weights"] = (B, 3, 32, height, width)
+    if config.prior == "relations":
+        expected["relations"] = (B, 10, height, width)
+        for depth, places in ((2, n), (3, 7 * 11), (4, 4 * 6)):
+            expected[f"match{depth}_by_shot"] = (B, 3, places, places)
     assert {key: tuple(map_.shape) for key, map_ in shown.attention.items()} == expected
     torch.testing.assert_close(shown.logits, plain.logits, rtol=0, atol=1e-5)
     for key in ("rows", "cols", "dense"):

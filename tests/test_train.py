@@ -114,6 +114,30 @@ def test_inner_losses_are_averaged_weighted_and_resized():
         assert episode_loss(prediction, TARGET, weight).item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_soft_iou_loss_by_hand():
+    intersection = 0.5 + 0.8
+    union = (0.5 + 0.25 + 0.8 + 0.1) + 2 - intersection  # known pixels: (0,0) (0,1) (1,0) (1,2)
+    expected = 1 - (intersection + 1) / (union + 1)
+    found = episode_loss(Prediction(LIKELY), TARGET, 1.0, iou_weight=2.0)
+    assert found.item() == pytest.approx(BY_HAND + 2 * expected, rel=1e-6)
+    both = Prediction(torch.cat([LIKELY, LIKELY])), torch.cat([TARGET, 0 * TARGET])
+    empty = 1 - 1 / (0.5 + 0.25 + 0.9 + 0.8 + 0.9 + 0.1 + 1)
+    difference = episode_loss(*both, 1.0, 1.0) - episode_loss(*both, 1.0)
+    assert difference.item() == pytest.approx((expected + empty) / 2, rel=1e-6)
+    nothing = episode_loss(Prediction(LIKELY), torch.full_like(TARGET, 255), 1.0, 1.0)
+    assert nothing == 0
+
+
+def test_the_soft_iou_weight_reaches_the_step(tmp_path, monkeypatch):
+    seen = []
+    true_loss = training.episode_loss
+    monkeypatch.setattr(
+        training, "episode_loss", lambda *args: seen.append(args[2:]) or true_loss(*args)
+    )
+    run(tmp_path / "run", replace(SHORT, steps=1, iou_weight=0.5))
+    assert seen == [(1.0, 0.5)]
+
+
 def test_the_learning_rate_warms_up_and_decays_to_almost_zero():
     config = TrainConfig(lr=0.8, warmup=3, lr_multiplier=10.0)
     expected = {

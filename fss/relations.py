@@ -1,0 +1,172 @@
+"""How a query relates to a labelled support: ten maps of one number a place, whatever the class.
+
+Features of a few dozen training classes are learnt by heart; these maps hold none. Each says how
+much a place of the query looks like the object rather than like what surrounds it, by cosines of
+the frozen backbone's features, and a decoder that reads them works for a class it never saw.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fss.attention import CHUNK, attention_weights
+from fss.backbones import Features
+from fss.resize import resize
+
+TEMPERATURE = 20.0  # inverse; where the learnt one starts
+CONTRAST = 4.0  # brings differences of cosines to the spread of the other maps
+SURE = 0.6  # a place counts fully for the query's own prototypes above it, or below 1 - SURE
+
+
+class Labelled(NamedTuple):
+    """Support features of one depth and the object's share of each place."""
+
+    features: Float[Tensor, "B K C h w"]  # masked nowhere
+    mask: Float[Tensor, "B K 1 h w"]
+
+
+class MaskAttention(nn.Module):
+    r"""Every query place takes the labels of the support places that it resembles.
+
+    .. math:: P_i = \sum_j \mathrm{softmax}_j(\tau \cos(q_i, s_j))\, M_j
+
+    Attention whose value is the support mask (DCAMA, Shi et al., ECCV 2022), over the places of all
+    shots at once, object or not: a place that resembles the surroundings is told so.
+
+    Args:
+        centred: take the mean of the query and of the support from the features first; what all
+            places share says nothing of their differences.
+
+    Attributes:
+        log_temperature: the logarithm of the factor tau, learnt.
+    """
+
+    def __init__(self, *, centred: bool) -> None:
+        super().__init__()
+        self.centred = centred
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(TEMPERATURE)))
+
+    def forward(
+        self, query: Float[Tensor, "B C h w"], support: Labelled, *, need_map: bool = False
+    ) -> tuple[Float[Tensor, "B 1 h w"], Float[Tensor, "B K n n"] | None]:
+        """Return the attended mask, 0..1, and the map where asked for, or None.
+
+        The map's rows sum to one over all places of all shots. Without it no n x Kn map is built in
+        inference.
+        """
+        shots = support.features.shape[1]
+        q = query.flatten(2).transpose(1, 2)  # B,n,C
+        s = support.features.flatten(3).transpose(2, 3).flatten(1, 2)  # B,Kn,C
+        if self.centred:
+            mean = (q.mean(1, keepdim=True) + s.mean(1, keepdim=True)) / 2
+            q, s = q - mean, s - mean
+        q, s = F.normalize(q, dim=-1), F.normalize(s, dim=-1)
+        labels = support.mask.flatten(1).unsqueeze(-1)  # B,Kn,1
+        scale = self.log_temperature.exp()
+        weights = None
+        if need_map:
+            weights = attention_weights(q, s, scale=scale)
+            attended = weights @ labels
+            weights = weights.unflatten(2, (shots, -1)).transpose(1, 2)
+        else:
+            rows = q.split(CHUNK, dim=1)
+            attended = torch.cat(
+                [attention_weights(part, s, scale=scale) @ labels for part in rows], dim=1
+            )
+        return attended.transpose(1, 2).unflatten(2, query.shape[2:]), weights
+
+
+class Relations(nn.Module):
+    """Ten maps of the query, by what the support's labels say of it.
+
+    For block2, block3 and block4: the attended mask (``MaskAttention``), as it is and centred. For
+    block3 and block4: the cosine to the object's prototype minus that to the background's. And for
+    both once more with prototypes that take in the query's own places of which the first maps are
+    sure (self-support; Fan et al., ECCV 2022): the query resembles itself most.
+
+    Args:
+        aligned: how the backbone's pictures are resized; see ``fss.resize``.
+    """
+
+    CHANNELS = 10
+
+    def __init__(self, *, aligned: bool) -> None:
+        super().__init__()
+        self.attend = nn.ModuleList(
+            nn.ModuleList(MaskAttention(centred=centred) for centred in (False, True))
+            for _ in Features._fields
+        )
+        self.aligned = aligned
+
+    def forward(
+        self,
+        query: Features,
+        support: Sequence[Labelled],
+        size: tuple[int, int],
+        *,
+        need_maps: bool = False,
+    ) -> tuple[Float[Tensor, "B 10 H W"], dict[str, Tensor]]:
+        """Compare a query with the labelled support of each depth.
+
+        Returns:
+            The ten maps at ``size``; and, where asked for, the centred attention of each depth on
+            its own grid, ``match2_by_shot`` [B,K,n,n] to ``match4_by_shot``.
+        """
+        attended, maps = [], {}
+        for depth, pair, q, labelled in zip((2, 3, 4), self.attend, query, support, strict=True):
+            for attend in pair:  # type: ignore[attr-defined]
+                mask, weights = attend(q, labelled, need_map=need_maps and attend.centred)
+                attended.append(self._resize(mask, size))
+                if weights is not None:
+                    maps[f"match{depth}_by_shot"] = weights
+        deep = list(zip(query, support, strict=True))[1:]
+        contrasts = [self._resize(contrast, size) for contrast in self._contrasts(deep)]
+        centred = attended[3] + attended[5]
+        sure = (3 * (centred - 0.7 + torch.stack(contrasts).sum(0))).sigmoid().detach()
+        again = [self._resize(contrast, size) for contrast in self._self_support(deep, sure)]
+        scaled = [CONTRAST * contrast for contrast in contrasts + again]
+        return torch.cat(attended + scaled, dim=1), maps
+
+    def _resize(self, map_: Tensor, size: tuple[int, int]) -> Tensor:
+        return resize(map_, size, aligned=self.aligned)
+
+    @staticmethod
+    def _contrasts(deep: Sequence[tuple[Tensor, Labelled]]) -> Iterator[Tensor]:
+        for q, (features, mask) in deep:
+            object_, ground = pool(features, mask), pool(features, 1 - mask)
+            yield cosine(q, object_) - cosine(q, ground)
+
+    @staticmethod
+    def _self_support(
+        deep: Sequence[tuple[Tensor, Labelled]], guess: Float[Tensor, "B 1 H W"]
+    ) -> Iterator[Tensor]:
+        for q, (features, mask) in deep:
+            share = F.adaptive_avg_pool2d(guess, (q.shape[-2], q.shape[-1])).unsqueeze(1)
+            own = q.unsqueeze(1)
+            # Where no place is sure, the unsure ones decide by their small weights.
+            own_object = pool(own, share * (share > SURE) + 1e-3 * share)
+            own_ground = pool(own, (1 - share) * (share < 1 - SURE) + 1e-3 * (1 - share))
+            object_, ground = pool(features, mask), pool(features, 1 - mask)
+            # Surroundings differ from picture to picture more than objects do.
+            yield cosine(q, F.normalize(object_) + F.normalize(own_object)) - cosine(
+                q, 0.5 * F.normalize(ground) + F.normalize(own_ground)
+            )
+
+
+def pool(
+    features: Float[Tensor, "B K C h w"], weight: Float[Tensor, "B K 1 h w"]
+) -> Float[Tensor, "B C"]:
+    """Weighted mean over the places of all shots together; zeros where no place has weight."""
+    return (features * weight).sum((1, 3, 4)) / weight.sum((1, 3, 4)).clamp_min(1e-6)
+
+
+def cosine(
+    query: Float[Tensor, "B C h w"], prototype: Float[Tensor, "B C"]
+) -> Float[Tensor, "B 1 h w"]:
+    """Cosine of each place with a prototype; 0 for one of zeros."""
+    return F.cosine_similarity(query, prototype[..., None, None], dim=1).unsqueeze(1)
