@@ -57,18 +57,28 @@ def make_run(campaign: Campaign, run: Run, runs: Path, *, progress: bool = False
     dataset = open_dataset(spec, split="test", fold=run.fold, size=run.schedule.size)
     source = CachedFeatures(model, dataset, progress=progress)
     record: dict[str, Any] = {"settings": run.settings(), "machine": machine}
-    measured, tallies, lists = {}, {}, {}
+    measured, tallies = {}, {}
+    lists: dict[int | str, str] = {}
     for k in run.shots:
         episodes = EpisodeList.sample(dataset, shots=k, episodes=run.episodes, seed=run.list_seed)
         tally = tally_episodes(predict, source, dataset, episodes.episodes, progress=progress)
         measured[k], tallies[k] = figures(tally, dataset.classes), tally.to_json()
         lists[k] = episodes.sha256
+    also = {}
+    for name, other in run.also.items():
+        dataset = open_dataset(
+            run.open_spec(other), split="test", fold=run.fold, size=run.schedule.size
+        )
+        episodes = EpisodeList.sample(dataset, shots=1, episodes=run.episodes, seed=run.list_seed)
+        source = CachedFeatures(model, dataset, progress=progress)
+        tally = tally_episodes(predict, source, dataset, episodes.episodes, progress=progress)
+        also[name], lists[name] = tally.to_json(), episodes.sha256
     record |= {"figures": measured, "episodes_sha256": lists}
     if not run.reference:
         kept = {key: model.trained[key] for key in ("step", "best")}
         log = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
         record |= {"kept": kept, "log": log}
-    record |= {"tallies": tallies}
+    record |= {"tallies": tallies} | ({"also": also} if also else {})
     record["seconds"] = {
         "train": round(trained, 1), "all": round(time.perf_counter() - start, 1)
     }  # fmt: skip

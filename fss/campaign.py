@@ -26,7 +26,7 @@ KEYS: dict[str, dict[str, Any]] = {
         "preset": "quick", "fold": 0, "shots": [1, 5], "episodes": 1000, "list_seed": 0,
         "references": [], "set": [], "data": {}, "arms": {},
     },
-    "data": {"spec": "", "set": []},
+    "data": {"spec": "", "set": [], "also": {}},
     "arm": {"arm": "", "set": [], "seeds": 1, "data": []},
 }  # fmt: skip
 """What may stand in each table, with the defaults; a value has its default's type."""
@@ -45,6 +45,7 @@ class Run:
         config: the network.
         schedule: the training; its seed is ``seed``.
         fold, shots, episodes, list_seed: how it is measured.
+        also: name -> spec of other data whose test classes it is measured on with one shot.
     """
 
     data: str
@@ -57,6 +58,7 @@ class Run:
     shots: tuple[int, ...]
     episodes: int
     list_seed: int
+    also: Mapping[str, str]
 
     @property
     def name(self) -> str:
@@ -74,15 +76,18 @@ class Run:
             "data": self.spec, "fold": self.fold, "size": self.schedule.size,
             "shots": list(self.shots), "episodes": self.episodes, "list_seed": self.list_seed,
         }  # fmt: skip
+        if self.also:
+            how["also"] = dict(self.also)
         if self.reference:
             return {**how, "reference": self.arm, "backbone": self.config.backbone}
         return {**how, "config": self.config.to_json(), "train": self.schedule.to_json()}
 
-    def open_spec(self) -> str:
-        """Return the spec with its environment variables; InputError if one is not set."""
-        spec = os.path.expandvars(self.spec)
+    def open_spec(self, spec: str | None = None) -> str:
+        """Fill a spec's environment variables (default: the run's); InputError if one is unset."""
+        declared = spec or self.spec
+        spec = os.path.expandvars(declared)
         if missing := re.search(r"\$\{?(\w+)", spec):
-            raise InputError(f"{self.data}: {self.spec} needs {missing[1]}; set it: "
+            raise InputError(f"{self.data}: {declared} needs {missing[1]}; set it: "
                              f"{missing[1]}=path/to/pictures")  # fmt: skip
         return spec
 
@@ -94,11 +99,13 @@ class Result:
     Attributes:
         run: what it is a run of.
         tallies: shots -> the integers of every episode.
+        also: name of other data -> the integers of every episode there, with one shot.
         record: the whole file.
     """
 
     run: Run
     tallies: Mapping[int, EpisodeTally]
+    also: Mapping[str, EpisodeTally]
     record: Mapping[str, Any]
 
 
@@ -164,6 +171,7 @@ class Campaign:
             record = json.loads(path.read_bytes())
             declared, made = run.settings(), _completed(record["settings"])
             tallies = {int(k): EpisodeTally.from_json(t) for k, t in record["tallies"].items()}
+            also = {name: EpisodeTally.from_json(t) for name, t in record.get("also", {}).items()}
             record["episodes_sha256"].items()
         except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
             raise InputError(f"{path}: no result of a run ({error}); remove it") from error
@@ -174,11 +182,18 @@ class Campaign:
                     f"declares {value!r}; results of different settings are not mixed: remove the "
                     "file, or declare another campaign"
                 )
-        return Result(run, tallies, record)
+        return Result(run, tallies, also, record)
 
 
-def summary(results: Mapping[str, Result], *, baseline: str = "base") -> list[dict[str, Any]]:
+def summary(
+    results: Mapping[str, Result], *, baseline: str = "base", also: str | None = None
+) -> list[dict[str, Any]]:
     """Return a row for every data set, arm and number of shots that has results.
+
+    Args:
+        results: of ``Campaign.results``.
+        baseline: the arm that the others are compared to.
+        also: sum up what was measured on this other data, instead of on the own test classes.
 
     Returns:
         Per row ``data``, ``arm``, ``shots``, ``seeds``; ``miou`` and ``fb_iou``, means over the
@@ -189,7 +204,10 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base") -> list[di
     """
     groups: dict[tuple[str, str, int], list[EpisodeTally]] = {}
     for result in results.values():
-        for shots, tally in result.tallies.items():
+        tallies_of = result.tallies
+        if also is not None:
+            tallies_of = {1: result.also[also]} if also in result.also else {}
+        for shots, tally in tallies_of.items():
             groups.setdefault((result.run.data, result.run.arm, shots), []).append(tally)
     rows = []
     for (data, name, shots), tallies in groups.items():
@@ -218,11 +236,15 @@ def _runs(declared: Mapping[str, Any]) -> list[Run]:
                 raise InputError(f"{key}.{name}: use small letters, digits, '-', '_' and '.'")
     for data, given in campaign["data"].items():
         table = _checked("data", f"data.{data}", given)
+        for name, spec in table["also"].items():
+            if not NAME.fullmatch(name) or not isinstance(spec, str):
+                raise InputError(f"data.{data}.also.{name} = {spec!r}: give a name of small "
+                                 "letters and digits, and a data set")  # fmt: skip
         base = campaign["set"] + table["set"]
         measured = dict(
             data=data, spec=table["spec"] or data, fold=campaign["fold"],
             shots=tuple(campaign["shots"]), episodes=campaign["episodes"],
-            list_seed=campaign["list_seed"],
+            list_seed=campaign["list_seed"], also=table["also"],
         )  # fmt: skip
         for name in campaign["references"]:
             if name not in REFERENCES:

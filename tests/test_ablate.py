@@ -18,6 +18,7 @@ references = ["all-foreground"]
 set = ["size=32", "steps=30", "batch=2", "val_every=10", "val_episodes=2", "channels=8"]
 [data.boxes]
 spec = "folder:$BOXES"
+also = { again = "folder:$BOXES" }
 [arms]
 base = {}
 danet = {}

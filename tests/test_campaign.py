@@ -32,22 +32,23 @@ def folder(tmp_path):
     return tmp_path
 
 
-def tally(*counts, class_ids=(0, 0)):
+def tally(*counts):
     """Episodes of these (intersection, union) and of as much background."""
     made = EpisodeTally()
     columns = {
-        "class": list(class_ids), "fg_intersection": [i for i, _ in counts],
+        "class": [0 for _ in counts], "fg_intersection": [i for i, _ in counts],
         "fg_union": [u for _, u in counts], "bg_intersection": [50 for _ in counts],
         "bg_union": [50 + u - i for i, u in counts],
     }  # fmt: skip
     return made.from_json(columns)
 
 
-def write(campaign, name, episodic, *, sha256="a", **changed):
+def write(campaign, name, episodic, *, sha256="a", also_tallies=(), **changed):
     run = {run.name: run for run in campaign.runs}[name]
     record = {
         "settings": {**run.settings(), **changed}, "episodes_sha256": {"1": sha256},
         "tallies": {"1": episodic.to_json()},
+        "also": {name: other.to_json() for name, other in dict(also_tallies).items()},
     }  # fmt: skip
     path = campaign.path(run)
     path.parent.mkdir(exist_ok=True)
@@ -109,6 +110,7 @@ def test_a_private_path_stays_in_the_environment(folder, monkeypatch):
         ("steps=20", "steps=0", "TrainConfig.steps = 0: use 1 or more"),
         ('data = ["mine"]', 'data = ["min"]', "no data 'min'; did you mean 'mine'"),
         ("[data.shapes]\n[data.mine]", "[mine]", "mine: no such key"),
+        ("[data.mine]", "[data.mine]\nalso = { a = 1 }", "data.mine.also.a = 1: give a name of"),
     ],
 )
 def test_a_bad_declaration_is_refused(folder, old, new, message):
@@ -186,6 +188,22 @@ def test_summary_by_hand(folder):
     low, high = rows["no-prior"]["gain_interval"]
     assert low == pytest.approx(1 - 3 / 4) and high == pytest.approx(1 - 1 / 4)
     assert rows["training-free"]["gain"] == pytest.approx(0.1 - 0.5)
+
+
+def test_summary_of_other_data(folder):
+    declared = DECLARED.replace("[data.shapes]", '[data.shapes]\nalso = { hard = "shapes:a=1" }')
+    (folder / "campaign.toml").write_text(declared)
+    campaign = Campaign.read(folder)
+    assert campaign.runs[0].also == {"hard": "shapes:a=1"} and not campaign.runs[-1].also
+    write(campaign, "shapes/base-0", tally((1, 2), (3, 4)), also_tallies={"hard": tally((1, 4))})
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)))
+    results = campaign.results()
+    (row,) = summary(results, also="hard")
+    assert (row["data"], row["arm"], row["shots"], row["miou"]) == ("shapes", "base", 1, 1 / 4)
+    assert [row["miou"] for row in summary(results)] == [4 / 6, 4 / 6]
+    (folder / "campaign.toml").write_text(declared.replace("a=1", "a=2"))
+    with pytest.raises(InputError, match=r"was made with also = .*a=1.* declares .*a=2"):
+        Campaign.read(folder).results()
 
 
 def test_without_a_baseline_there_is_no_gain(folder):

@@ -76,7 +76,10 @@ def test_overrides(make):
         ({"channels": 64.0}, "DANetConfig.channels = 64.0: use int"),
         ({"channels": True}, "DANetConfig.channels = True: use int"),
         ({"lda": 1}, "DANetConfig.lda = 1: use bool"),
-        ({"prior": "mask"}, "prior = 'mask': use 'masked_features', 'masked_input', 'relations' or None"),
+        (
+            {"prior": "mask"},
+            "prior = 'mask': use 'masked_features', 'masked_input', 'relations' or None",
+        ),
         ({"prior": False}, "DANetConfig.prior = False: use"),
         ({"decoder": "psp"}, "DANetConfig.decoder = 'psp': use 'ppm', 'fem'"),
         ({"value": "key"}, "DANetConfig.value = 'key': use 'query', 'support'"),

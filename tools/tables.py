@@ -1,26 +1,37 @@
-"""Put the tables of README.md between their marks, from the measured JSON in results/.
+"""Make the tables of README.md and the figures of the campaigns from what results/ holds.
 
-``<!-- table: NAME -->`` ... ``<!-- end -->`` holds the table of ``results/NAME.json`` and the
-command that made it. ``--check`` only says whether all tables are current.
+``<!-- table: NAME -->`` ... ``<!-- end -->`` in the README holds the table of ``results/NAME.json``
+and the command that made it, or, for ``CAMPAIGN/DATA``, that of one data set of a campaign, whose
+forest plot is ``results/CAMPAIGN/DATA.png``. ``--check`` only says whether all are current.
 """
 
+import hashlib
 import json
 import re
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from fss import bench
+from fss.campaign import DECLARATION, Campaign, summary
 from fss.files import write_atomically
+from fss.report import forest, table
 from fss.viz import results_table
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SOURCE = "Source"  # the PNG field that tells what the figure was made from
 
 
-def table(name: str) -> str:
-    """Return the Markdown of one result."""
-    result = json.loads((ROOT / "results" / f"{name}.json").read_bytes())
+def marked_table(name: str) -> str:
+    """Return the Markdown of one result, or of one data set of a campaign."""
+    if "/" in name:
+        return _campaign_table(*name.split("/"))
+    result = json.loads((RESULTS / f"{name}.json").read_bytes())
     if "parts" in result:
         return f"{bench.tables(result)}Made by `{result['command']}`\n"
     shown = ("name", "shots", "miou", "miou_interval", "fb_iou")
@@ -35,14 +46,59 @@ def table(name: str) -> str:
     )
 
 
+def _campaign_table(campaign: str, data: str) -> str:
+    results = Campaign.read(RESULTS / campaign).results()
+    rows = [row for row in summary(results) if row["data"] == data]
+    result = next(result for result in results.values() if result.run.data == data)
+    run, machine = result.run, result.record["machine"]
+    declared = sum(other.data == data for other in Campaign.read(RESULTS / campaign).runs)
+    made = sum(other.run.data == data for other in results.values())
+    return (
+        f"{table(rows)}\n"
+        f"{made} of {declared} runs; {run.schedule.steps} steps each, the same {run.episodes} test "
+        f"episodes for all, list seed {run.list_seed}; ± is the standard deviation over the seeds, "
+        f"the intervals are over episodes and seeds; {machine['cpu']}, one core a run, "
+        f"torch {machine['torch']}. Made by\n`fss ablate results/{campaign}`\n"
+    )
+
+
+def figures() -> dict[Path, bytes]:
+    """Return the forest plot of every data set of every campaign that is not current."""
+    stale = {}
+    for declaration in sorted(RESULTS.glob(f"*/{DECLARATION}")):
+        rows = summary(Campaign.read(declaration.parent).results())
+        for data in dict.fromkeys(row["data"] for row in rows):
+            shown = [row for row in rows if row["data"] == data]
+            source = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
+            path = declaration.parent / f"{data}.png"
+            if _source(path) == source or all(row["gain"] is None for row in shown):
+                continue
+            png = BytesIO()
+            figure = forest(shown, title=f"{data}: arm (seeds)")
+            figure.savefig(png, format="png", dpi=120, metadata={SOURCE: source})
+            stale[path] = png.getvalue()
+    return stale
+
+
+def _source(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with Image.open(path) as image:
+        found = image.info.get(SOURCE)
+    return None if found is None else str(found)
+
+
 def main() -> None:
-    """Rewrite README.md, or with ``--check`` exit with 1 if that would change it."""
+    """Rewrite what is not current, or with ``--check`` name it and exit with 1."""
     readme = ROOT / "README.md"
     old = readme.read_text(encoding="utf-8")
-    new = MARKED.sub(lambda match: match[1] + table(match[2]) + match[3], old)
+    new = MARKED.sub(lambda match: match[1] + marked_table(match[2]) + match[3], old)
+    stale = figures() | ({readme: new.encode()} if new != old else {})
     if "--check" in sys.argv:
-        sys.exit("README.md: tables are not current; run `make tables`" if new != old else 0)
-    write_atomically(readme, new.encode())
+        names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
+        sys.exit(f"not current: {names}; run `make tables`" if stale else 0)
+    for path, content in stale.items():
+        write_atomically(path, content)
 
 
 if __name__ == "__main__":
