@@ -180,6 +180,44 @@ def episode_panel(
     return figure
 
 
+def qualitative(
+    support: Array, support_mask: Array, query: Array, target: Array, prediction: Array,
+    *, captions: Sequence[str],
+) -> Figure:  # fmt: skip
+    """Draw a column an episode, as Fig. 2 of the paper: support, query, result.
+
+    One-shot episodes: pictures [B,3,H,W] and label maps [B,H,W]; a caption below each column.
+    """
+    arrays = [_numpy(array) for array in (support, support_mask, query, target, prediction)]
+    if [array.ndim for array in arrays] != [4, 3, 4, 3, 3] or {len(a) for a in arrays} != {
+        len(captions)
+    }:
+        raise InputError(
+            "support and query are [B,3,H,W], masks, target and prediction [B,H,W], with B "
+            f"captions; got {', '.join(str(list(a.shape)) for a in arrays)} and {len(captions)}"
+        )
+    heads = ("support", "query and truth", "result")
+    height, width = arrays[3].shape[1:]
+    figure = NotebookFigure(
+        figsize=(1.3 * len(captions) + 0.3, 3 * 1.3 * height / width + 0.7), layout="constrained"
+    )
+    axes = figure.subplots(3, len(captions), squeeze=False)
+    for column, (shot, mask, asked, truth, found), caption in zip(
+        axes.T, zip(*arrays, strict=True), captions, strict=True
+    ):
+        pictures = (outline(shot, mask), outline(asked, truth), error_map(asked, found, truth))
+        for axis, picture in zip(column, pictures, strict=True):
+            axis.imshow(picture)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        column[-1].set_xlabel(caption, fontsize=9)
+    for axis, head in zip(axes[:, 0], heads, strict=True):
+        axis.set_ylabel(head, fontsize=9)
+    handles = error_legend() if (arrays[3] == 255).any() else error_legend()[:3]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
 def training_curves(log_records: Iterable[Mapping[str, Any]]) -> Figure:
     """Draw the loss and, where any record has ``val_miou``, the validation mIoU over ``step``.
 

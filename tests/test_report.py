@@ -1,0 +1,117 @@
+"""Tables and forest plots of campaigns, and whether the committed ones are current."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.colors import to_hex
+
+from fss.report import forest, table
+from fss.viz import FALSE_ALARM, HIT
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def row(arm, shots=1, *, seeds=2, miou=0.5, spread=0.0123, gain=None, interval=None):
+    return {
+        "data": "d", "arm": arm, "shots": shots, "seeds": seeds, "miou": miou, "fb_iou": 0.6,
+        "spread": spread, "gain": gain, "gain_interval": interval,
+    }  # fmt: skip
+
+
+ROWS = [
+    row("training-free", miou=0.3, spread=None, seeds=1, gain=-0.2, interval=(-0.25, -0.15)),
+    row("training-free", 5, miou=0.4, spread=None, seeds=1, gain=-0.2, interval=(-0.25, -0.15)),
+    row("base"), row("base", 5, miou=0.6),
+    row("lda", miou=0.511, gain=0.011, interval=(-0.002, 0.02)),
+    row("lda", 5, miou=0.59, gain=-0.01, interval=(-0.02, -0.001)),
+    row("mine", seeds=1, miou=0.7, spread=None, gain=0.2, interval=(0.1, 0.3)),
+]  # fmt: skip
+
+
+def test_a_table_by_hand():
+    lines = [line.strip("| ").split(" | ") for line in table(ROWS).splitlines()]
+    assert [len(line) for line in lines] == [8] * 6
+    assert lines[0] == ["arm", "seeds", "1-shot mIoU (%)", "gain [95 %]", "the paper's",
+                        "5-shot mIoU (%)", "gain [95 %]", "the paper's"]  # fmt: skip
+    assert lines[2] == ["training-free", "–", "30.0", "-20.0 [-25.0, -15.0]", "–",
+                        "40.0", "-20.0 [-25.0, -15.0]", "–"]  # fmt: skip
+    assert lines[3] == ["base", "2", "50.0 ± 1.2", "–", "–", "60.0 ± 1.2", "–", "–"]
+    assert lines[4] == ["lda", "2", "51.1 ± 1.2", "+1.1 [-0.2, +2.0]", "+0.57",
+                        "59.0 ± 1.2", "-1.0 [-2.0, -0.1]", "+0.81"]  # fmt: skip
+    assert lines[5] == ["mine", "1", "70.0", "+20.0 [+10.0, +30.0]", "–", "–", "–", "–"]
+
+
+def test_a_table_of_other_shots_says_nothing_of_the_paper():
+    head = table([row("base", 2)]).splitlines()[0]
+    assert head == "| arm | seeds | 2-shot mIoU (%) | gain [95 %] |"
+
+
+def test_a_forest_by_hand():
+    figure = forest(ROWS, title="d: arm (seeds)")
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["lda (2)", "mine (1)"]
+    assert axis.get_title(loc="left") == "d: arm (seeds)"
+    lines = [(line.get_xdata(), line) for line in axis.lines]
+    spans = [(tuple(x), to_hex(line.get_color())) for x, line in lines if len(x) == 2]
+    one, five = HIT.lower(), FALSE_ALARM.lower()
+    assert spans[1:] == [
+        (pytest.approx((-0.2, 2.0)), one), (pytest.approx((10, 30)), one),
+        (pytest.approx((-2.0, -0.1)), five),
+    ]  # fmt: skip
+    marks = {round(float(x[0]), 6): line.get_markerfacecolor() for x, line in lines if len(x) == 1}
+    assert marks == {1.1: "white", 20.0: HIT, -1.0: FALSE_ALARM}
+
+
+def tables(root, *args):
+    return subprocess.run(
+        [sys.executable, root / "tools" / "tables.py", *args], capture_output=True, text=True
+    )
+
+
+def test_the_committed_tables_and_figures_are_current():
+    done = tables(ROOT, "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_committed_examples_are_of_the_shipped_weights(tmp_path):
+    shown = ("--data", "shapes", "--checkpoint", "danet-lite0-shapes")
+
+    def check(folder, *args):
+        command = [sys.executable, ROOT / "tools" / "qualitative.py", folder, *shown, "--check"]
+        return subprocess.run([*command, *args], capture_output=True, text=True)
+
+    committed = ROOT / "results" / "qualitative"
+    done = check(committed)
+    assert done.returncode == 0, done.stderr
+    assert check(committed, "--seed", "1").stderr == f"{committed}: not current: examples, worst\n"
+    assert check(tmp_path).returncode == 1
+
+
+def test_what_is_not_current_is_named_and_mended(tmp_path):
+    for name in ("README.md", "tools/tables.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    readme, figures = tmp_path / "README.md", sorted(tmp_path.glob("results/*/*.png"))
+    current = {path: path.read_bytes() for path in (readme, *figures)}
+    assert len(current) > 1
+    assert tables(tmp_path, "--check").returncode == 0
+    figures[0].unlink()
+    result = next(figures[-1].with_suffix("").glob("danet-*.json"))
+    record = json.loads(result.read_text())
+    record["tallies"]["1"]["fg_intersection"][0] -= 1  # stays possible: I + V = bg I + U
+    record["tallies"]["1"]["bg_intersection"][0] -= 1
+    result.write_text(json.dumps(record))
+    done = tables(tmp_path, "--check")
+    assert done.returncode == 1
+    assert done.stderr.startswith("not current: ") and done.stderr.count("make tables") == 1
+    assert str(figures[0].relative_to(tmp_path)) in done.stderr
+    assert tables(tmp_path).returncode == 0
+    assert tables(tmp_path, "--check").returncode == 0
+    if len(figures) > 1:
+        with_same_source = figures[0].read_bytes()
+        assert with_same_source == current[figures[0]]

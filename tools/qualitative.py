@@ -1,0 +1,115 @@
+"""The paper's Fig. 2 for a network of ours, and its honest sister: the ten worst episodes.
+
+    python tools/qualitative.py results/qualitative --data shapes --checkpoint danet-lite0-shapes
+    python tools/qualitative.py build/photos --data folder:path/to/photos \
+      --checkpoint danet-lite0-photos
+
+``examples.png`` shows the first episode of each of eight classes, as the list has them: nobody
+chose them. ``worst.png`` shows the ten episodes of the whole list with the lowest IoU.
+"""
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+
+import torch
+import tyro
+from matplotlib.figure import Figure
+from PIL import Image
+from safetensors.torch import save
+
+from fss import load
+from fss.data import open_dataset
+from fss.data.dataset import Dataset
+from fss.episodes import Episode, EpisodeList
+from fss.errors import InputError
+from fss.evaluate import network, tally_episodes
+from fss.features import CachedFeatures
+from fss.files import write_atomically
+from fss.model import DANet
+from fss.viz import qualitative
+
+NAMES = ("examples", "worst")
+EXAMPLES, WORST = 8, 10
+SOURCE = "Source"  # the PNG field that tells of which weights and episodes a figure is
+
+
+def figures(
+    out: tyro.conf.Positional[Path],
+    data: str,
+    checkpoint: str,
+    episodes: int = 1000,
+    seed: int = 0,
+    check: bool = False,
+) -> None:
+    """Draw both figures into a folder.
+
+    Args:
+        out: the folder.
+        data: the data set's spec; its test classes of fold 0 are shown.
+        checkpoint: name or path of the weights.
+        episodes: of the list, one shot.
+        seed: of the list.
+        check: draw nothing, and fail unless the figures are of these weights and this list.
+    """
+    try:
+        model = load(checkpoint).eval()
+        dataset = open_dataset(data, split="test", fold=0, size=model.trained["size"])
+        sampled = EpisodeList.sample(dataset, shots=1, episodes=episodes, seed=seed)
+        weights = hashlib.sha256(save(model.head_state())).hexdigest()
+        source = f"{weights[:16]} {sampled.sha256[:16]}"
+        if check:
+            stale = [name for name in NAMES if not _is_of(out / f"{name}.png", source)]
+            raise SystemExit(f"{out}: not current: {', '.join(stale)}" if stale else 0)
+        for name, figure in zip(NAMES, _figures(model, dataset, sampled), strict=True):
+            png = BytesIO()
+            figure.savefig(png, format="png", dpi=100, metadata={SOURCE: source})
+            write_atomically(out / f"{name}.png", png.getvalue())
+            print(f"{out / name}.png")
+    except InputError as error:
+        raise SystemExit(str(error)) from error
+
+
+def _is_of(path: Path, source: str) -> bool:
+    if not path.is_file():
+        return False
+    with Image.open(path) as image:
+        return image.info.get(SOURCE) == source
+
+
+def _figures(model: DANet, dataset: Dataset, sampled: EpisodeList) -> tuple[Figure, Figure]:
+    features = CachedFeatures(model, dataset)
+    tally = tally_episodes(network(model), features, dataset, sampled.episodes)
+    _, intersection, union, *_ = tally.counts.T
+    ious = (intersection / union.clip(1)).tolist()
+    first: dict[str, int] = {}
+    for number, episode in enumerate(sampled):
+        first.setdefault(episode.class_name, number)
+    examples = list(first.values())[:EXAMPLES]
+    once = {episode: number for number, episode in enumerate(sampled)}  # some are drawn twice
+    worst = sorted(once.values(), key=lambda number: ious[number])[:WORST]
+    drawn = [_draw(model, dataset, [(sampled[n], ious[n]) for n in part])
+             for part in (examples, worst)]  # fmt: skip
+    return drawn[0], drawn[1]
+
+
+@torch.no_grad()
+def _draw(model: DANet, dataset: Dataset, shown: list[tuple[Episode, float]]) -> Figure:
+    support, masks, queries, targets = [], [], [], []
+    for episode, _ in shown:
+        images = dataset[episode.class_name]
+        image, mask = images[images.names.index(episode.support[0])]
+        query, target = images[images.names.index(episode.query)]
+        support.append(image)
+        masks.append(mask)
+        queries.append(query)
+        targets.append(target)
+    pictures, labels = torch.stack(support), torch.stack(masks)
+    asked = torch.stack(queries)
+    found = model(asked, pictures[:, None], labels[:, None]).mask().to(torch.uint8)
+    captions = [f"{episode.class_name}\nIoU {100 * iou:.0f} %" for episode, iou in shown]
+    return qualitative(pictures, labels, asked, torch.stack(targets), found, captions=captions)
+
+
+if __name__ == "__main__":
+    tyro.cli(figures)
