@@ -23,8 +23,8 @@ REFERENCES = ("all-foreground", "training-free")
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")  # of a file or folder, on every system
 KEYS: dict[str, dict[str, Any]] = {
     "campaign": {
-        "preset": "quick", "fold": 0, "shots": [1, 5], "episodes": 1000, "list_seed": 0,
-        "references": [], "set": [], "data": {}, "arms": {},
+        "preset": "quick", "baseline": "base", "fold": 0, "shots": [1, 5], "episodes": 1000,
+        "list_seed": 0, "references": [], "set": [], "data": {}, "arms": {},
     },
     "data": {"spec": "", "set": [], "also": {}},
     "arm": {"arm": "", "set": [], "seeds": 1, "data": []},
@@ -111,10 +111,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Campaign:
-    """All runs of a declaration, in its order."""
+    """All runs of a declaration, in its order; ``baseline`` is the arm that others compare to."""
 
     folder: Path
     runs: tuple[Run, ...]
+    baseline: str = "base"
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
@@ -132,7 +133,12 @@ class Campaign:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"{path}: cannot be read as TOML ({error})") from error
         try:
-            return cls(folder, tuple(_runs(declared)))
+            campaign = _checked("campaign", "", declared)
+            runs = tuple(_runs(campaign))
+            if campaign["baseline"] not in campaign["arms"]:
+                hint = nearest(campaign["baseline"], campaign["arms"])
+                raise InputError(f"baseline = {campaign['baseline']!r}: no such arm; {hint}")
+            return cls(folder, runs, campaign["baseline"])
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
@@ -225,8 +231,7 @@ def summary(
     return rows
 
 
-def _runs(declared: Mapping[str, Any]) -> list[Run]:
-    campaign = _checked("campaign", "", declared)
+def _runs(campaign: Mapping[str, Any]) -> list[Run]:
     runs = []
     for key in ("data", "arms"):
         if not campaign[key]:

@@ -87,8 +87,10 @@ class DANetConfig(_Checked):
         pca: prototypical channel attention; without it the prototype is a masked average.
         prior: where PFENet's prior mask comes from: block4 of the support, masked afterwards
             (``"masked_features"``), or block4 run on the masked block3 (``"masked_input"``,
-            PFENet's own), or ``None``; or ``"relations"``, ten maps of what the support's labels
+            PFENet's own), or ``None``; or ``"relations"``, eight maps of what the support's labels
             say of each place instead of one (see ``fss.relations``).
+        taps: which blocks the reduction of Eq. 4 joins: ``"both"`` (block2 and block3, as
+            published), ``"block2"`` or ``"block3"``.
         decoder: ``"ppm"``, the pyramid pooling of the paper, or ``"fem"``, PFENet's.
         value: what the attention carries: features of the ``"query"``, as published, or of the
             ``"support"``.
@@ -104,6 +106,7 @@ class DANetConfig(_Checked):
     lda: bool = True
     pca: bool = True
     prior: Prior | None = "masked_features"
+    taps: Literal["both", "block2", "block3"] = "both"
     decoder: Literal["ppm", "fem"] = "ppm"
     value: Literal["query", "support"] = "query"
     scaled: bool = False
@@ -115,6 +118,11 @@ class DANetConfig(_Checked):
         super().__post_init__()
         if self.channels < 1:
             raise InputError(f"DANetConfig.channels = {self.channels}: use 1 or more")
+        if self.lda and self.taps == "block3":
+            raise InputError(
+                "DANetConfig.taps = 'block3' with lda = True: light attention attends over block2; "
+                "use taps='both', or lda=False"
+            )
 
     @classmethod
     def published(cls, **overrides: Any) -> Self:

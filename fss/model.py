@@ -42,7 +42,7 @@ class Prediction:
         attention: the maps that exist, by name: ``rows`` [B,H,H], ``cols`` [B,W,W], ``dense``
             [B,N,N] (means over the shots) and each with ``_by_shot`` [B,K,..]; ``weights``
             [B,K,C,H,W]; ``prior`` [B,1,H,W]. With ``prior="relations"`` also ``relations``
-            [B,10,H,W] and ``match2_by_shot`` to ``match4_by_shot`` (see ``fss.relations``); the
+            [B,8,H,W], ``match3_by_shot`` and ``match4_by_shot`` (see ``fss.relations``); the
             prior is then the mean of the attended masks. Empty unless asked for.
         aux: logits of the decoder's inner losses, each at its own size.
     """
@@ -66,7 +66,7 @@ class SupportCode(NamedTuple):
     prototype: Float[Tensor, "B C"]
     weights: Float[Tensor, "B K C H W"] | None
     block4: Float[Tensor, "B K C4 H4 W4"] | None  # masked; for PFENet's prior
-    labelled: tuple[Labelled, ...] = ()  # of each depth; for the relations
+    labelled: tuple[Labelled, ...] = ()  # block3 and block4; for the relations
 
 
 def prior_mask(
@@ -126,8 +126,9 @@ class DANet(nn.Module):
             if config.pca
             else None
         )
-        self.reduce_query = _reduction(c2 + c3, channels, dropout)
-        self.reduce_support = _reduction(c2 + c3, channels, dropout)
+        joined = {"both": c2 + c3, "block2": c2, "block3": c3}[config.taps]
+        self.reduce_query = _reduction(joined, channels, dropout)
+        self.reduce_support = _reduction(joined, channels, dropout)
         decoder = {"ppm": PyramidPooling, "fem": FeatureEnrichment}[config.decoder]
         self.relations = None
         if config.prior == "relations":
@@ -218,7 +219,7 @@ class DANet(nn.Module):
         masked2 = block2 * small  # Eq. 1
         if config.mask_before_reduce:
             block2, block3 = masked2, block3 * small
-        joined = torch.cat([block2, block3], dim=2)  # Eq. 4
+        joined = self._join(block2, block3)
         reduced = self.reduce_support(joined.flatten(0, 1)).unflatten(0, joined.shape[:2])
         weights = None
         if self.channel is None:
@@ -229,7 +230,7 @@ class DANet(nn.Module):
         block4 = None
         labelled: tuple[Labelled, ...] = ()
         if self.relations is not None:
-            labelled = tuple(Labelled(map_, self._object(mask, map_)) for map_ in support)
+            labelled = tuple(Labelled(map_, self._object(mask, map_)) for map_ in support[1:])
         elif config.prior is not None:
             block4 = support.block4 * self._object(mask, support.block4)
         return SupportCode(masked2, reduced, small, prototype, weights, block4, labelled)
@@ -248,7 +249,7 @@ class DANet(nn.Module):
         if self.light is not None:
             block2, light_maps = self.light(block2, code.block2, code.mask)  # Eq. 2, 3
             maps |= _named(light_maps)
-        attended = self.reduce_query(torch.cat([block2, block3], dim=1))  # D_q, Eq. 4
+        attended = self.reduce_query(self._join(block2, block3))  # D_q, Eq. 4
         if self.dense is not None:
             attended, dense_maps = self.dense(
                 attended, code.reduced, code.mask, need_map=need_maps
@@ -260,8 +261,8 @@ class DANet(nn.Module):
             maps["prior"] = prior
         if self.relations is not None:
             size2 = (attended.shape[-2], attended.shape[-1])
-            prior, found = self.relations(query, code.labelled, size2, need_maps=need_maps)
-            maps |= {"relations": prior, "prior": prior[:, :6].mean(1, keepdim=True)} | found
+            prior, found = self.relations(query[1:], code.labelled, size2, need_maps=need_maps)
+            maps |= {"relations": prior, "prior": prior[:, :4].mean(1, keepdim=True)} | found
         if code.weights is not None:
             maps["weights"] = code.weights
         logits, inner = self.decoder(attended, code.prototype, prior)
@@ -272,6 +273,12 @@ class DANet(nn.Module):
         block2, block3 = features.block2, features.block3
         scale = 1 / self.backbone.spread
         return scale * block2, self._resize(scale * block3, block2.shape[-2:])
+
+    def _join(self, block2: Tensor, block3: Tensor) -> Tensor:
+        """Eq. 4's concatenation of the channels [...,C,H,W], or the one block of ``taps``."""
+        if self.config.taps == "both":
+            return torch.cat([block2, block3], dim=-3)
+        return block2 if self.config.taps == "block2" else block3
 
     def _resize(self, maps: Tensor, size: Size) -> Tensor:
         return resize(maps, size, aligned=self.backbone.aligned)

@@ -1,4 +1,4 @@
-"""How a query relates to a labelled support: ten maps of one number a place, whatever the class.
+"""How a query relates to a labelled support: eight maps of one number a place, whatever the class.
 
 Features of a few dozen training classes are learnt by heart; these maps hold none. Each says how
 much a place of the query looks like the object rather than like what surrounds it, by cosines of
@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fss.attention import CHUNK, attention_weights
-from fss.backbones import Features
 from fss.resize import resize
 
+DEPTHS = (3, 4)  # block2 adds nothing (measured), and would take most of the time
 TEMPERATURE = 20.0  # inverse; where the learnt one starts
 CONTRAST = 4.0  # brings differences of cosines to the spread of the other maps
 SURE = 0.6  # a place counts fully for the query's own prototypes above it, or below 1 - SURE
@@ -82,51 +82,52 @@ class MaskAttention(nn.Module):
 
 
 class Relations(nn.Module):
-    """Ten maps of the query, by what the support's labels say of it.
+    """Eight maps of the query by what the support's labels say of it.
 
-    For block2, block3 and block4: the attended mask (``MaskAttention``), as it is and centred. For
-    block3 and block4: the cosine to the object's prototype minus that to the background's. And for
-    both once more with prototypes that take in the query's own places of which the first maps are
-    sure (self-support; Fan et al., ECCV 2022): the query resembles itself most.
+    Of block3 and of block4: the attended mask (``MaskAttention``), as it is and centred; the cosine to the object's
+    prototype minus that to the background's; and the same once more with prototypes that take in
+    the query's own places of which the first maps are sure (self-support; Fan et al., ECCV 2022):
+    the query resembles itself most.
 
     Args:
         aligned: how the backbone's pictures are resized; see ``fss.resize``.
     """
 
-    CHANNELS = 10
+    CHANNELS = 8
 
     def __init__(self, *, aligned: bool) -> None:
         super().__init__()
         self.attend = nn.ModuleList(
             nn.ModuleList(MaskAttention(centred=centred) for centred in (False, True))
-            for _ in Features._fields
+            for _ in DEPTHS
         )
         self.aligned = aligned
 
     def forward(
         self,
-        query: Features,
+        query: Sequence[Float[Tensor, "B C h w"]],
         support: Sequence[Labelled],
         size: tuple[int, int],
         *,
         need_maps: bool = False,
-    ) -> tuple[Float[Tensor, "B 10 H W"], dict[str, Tensor]]:
-        """Compare a query with the labelled support of each depth.
+    ) -> tuple[Float[Tensor, "B 8 H W"], dict[str, Tensor]]:
+        """Compare a query's block3 and block4 with the labelled support's.
 
         Returns:
-            The ten maps at ``size``; and, where asked for, the centred attention of each depth on
-            its own grid, ``match2_by_shot`` [B,K,n,n] to ``match4_by_shot``.
+            The maps at ``size``: attended masks of block3 and block4, each as it is and centred,
+            then four contrasts; and, where asked for, the centred attention on its own grid,
+            ``match3_by_shot`` [B,K,n,n] and ``match4_by_shot``.
         """
         attended, maps = [], {}
-        for depth, pair, q, labelled in zip((2, 3, 4), self.attend, query, support, strict=True):
+        for depth, pair, q, labelled in zip(DEPTHS, self.attend, query, support, strict=True):
             for attend in pair:  # type: ignore[attr-defined]
                 mask, weights = attend(q, labelled, need_map=need_maps and attend.centred)
                 attended.append(self._resize(mask, size))
                 if weights is not None:
                     maps[f"match{depth}_by_shot"] = weights
-        deep = list(zip(query, support, strict=True))[1:]
+        deep = list(zip(query, support, strict=True))
         contrasts = [self._resize(contrast, size) for contrast in self._contrasts(deep)]
-        centred = attended[3] + attended[5]
+        centred = attended[1] + attended[3]
         sure = (3 * (centred - 0.7 + torch.stack(contrasts).sum(0))).sigmoid().detach()
         again = [self._resize(contrast, size) for contrast in self._self_support(deep, sure)]
         scaled = [CONTRAST * contrast for contrast in contrasts + again]

@@ -49,7 +49,7 @@ def _cells(row: Mapping[str, Any] | None) -> list[str]:
     return [f"{100 * row['miou']:.1f}{spread}", gain]
 
 
-def forest(rows: Rows, *, title: str | None = None) -> NotebookFigure:
+def forest(rows: Rows, *, title: str | None = None, baseline: str = "base") -> NotebookFigure:
     """Draw the gains over the baseline with their intervals, an arm a line; references left out.
 
     A filled mark is an interval that excludes zero, an empty one an interval that does not.
@@ -71,7 +71,7 @@ def forest(rows: Rows, *, title: str | None = None) -> NotebookFigure:
     seeds = {row["arm"]: row["seeds"] for row in rows}
     axis.set_yticks(range(len(arms)), [f"{arm} ({seeds[arm]})" for arm in arms])
     axis.set_ylim(len(arms) - 0.5, -0.5)
-    axis.set(xlabel="mIoU minus base's, points (95 % interval over episodes and seeds)")
+    axis.set(xlabel=f"mIoU minus {baseline}'s, points (95 % interval over episodes and seeds)")
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fss.checkpoint import OPTIMIZER, load_head, read_checkpoint, save_checkpoint
+from fss.config import DANetConfig, TrainConfig
 from fss.errors import InputError
 from fss.files import remove_leftovers, write_atomically
 from fss.model import DANet
@@ -68,7 +69,9 @@ class Run:
 
     def _same_settings(self, config: dict[str, Any], trained: dict[str, Any]) -> None:
         ours = {**self.model.config.to_json(), **self.settings["train"], **self.settings}
-        theirs = {**config, **trained["train"], **trained}
+        # A setting that is younger than the run had its default then.
+        schedule = TrainConfig.from_json(trained["train"]).to_json() if trained["train"] else {}
+        theirs = {**DANetConfig.from_json(config).to_json(), **schedule, **trained}
         for name, value in ours.items():
             if name == "train" or theirs.get(name) == value:
                 continue

@@ -236,15 +236,15 @@ def nearer(query, object_, ground):
 
 
 def relations(query, support, masks):
-    """The ten maps, where all depths have one grid: query [D][C,n], support [D][C,m], masks [m]."""
+    """The eight maps; both depths have one grid: query 2x[C,n], support 2x[C,m], masks [m]."""
     attended = [
         attended_mask(q, s, masks, 20.0, centred=centred)
         for q, s in zip(query, support, strict=True)
         for centred in (False, True)
     ]
-    deep = [(q, s) for q, s in zip(query, support, strict=True)][1:]
+    deep = list(zip(query, support, strict=True))
     contrasts = [nearer(q, prototype(s, masks), prototype(s, 1 - masks)) for q, s in deep]
-    guess = attended[3] - 0.35 + attended[5] - 0.35 + contrasts[0] + contrasts[1]
+    guess = attended[1] - 0.35 + attended[3] - 0.35 + contrasts[0] + contrasts[1]
     share = np.array([1 / (1 + math.exp(-3 * g)) for g in guess])
     again = []
     for q, s in deep:

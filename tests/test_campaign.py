@@ -110,6 +110,7 @@ def test_a_private_path_stays_in_the_environment(folder, monkeypatch):
         ("steps=20", "steps=0", "TrainConfig.steps = 0: use 1 or more"),
         ('data = ["mine"]', 'data = ["min"]', "no data 'min'; did you mean 'mine'"),
         ("[data.shapes]\n[data.mine]", "[mine]", "mine: no such key"),
+        ("episodes = 2", 'baseline = "bse"', "baseline = 'bse': no such arm; did you mean 'base'"),
         ("[data.mine]", "[data.mine]\nalso = { a = 1 }", "data.mine.also.a = 1: give a name of"),
     ],
 )

@@ -14,7 +14,7 @@ from fss.errors import InputError
 PUBLISHED = {
     "backbone": "efficientnet_lite0", "channels": 64, "lda": True, "pca": True,
     "prior": "masked_features", "decoder": "ppm", "value": "query", "scaled": False,
-    "mask_background": False, "masked_pool": False, "mask_before_reduce": True,
+    "mask_background": False, "masked_pool": False, "mask_before_reduce": True, "taps": "both",
 }  # fmt: skip
 REPAIRED = PUBLISHED | {
     "value": "support", "scaled": True, "mask_background": True, "masked_pool": True,
@@ -80,6 +80,8 @@ def test_overrides(make):
             {"prior": "mask"},
             "prior = 'mask': use 'masked_features', 'masked_input', 'relations' or None",
         ),
+        ({"taps": "block4"}, "DANetConfig.taps = 'block4': use 'both', 'block2', 'block3'"),
+        ({"taps": "block3"}, "light attention attends over block2; use taps='both', or lda=False"),
         ({"prior": False}, "DANetConfig.prior = False: use"),
         ({"decoder": "psp"}, "DANetConfig.decoder = 'psp': use 'ppm', 'fem'"),
         ({"value": "key"}, "DANetConfig.value = 'key': use 'query', 'support'"),

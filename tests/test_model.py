@@ -1,4 +1,5 @@
 import math
+from unittest.mock import Mock
 
 import pytest
 import reference
@@ -235,6 +236,18 @@ def test_base_is_a_masked_average_and_no_attention():
     torch.testing.assert_close(run(model, query, support, mask).logits, fit(logits, (H, W)))
 
 
+def test_taps_choose_what_is_reduced():
+    query, support, mask = episode()
+    for taps, channels, place in (("block2", 40, 0), ("block3", 112, 1)):
+        model = build("base", taps=taps)
+        assert model.reduce_query[0].in_channels == channels
+        seen = Mock(return_value=None)
+        model.reduce_query.register_forward_hook(seen)
+        run(model, query, support, mask)
+        (reduced,) = seen.call_args.args[1]
+        torch.testing.assert_close(reduced, middle(model, query)[place])
+
+
 @pytest.mark.parametrize("name", ["danet", "pfenet"])
 def test_where_the_support_is_masked(name):
     """DANet masks before it reduces, PFENet in the average only."""
@@ -326,8 +339,8 @@ def test_maps_have_names_and_shapes_and_change_nothing(name):
     if config.pca:
         expected["weights"] = (B, 3, 32, height, width)
     if config.prior == "relations":
-        expected["relations"] = (B, 10, height, width)
-        for depth, places in ((2, n), (3, 7 * 11), (4, 4 * 6)):
+        expected["relations"] = (B, 8, height, width)
+        for depth, places in ((3, 7 * 11), (4, 4 * 6)):
             expected[f"match{depth}_by_shot"] = (B, 3, places, places)
     assert {key: tuple(map_.shape) for key, map_ in shown.attention.items()} == expected
     torch.testing.assert_close(shown.logits, plain.logits, rtol=0, atol=1e-5)

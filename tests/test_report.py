@@ -55,6 +55,7 @@ def test_a_forest_by_hand():
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["lda (2)", "mine (1)"]
     assert axis.get_title(loc="left") == "d: arm (seeds)"
+    assert axis.get_xlabel().startswith("mIoU minus base's, points")
     lines = [(line.get_xdata(), line) for line in axis.lines]
     spans = [(tuple(x), to_hex(line.get_color())) for x, line in lines if len(x) == 2]
     one, five = HIT.lower(), FALSE_ALARM.lower()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from processes import Fss
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny import boxes, network, tiny_backbones, write_boxes
 
 import fss.train as training
@@ -537,6 +538,20 @@ def test_a_resume_with_other_settings_is_refused(stopped, name, change):
     ):
         run(stopped, resume=True, **change)
     assert content(stopped) == before
+
+
+def test_a_setting_younger_than_the_run_had_its_default(stopped, unbroken):
+    path = stopped / "last.safetensors"
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    config, trained = json.loads(header["config"]), json.loads(header["trained"])
+    del config["taps"], trained["train"]["iou_weight"]
+    header |= {"config": json.dumps(config), "trained": json.dumps(trained)}
+    save_file(load_file(path), path, metadata=header)
+    with pytest.raises(InputError, match="was trained with iou_weight = 0.0, not 1.0"):
+        run(stopped, replace(SHORT, iou_weight=1.0), resume=True)
+    run(stopped, resume=True)
+    assert equal(weights(stopped), weights(unbroken))
 
 
 def test_a_resume_with_other_data_is_refused(stopped, monkeypatch):

@@ -47,15 +47,16 @@ def marked_table(name: str) -> str:
 
 
 def _campaign_table(campaign: str, data: str) -> str:
-    results = Campaign.read(RESULTS / campaign).results()
-    rows = [row for row in summary(results) if row["data"] == data]
+    declared = Campaign.read(RESULTS / campaign)
+    results = declared.results()
+    rows = [r for r in summary(results, baseline=declared.baseline) if r["data"] == data]
     result = next(result for result in results.values() if result.run.data == data)
     run, machine = result.run, result.record["machine"]
-    declared = sum(other.data == data for other in Campaign.read(RESULTS / campaign).runs)
+    runs = sum(other.data == data for other in declared.runs)
     made = sum(other.run.data == data for other in results.values())
     return (
         f"{table(rows)}\n"
-        f"{made} of {declared} runs; {run.schedule.steps} steps each, the same {run.episodes} test "
+        f"{made} of {runs} runs; {run.schedule.steps} steps each, the same {run.episodes} test "
         f"episodes for all, list seed {run.list_seed}; ± is the standard deviation over the seeds, "
         f"the intervals are over episodes and seeds; {machine['cpu']}, one core a run, "
         f"torch {machine['torch']}. Made by\n`fss ablate results/{campaign}`\n"
@@ -66,7 +67,8 @@ def figures() -> dict[Path, bytes]:
     """Return the forest plot of every data set of every campaign that is not current."""
     stale = {}
     for declaration in sorted(RESULTS.glob(f"*/{DECLARATION}")):
-        rows = summary(Campaign.read(declaration.parent).results())
+        campaign = Campaign.read(declaration.parent)
+        rows = summary(campaign.results(), baseline=campaign.baseline)
         for data in dict.fromkeys(row["data"] for row in rows):
             shown = [row for row in rows if row["data"] == data]
             source = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
@@ -74,7 +76,7 @@ def figures() -> dict[Path, bytes]:
             if _source(path) == source or all(row["gain"] is None for row in shown):
                 continue
             png = BytesIO()
-            figure = forest(shown, title=f"{data}: arm (seeds)")
+            figure = forest(shown, title=f"{data}: arm (seeds)", baseline=campaign.baseline)
             figure.savefig(png, format="png", dpi=120, metadata={SOURCE: source})
             stale[path] = png.getvalue()
     return stale
