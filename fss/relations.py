@@ -84,10 +84,10 @@ class MaskAttention(nn.Module):
 class Relations(nn.Module):
     """Eight maps of the query by what the support's labels say of it.
 
-    Of block3 and of block4: the attended mask (``MaskAttention``), as it is and centred; the cosine to the object's
-    prototype minus that to the background's; and the same once more with prototypes that take in
-    the query's own places of which the first maps are sure (self-support; Fan et al., ECCV 2022):
-    the query resembles itself most.
+    Of block3 and of block4 each: the attended mask (``MaskAttention``), as it is and centred; the
+    cosine to the object's prototype minus that to the background's; and the same once more with
+    prototypes that take in the query's own places of which the first maps are sure (self-support;
+    Fan et al., ECCV 2022): the query resembles itself most.
 
     Args:
         aligned: how the backbone's pictures are resized; see ``fss.resize``.
