@@ -72,13 +72,20 @@ weights: $(READY) ## train, measure and ship the weights in fss/weights (two hou
 	  --set steps=10000 val_every=1000
 	$(MAKE) tables
 
-photos: $(READY) ## train and measure on real pictures: make photos PHOTOS=path/to/photos
-	.venv/bin/python tools/compare.py photos --data "folder:$(PHOTOS)" --label 'folder:$$PHOTOS' \
-	  --arms base danet repaired --set size=256 steps=2000 val_every=500
+photos: $(READY) ## train, measure and ship the weights for photographs: make photos PHOTOS=path
+	.venv/bin/python tools/mix.py "$(PHOTOS)" build/mixed --shapes 60
+	.venv/bin/python tools/compare.py danet-lite0-photos --data folder:build/mixed \
+	  --label 'folder:$$PHOTOS with 60 classes of shapes' --arms best --ship \
+	  --set size=256 steps=4000 val_every=1000 lr=0.002 dropout=0.5 iou_weight=1
+	.venv/bin/python tools/qualitative.py build/photos --data folder:build/mixed \
+	  --checkpoint danet-lite0-photos
 	$(MAKE) tables
 
-ablation: $(READY) ## the runs that results/table3 still lacks (a day): make ablation PHOTOS=path
-	PHOTOS="$(PHOTOS)" $(RUN) fss ablate results/table3
+ablation: $(READY) ## the runs that the campaigns still lack (a day): make ablation PHOTOS=path
+	for campaign in table3 decisions best; do \
+	  PHOTOS="$(PHOTOS)" .venv/bin/fss ablate results/$$campaign || exit; \
+	done
+	$(MAKE) tables
 
 leakage: $(READY) ## train on the test classes and without them, and measure both (15 minutes)
 	.venv/bin/python tools/leakage.py

@@ -73,8 +73,8 @@ class Run:
         schedule = TrainConfig.from_json(trained["train"]).to_json() if trained["train"] else {}
         theirs = {**DANetConfig.from_json(config).to_json(), **schedule, **trained}
         for name, value in ours.items():
-            if name == "train" or theirs.get(name) == value:
-                continue
+            if name in ("train", "classes") or theirs.get(name) == value:
+                continue  # the pictures' hash covers the classes
             if name == "pictures_sha256":
                 raise InputError(
                     f"{self.out}: the pictures of {self.settings['data']} have changed since (new, "

@@ -210,6 +210,8 @@ def train(
         "training_classes": len(training.classes), "skip_small_classes": skip_small_classes,
         "pictures_sha256": [training.fingerprint(), validation.fingerprint()],
         "train": config.to_json(),
+        # Who evaluates on other data has to know what was seen; drawn classes follow from the spec.
+        "classes": None if data.startswith("shapes") else list(training.classes),
     }  # fmt: skip
     with held(out):
         torch.manual_seed(torch_seed(config.seed))

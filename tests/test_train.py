@@ -265,6 +265,7 @@ def test_the_network_comes_back_as_it_is_loaded(unbroken, tmp_path):
     assert told["train"] == SHORT.to_json()
     assert (told["data"], told["split"], told["size"]) == ("boxes", "train", 64)
     assert told["training_classes"] == 6
+    assert told["classes"] == list(open_boxes("boxes", split="train", fold=None, size=64).classes)
 
 
 def test_the_backbone_stays_frozen(tmp_path):

@@ -25,6 +25,11 @@ from fss.model import DANet
 from fss.train import train
 from fss.viz import results_table
 
+USE = {
+    "shapes": "Trained on drawn shapes only: on photographs it is a starting point, not a tool.",
+    "photos": "The photographs are not distributed with the kit. The training classes stand in "
+    'the\nweights\' header: `fss.load(...).trained["classes"]`.',
+}
 ROOT = Path(__file__).parents[1]
 
 
@@ -85,9 +90,10 @@ def card(name: str, result: dict[str, Any]) -> str:
     """Write down what shipped weights are: data, training, measured figures, command, machine."""
     row = result["rows"][0]
     trained, train_config = row["trained"], row["trained"]["train"]
+    fold = "" if row["fold"] is None else f", fold {row['fold']}"
     return f"""# {name}
 
-A network of this kit (`fss.load("{name}")`), trained on `{row["data"]}`, fold {row["fold"]}:
+A network of this kit (`fss.load("{name}")`), trained on `{row["data"]}`{fold}:
 {trained["training_classes"]} training classes, pictures of {trained["size"]} px, validation classes
 out of the training folds. The backbone is frozen; its weights are not in the file.
 
@@ -102,7 +108,7 @@ Measured once (a single run) on {row["episodes"]} episodes of the {row["classes"
 seed {row["seed"]}, in per cent with 95 % bootstrap intervals over the episodes:
 
 {results_table([columns(row) for row in result["rows"]])}
-Trained on drawn shapes only: on photographs it is a starting point, not a tool.
+{USE["shapes" if row["data"].startswith("shapes") else "photos"]}
 """
 
 
