@@ -165,7 +165,8 @@ def _make_all(
                     finished += steps[name]
                     if process.returncode:
                         raise InputError(f"{name}: {_last_line(process)}")
-                    bar.write(f"{name}: done")
+                    if progress:
+                        bar.write(f"{name}: done")
             now = finished + sum(_logged(runs / name) for name in running)
             bar.set_postfix_str(f"{', '.join(running)}", refresh=False)
             bar.update(now - bar.n)

@@ -50,6 +50,8 @@ def _campaign_table(campaign: str, data: str) -> str:
     declared = Campaign.read(RESULTS / campaign)
     results = declared.results()
     rows = [r for r in summary(results, baseline=declared.baseline) if r["data"] == data]
+    if not rows:
+        return f"No run has a result yet; `fss ablate results/{campaign}` makes them.\n"
     result = next(result for result in results.values() if result.run.data == data)
     run, machine = result.run, result.record["machine"]
     runs = sum(other.data == data for other in declared.runs)
