@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import sys
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from fss import bench
-from fss.campaign import DECLARATION, Campaign, summary
+from fss.campaign import DECLARATION, Campaign, Result, summary
 from fss.files import write_atomically
 from fss.report import forest, table
 from fss.viz import results_table
@@ -46,10 +47,17 @@ def marked_table(name: str) -> str:
     )
 
 
-def _campaign_table(campaign: str, data: str) -> str:
+@cache
+def _read(campaign: str) -> tuple[Campaign, dict[str, Result], list[dict[str, Any]]]:
+    """A campaign, its results and their summary, which takes a while."""
     declared = Campaign.read(RESULTS / campaign)
     results = declared.results()
-    rows = [r for r in summary(results, baseline=declared.baseline) if r["data"] == data]
+    return declared, results, summary(results, baseline=declared.baseline)
+
+
+def _campaign_table(campaign: str, data: str) -> str:
+    declared, results, rows = _read(campaign)
+    rows = [row for row in rows if row["data"] == data]
     if not rows:
         return f"No run has a result yet; `fss ablate results/{campaign}` makes them.\n"
     result = next(result for result in results.values() if result.run.data == data)
@@ -69,8 +77,7 @@ def figures() -> dict[Path, bytes]:
     """Return the forest plot of every data set of every campaign that is not current."""
     stale = {}
     for declaration in sorted(RESULTS.glob(f"*/{DECLARATION}")):
-        campaign = Campaign.read(declaration.parent)
-        rows = summary(campaign.results(), baseline=campaign.baseline)
+        campaign, _, rows = _read(declaration.parent.name)
         for data in dict.fromkeys(row["data"] for row in rows):
             shown = [row for row in rows if row["data"] == data]
             source = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
