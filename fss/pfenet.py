@@ -59,7 +59,9 @@ def load_pfenet(state_dict: Mapping[str, Any]) -> DANet:
     # Counters of BatchNorm, which nothing reads, are not in every file.
     given = {name: t for name, t in own.items() if name.endswith("num_batches_tracked")} | given
     odd = sorted(own.keys() ^ given.keys())
-    odd += [n for n in own.keys() & given.keys() if own[n].shape != given[n].shape]
+    odd = odd or sorted(
+        name for name in own if getattr(given[name], "shape", None) != own[name].shape
+    )
     if odd:
         raise InputError(
             f"not the weights of a published PFENet with a ResNet-50: {len(odd)} do not fit, first "
