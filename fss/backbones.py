@@ -121,14 +121,13 @@ def load_backbone(name: str, pretrained: bool | str | Path = True) -> Backbone:
     Args:
         name: one of ``BUILDERS``.
         pretrained: ``True`` for ImageNet weights (carried by a package for efficientnet_lite0; from
-            torchvision's cache, or downloaded into it, for the ResNets and VGG), a path to a state
-            dict of torchvision's (``.pth`` or ``.safetensors``), or ``False`` for random weights.
-            ``resnet50_deep`` has no ImageNet weights of its own to fetch: its state dict is
-            semseg's, timm's (``resnet50s``) or a whole PFENet's.
+            torchvision's cache, or downloaded into it, for its ResNets and VGG; none for
+            resnet50_deep), a path to a state dict (``.pth`` or ``.safetensors``; of torchvision, or
+            for resnet50_deep of semseg, of timm's resnet50s or of a whole PFENet), or ``False`` for
+            random weights.
 
     Returns:
-        The backbone ``name``; or ``resnet50_deep`` where a ``resnet50`` was asked for and the file
-        has its stem.
+        The backbone ``name``, or resnet50_deep where a file for resnet50 has its stem.
 
     Raises:
         InputError: unknown name, or weights that are missing, damaged or of another network.
@@ -151,7 +150,7 @@ class _File(NamedTuple):
 
 
 def _efficientnet_lite0(name: str, weights: bool | _File) -> Backbone:
-    import timm  # slow to import, and only this backbone needs it
+    import timm  # slow to import, and not every backbone needs it
 
     # "tf_": the weights come from TensorFlow and need its padding; without it nothing fails, and
     # every feature is shifted.
