@@ -21,9 +21,9 @@ def weights(seed):
     g = torch.Generator().manual_seed(seed)
     state = {}
 
-    def conv(name, inputs, outputs, kernel, *, bias=False):
+    def conv(name, inputs, outputs, kernel, *, scale=1.0, bias=False):
         shape = (outputs, inputs, kernel, kernel)
-        spread = (2 / (inputs * kernel**2)) ** 0.5
+        spread = scale * (2 / (inputs * kernel**2)) ** 0.5
         state[f"{name}.weight"] = spread * torch.randn(shape, generator=g)
         if bias:
             state[f"{name}.bias"] = torch.randn(outputs, generator=g)
@@ -65,7 +65,7 @@ def weights(seed):
     conv("res2.2", C, C, 3)
     for head in ["cls", *(f"inner_cls.{i}" for i in range(len(BINS)))]:
         conv(f"{head}.0", C, C, 3)
-        conv(f"{head}.3", C, 2, 1, bias=True)
+        conv(f"{head}.3", C, 2, 1, scale=0.1, bias=True)  # logits of a few units
     return state
 
 
