@@ -1,15 +1,16 @@
 """Learn, train and take apart attention in few-shot segmentation.
 
-``fss.load(name)`` returns a trained network. Everything else is imported from its module, so that
-``import fss`` and ``fss --help`` stay quick.
+``fss.load(name)`` returns a trained network, ``fss.load_pfenet(state_dict)`` a published PFENet.
+Everything else is imported from its module, so that ``import fss`` and ``fss --help`` stay quick.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fss.checkpoint import load
+    from fss.pfenet import load_pfenet
 
-__all__ = ["load"]
+__all__ = ["load", "load_pfenet"]
 __version__ = "0.1.0"
 
 
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from fss.checkpoint import load
 
         return load
+    if name == "load_pfenet":
+        from fss.pfenet import load_pfenet
+
+        return load_pfenet
     raise AttributeError(f"module 'fss' has no attribute {name!r}")

@@ -22,6 +22,18 @@ LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RANGE = 16.0  # far above what resampling or noise adds to 0..1, far below any picture in 0..255
 LITE0 = ((127 / 255,) * 3, (128 / 255,) * 3)  # the usual mean and std fail silently here
+# A ResNet whose stem is three 3x3 convolutions: where its parts lie in our backbone.
+DEEP_STAGES = {
+    "layer1": "block2.10", "layer2": "block2.11", "layer3": "block3", "layer4": "block4",
+}  # fmt: skip
+DEEP_STEMS = {  # a weight that tells who named them -> where the parts of the stem lie
+    "layer0.6.weight": {"layer0": "block2"},  # PFENet
+    "conv1.6.weight": {"conv1": "block2", "bn1": "block2.7"},  # timm
+    "conv3.weight": {  # semseg, whose ImageNet weights PSPNet and PFENet begin with
+        "conv1": "block2.0", "bn1": "block2.1", "conv2": "block2.3", "bn2": "block2.4",
+        "conv3": "block2.6", "bn3": "block2.7",
+    },
+}  # fmt: skip
 
 
 class Features(NamedTuple):
@@ -37,6 +49,7 @@ class Backbone(nn.Module):
 
     Attributes:
         channels, strides: of block2, block3 and block4.
+        name: what ``load_backbone`` calls it; ``None`` for one that it does not know.
         spread: the standard deviation, roughly, of block2 and block3, for whoever learns from them.
         aligned: where the positions of a map lie in the picture; see ``fss.resize``.
         block2, block3, block4: the stages; ``backbone.block4(masked_block3)`` is what PFENet's
@@ -57,8 +70,10 @@ class Backbone(nn.Module):
         normalisation: tuple[tuple[float, ...], tuple[float, ...]],
         spread: float = 1.0,
         aligned: bool = False,
+        name: str | None = None,
     ) -> None:
         super().__init__()
+        self.name = name
         self.block2, self.block3, self.block4 = block2, block3, block4
         self.channels, self.strides = channels, strides
         self.spread, self.aligned = spread, aligned
@@ -106,32 +121,52 @@ def load_backbone(name: str, pretrained: bool | str | Path = True) -> Backbone:
     Args:
         name: one of ``BUILDERS``.
         pretrained: ``True`` for ImageNet weights (carried by a package for efficientnet_lite0; from
-            torchvision's cache, or downloaded into it, for the others), a path to a state dict of
-            torchvision's (``.pth`` or ``.safetensors``), or ``False`` for random weights.
+            torchvision's cache, or downloaded into it, for its ResNets and VGG; none for
+            resnet50_deep), a path to a state dict (``.pth`` or ``.safetensors``; of torchvision, or
+            for resnet50_deep of semseg, of timm's resnet50s or of a whole PFENet), or ``False`` for
+            random weights.
+
+    Returns:
+        The backbone ``name``, or resnet50_deep where a file for resnet50 has its stem.
 
     Raises:
         InputError: unknown name, or weights that are missing, damaged or of another network.
     """
     if name not in BUILDERS:
         raise InputError(f"unknown backbone {name!r}; {nearest(name, BUILDERS)}")
-    return BUILDERS[name](name, pretrained)
+    if isinstance(pretrained, bool):
+        return BUILDERS[name](name, pretrained)
+    file = _File(Path(pretrained), _read_weights(Path(pretrained)))
+    if name == "resnet50" and _deep_stem(file.state) is not None:
+        name = "resnet50_deep"
+    return BUILDERS[name](name, file)
 
 
-def _efficientnet_lite0(name: str, pretrained: bool | str | Path) -> Backbone:
-    import timm  # slow to import, and only this backbone needs it
+class _File(NamedTuple):
+    """A file of weights that was read."""
+
+    path: Path
+    state: dict[str, Tensor]
+
+
+def _efficientnet_lite0(name: str, weights: bool | _File) -> Backbone:
+    import timm  # slow to import, and not every backbone needs it
 
     # "tf_": the weights come from TensorFlow and need its padding; without it nothing fails, and
     # every feature is shifted.
     net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    if pretrained is not False:
-        path = _lite0_file() if pretrained is True else Path(pretrained)
-        _load(net, name, _rename_lite0(_read_weights(path), net), path)
+    if weights is True:
+        path = _lite0_file()
+        weights = _File(path, _read_weights(path))
+    if weights is not False:
+        _load(net, name, _File(weights.path, _rename_lite0(weights.state, net)))
     stages = list(net.blocks)
     return Backbone(
         nn.Sequential(net.conv_stem, net.bn1, *stages[:3]),
         nn.Sequential(*stages[3:5]),
         nn.Sequential(*stages[5:]),
         channels=(40, 112, 320), strides=(8, 16, 32), normalisation=LITE0, spread=8.0,
+        name=name,
     )  # fmt: skip
 
 
@@ -171,9 +206,30 @@ def _rename_lite0(weights: dict[str, Tensor], net: nn.Module) -> dict[str, Tenso
     return renamed
 
 
-def _resnet(name: str, pretrained: bool | str | Path) -> Backbone:
-    """Dilated: block3 and block4 stay at stride 8, as in PSPNet and PFENet."""
-    net = _torchvision(name, pretrained)
+def _resnet(name: str, weights: bool | _File) -> Backbone:
+    net = _torchvision(name, weights)
+    return _dilated(name, net, net.conv1, net.bn1, net.relu, net.maxpool)
+
+
+def _deep_resnet(name: str, weights: bool | _File) -> Backbone:
+    """The ResNet-50 of PSPNet and PFENet: a stem of three 3x3 convolutions, 64-64-128."""
+    import timm
+
+    if weights is True:
+        raise InputError(
+            f"no ImageNet weights for {name} can be fetched; give a file: the resnet50_v2.pth that "
+            "PFENet's README links to, a trained PFENet, or timm's resnet50s.gluon_in1k"
+        )
+    net: Any = timm.create_model("resnet50s", pretrained=False, zero_init_last=False)
+    backbone = _dilated(name, net, *net.conv1, net.bn1, net.act1, net.maxpool)
+    if weights is not False:
+        own = {"mean": backbone.mean, "std": backbone.std}
+        _load(backbone, name, _File(weights.path, _rename_deep(weights.state) | own))
+    return backbone
+
+
+def _dilated(name: str, net: Any, *stem: nn.Module) -> Backbone:
+    """Block3 and block4 stay at stride 8, as in PSPNet and PFENet."""
     for layer, dilation in ((net.layer3, 2), (net.layer4, 4)):
         for key, module in layer.named_modules():
             if key.endswith("conv2"):
@@ -181,40 +237,57 @@ def _resnet(name: str, pretrained: bool | str | Path) -> Backbone:
                 module.stride = (1, 1)
             elif key.endswith("downsample.0"):
                 module.stride = (1, 1)
-    stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2)
     return Backbone(
-        stem, net.layer3, net.layer4,
+        nn.Sequential(*stem, net.layer1, net.layer2), net.layer3, net.layer4,
         channels=(512, 1024, 2048), strides=(8, 8, 8), normalisation=IMAGENET, aligned=True,
+        name=name,
     )  # fmt: skip
 
 
-def _vgg(name: str, pretrained: bool | str | Path) -> Backbone:
+def _deep_stem(state: dict[str, Tensor]) -> dict[str, str] | None:
+    """Where the parts of the stem lie in our backbone, or None if this is no deep stem."""
+    names = {key.removeprefix("module.") for key in state}
+    return next((parts for sign, parts in DEEP_STEMS.items() if sign in names), None)
+
+
+def _rename_deep(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """From semseg's, timm's or PFENet's names to ours; without what follows the backbone."""
+    places = DEEP_STAGES | (_deep_stem(state) or {})
+    renamed = {}
+    for key, tensor in state.items():
+        part, _, rest = key.removeprefix("module.").partition(".")
+        if part in places:
+            renamed[f"{places[part]}.{rest}"] = tensor
+    return renamed
+
+
+def _vgg(name: str, weights: bool | _File) -> Backbone:
     """Cut after the third and fourth pooling, as in PFENet; the last pooling is dropped."""
-    layers = _torchvision(name, pretrained).features
+    layers = _torchvision(name, weights).features
     return Backbone(
         layers[:24], layers[24:34], layers[34:43],
-        channels=(256, 512, 512), strides=(8, 16, 16), normalisation=IMAGENET,
+        channels=(256, 512, 512), strides=(8, 16, 16), normalisation=IMAGENET, name=name,
     )  # fmt: skip
 
 
-def _torchvision(name: str, pretrained: bool | str | Path) -> Any:
+def _torchvision(name: str, weights: bool | _File) -> Any:
     from torchvision import models
 
     net = models.get_model(name, weights=None)
-    if pretrained is True:
-        weights = models.get_model_weights(name)["IMAGENET1K_V1"]
+    if weights is True:
+        published = models.get_model_weights(name)["IMAGENET1K_V1"]
         try:
-            state = weights.get_state_dict(progress=True, check_hash=True)
+            state = published.get_state_dict(progress=True, check_hash=True)
         except Exception as error:  # the network, the disk, a damaged file in torchvision's cache
             raise InputError(
-                f"no ImageNet weights for {name}: {weights.url} could not be fetched or read "
+                f"no ImageNet weights for {name}: {published.url} could not be fetched or read "
                 f"({_reason(error)}); "
                 "download that file elsewhere and give its path, or use efficientnet_lite0, whose "
                 "weights are installed with the kit"
             ) from error
         net.load_state_dict(state)
-    elif pretrained is not False:
-        _load(net, name, _read_weights(Path(pretrained)), Path(pretrained))
+    elif weights is not False:
+        _load(net, name, weights)
     return net
 
 
@@ -248,18 +321,19 @@ def _reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:160]
 
 
-def _load(net: nn.Module, name: str, state: dict[str, Tensor], path: Path) -> None:
+def _load(net: nn.Module, name: str, file: _File) -> None:
     try:
-        net.load_state_dict(state)
+        net.load_state_dict(file.state)
     except (RuntimeError, AttributeError, TypeError) as error:
         raise InputError(
-            f"{path}: weights of another network ({_reason(error)}); give those of {name}"
+            f"{file.path}: weights of another network ({_reason(error)}); give those of {name}"
         ) from error
 
 
-BUILDERS: dict[str, Callable[[str, bool | str | Path], Backbone]] = {
+BUILDERS: dict[str, Callable[[str, bool | _File], Backbone]] = {
     "efficientnet_lite0": _efficientnet_lite0,
     "resnet50": _resnet,
+    "resnet50_deep": _deep_resnet,
     "resnet101": _resnet,
     "vgg16_bn": _vgg,
 }

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hin
 
 from fss.errors import InputError, closest, nearest
 
-BackboneName = Literal["efficientnet_lite0", "resnet50", "resnet101", "vgg16_bn"]
+BackboneName = Literal["efficientnet_lite0", "resnet50", "resnet50_deep", "resnet101", "vgg16_bn"]
 Prior = Literal["masked_features", "masked_input", "relations"]
 
 
@@ -81,7 +81,7 @@ class DANetConfig(_Checked):
     """Everything that defines a network. ``DANetConfig()`` is ``DANetConfig.published()``.
 
     Attributes:
-        backbone: frozen feature extractor.
+        backbone: frozen feature extractor; ``"resnet50_deep"`` is PFENet's ResNet-50.
         channels: C after the reduction of Eq. 4 (256 in the paper).
         lda: light-dense attention; without it the features go straight to the reduction.
         pca: prototypical channel attention; without it the prototype is a masked average.
@@ -92,6 +92,9 @@ class DANetConfig(_Checked):
         taps: which blocks the reduction of Eq. 4 joins: ``"both"`` (block2 and block3, as
             published), ``"block2"`` or ``"block3"``.
         decoder: ``"ppm"``, the pyramid pooling of the paper, or ``"fem"``, PFENet's.
+        fem_bins: bins a side of the FEM's finest scale, each further one having half as many;
+            60 in PFENet's published networks. ``None``: as many as the features have positions,
+            which are 60 at 473 px.
         value: what the attention carries: features of the ``"query"``, as published, or of the
             ``"support"``.
         scaled: divide attention scores by the square root of a token's length.
@@ -108,6 +111,7 @@ class DANetConfig(_Checked):
     prior: Prior | None = "masked_features"
     taps: Literal["both", "block2", "block3"] = "both"
     decoder: Literal["ppm", "fem"] = "ppm"
+    fem_bins: int | None = None
     value: Literal["query", "support"] = "query"
     scaled: bool = False
     mask_background: bool = False
@@ -118,6 +122,8 @@ class DANetConfig(_Checked):
         super().__post_init__()
         if self.channels < 1:
             raise InputError(f"DANetConfig.channels = {self.channels}: use 1 or more")
+        if self.fem_bins is not None and self.fem_bins < 1:
+            raise InputError(f"DANetConfig.fem_bins = {self.fem_bins}: use 1 or more, or None")
         if self.lda and self.taps == "block3":
             raise InputError(
                 "DANetConfig.taps = 'block3' with lda = True: light attention attends over block2; "

@@ -101,16 +101,20 @@ class FeatureEnrichment(nn.Module):
     """PFENet's feature enrichment module (Tian et al., 2020): four scales, coarser from finer.
 
     A scale i has 1/2^i of the features' height and width, rounded up: 60, 30, 15 and 8 at 473 px,
-    the bins of the published code.
+    the bins of the published code, which has them at every size (``bins=60``).
 
     Args:
         channels: C.
         prior: channels of the prior that ``forward`` gets; 0: none.
+        bins: height and width of the finest scale; ``None``: the features' own.
         scales: how many.
     """
 
-    def __init__(self, channels: int, *, prior: int, scales: int = 4) -> None:
+    def __init__(
+        self, channels: int, *, prior: int, bins: int | None = None, scales: int = 4
+    ) -> None:
         super().__init__()
+        self.bins = bins
         self.merges = nn.ModuleList(_comparison(channels, prior) for _ in range(scales))
         self.interact = nn.ModuleList(_conv(2 * channels, channels) for _ in range(scales - 1))
         self.refines = nn.ModuleList(_refine(channels) for _ in range(scales))
@@ -126,20 +130,21 @@ class FeatureEnrichment(nn.Module):
         prior: Float[Tensor, "B P H W"] | None,
     ) -> DecoderOutput:
         """Return the logits at the size of the features, and those of every scale's inner loss."""
-        height, width = query.shape[2], query.shape[3]
+        full = (query.shape[2], query.shape[3])
+        finest = full if self.bins is None else (self.bins, self.bins)
         pyramid: list[Tensor] = []
         inner = []
         for i, (merge, refine, classify) in enumerate(
             zip(self.merges, self.refines, self.inner, strict=True)
         ):
-            size = (math.ceil(height / 2**i), math.ceil(width / 2**i))
+            size = (math.ceil(finest[0] / 2**i), math.ceil(finest[1] / 2**i))
             x = merge(_merge(query, prototype, prior, size))
             if i > 0:
                 finer = resize(pyramid[-1], size, aligned=True)
                 x = self.interact[i - 1](torch.cat([x, finer], dim=1)) + x
             x = refine(x) + x
             inner.append(classify(x))
-            pyramid.append(resize(x, (height, width), aligned=True))
+            pyramid.append(resize(x, full, aligned=True))
         x = self.fuse(torch.cat(pyramid, dim=1))
         x = self.refine(x) + x
         return self.classify(x), inner

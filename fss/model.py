@@ -109,9 +109,11 @@ class DANet(nn.Module):
         self, config: DANetConfig, *, pretrained: bool | str | Path = True, dropout: float = 0.5
     ) -> None:
         super().__init__()
-        self.config = config
         self.trained: dict[str, Any] = {}
         self.backbone = load_backbone(config.backbone, pretrained)
+        # A file of weights can make a resnet50 a resnet50_deep.
+        config = config.override({"backbone": self.backbone.name or config.backbone})
+        self.config = config
         c2, c3, _ = self.backbone.channels
         channels = config.channels
         options = dict(
@@ -129,12 +131,15 @@ class DANet(nn.Module):
         joined = {"both": c2 + c3, "block2": c2, "block3": c3}[config.taps]
         self.reduce_query = _reduction(joined, channels, dropout)
         self.reduce_support = _reduction(joined, channels, dropout)
-        decoder = {"ppm": PyramidPooling, "fem": FeatureEnrichment}[config.decoder]
         self.relations = None
         if config.prior == "relations":
             self.relations = Relations(aligned=self.backbone.aligned)
         maps = 0 if config.prior is None else 1 if self.relations is None else Relations.CHANNELS
-        self.decoder = decoder(channels, prior=maps)
+        self.decoder = (
+            PyramidPooling(channels, prior=maps)
+            if config.decoder == "ppm"
+            else FeatureEnrichment(channels, prior=maps, bins=config.fem_bins)
+        )
         self._start_by_comparing()
 
     @torch.no_grad()

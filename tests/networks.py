@@ -22,6 +22,16 @@ def quick_init() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def no_init() -> Iterator[None]:
+    """Skip all the initial weights of a network that gets its own afterwards."""
+    with (
+        quick_init(),
+        patch.object(nn.init, "kaiming_normal_", lambda tensor, *args, **options: tensor),
+    ):
+        yield
+
+
 @cache
 def frozen(name: str) -> Backbone:
     """A backbone of random weights; EfficientNet-Lite0 with its own."""

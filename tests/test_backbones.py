@@ -7,7 +7,7 @@ import skimage.data
 import timm
 import torch
 import torchvision
-from networks import frozen, quick_init
+from networks import frozen, no_init, quick_init
 from safetensors.torch import save_file
 from torch import nn
 
@@ -18,12 +18,14 @@ from fss.errors import InputError
 SHAPES = {  # channels and strides; 65 x 97 pixels make different sizes on every side
     "efficientnet_lite0": [(40, 9, 13), (112, 5, 7), (320, 3, 4)],
     "resnet50": [(512, 9, 13), (1024, 9, 13), (2048, 9, 13)],
+    "resnet50_deep": [(512, 9, 13), (1024, 9, 13), (2048, 9, 13)],
     "resnet101": [(512, 9, 13), (1024, 9, 13), (2048, 9, 13)],
     "vgg16_bn": [(256, 8, 12), (512, 4, 6), (512, 4, 6)],
 }
 STRIDES = {
     "efficientnet_lite0": (8, 16, 32),
     "resnet50": (8, 8, 8),
+    "resnet50_deep": (8, 8, 8),
     "resnet101": (8, 8, 8),
     "vgg16_bn": (8, 16, 16),
 }
@@ -51,6 +53,7 @@ def test_channels_and_strides(name):
     assert [tuple(each.shape[1:]) for each in features] == SHAPES[name]
     assert backbone.channels == tuple(each[0] for each in SHAPES[name])
     assert backbone.strides == STRIDES[name]
+    assert backbone.name == name
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -75,8 +78,8 @@ def test_a_backbone_in_pieces():
     assert torch.equal(backbone.block3(features.block2), features.block3)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnet101", "vgg16_bn"])
-def test_torchvision_networks_use_imagenets_mean(name):
+@pytest.mark.parametrize("name", ["resnet50", "resnet50_deep", "resnet101", "vgg16_bn"])
+def test_all_others_use_imagenets_mean(name):
     backbone = frozen(name)
     torch.testing.assert_close(backbone.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
     torch.testing.assert_close(backbone.std.flatten(), torch.tensor([0.229, 0.224, 0.225]))
@@ -86,7 +89,9 @@ def test_torchvision_networks_use_imagenets_mean(name):
         assert torch.equal(backbone(grey).block2, backbone.block2(torch.zeros(1, 3, 33, 33)))
 
 
-@pytest.mark.parametrize(("name", "depths"), [("resnet50", (6, 3)), ("resnet101", (23, 3))])
+@pytest.mark.parametrize(
+    ("name", "depths"), [("resnet50", (6, 3)), ("resnet50_deep", (6, 3)), ("resnet101", (23, 3))]
+)
 def test_dilated_resnet(name, depths):
     """PFENet: every 3x3 convolution of layer3 and layer4 is dilated, and none strides."""
     backbone = frozen(name)
@@ -267,6 +272,82 @@ def test_weights_of_another_network(resnet_files):
     with pytest.raises(InputError, match=r"another network .*those of efficientnet_lite0") as error:
         load_backbone("efficientnet_lite0", files[1])
     assert str(files[1]) in one_line(error)
+
+
+# A deep stem under three names; that it computes what PFENet's does is test_pfenet.py's
+
+STAGES = {"block2.10": "layer1", "block2.11": "layer2", "block3": "layer3", "block4": "layer4"}
+NAMES = {
+    "timm": STAGES | {"block2": "conv1", "block2.7": "bn1"},
+    "semseg": STAGES | {
+        "block2.0": "conv1", "block2.1": "bn1", "block2.3": "conv2", "block2.4": "bn2",
+        "block2.6": "conv3", "block2.7": "bn3",
+    },
+    "PFENet": STAGES | {"block2": "layer0"},
+    "PFENet in parallel": {
+        ours: f"module.{theirs}" for ours, theirs in (STAGES | {"block2": "layer0"}).items()
+    },
+}  # fmt: skip
+
+
+def deep_state(names):
+    """The weights of the random backbone, renamed."""
+    state = {}
+    for key, tensor in frozen("resnet50_deep").state_dict().items():
+        if key not in ("mean", "std"):
+            place = max((place for place in names if key.startswith(f"{place}.")), key=len)
+            state[names[place] + key.removeprefix(place)] = tensor
+    return state
+
+
+@pytest.mark.parametrize("asked", ["resnet50", "resnet50_deep"])
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+def test_a_deep_stem_is_recognised(monkeypatch, names, asked):
+    behind = {"fc.weight": torch.zeros(1), "cls.3.bias": torch.zeros(2)}
+    monkeypatch.setattr(backbones, "_read_weights", lambda path: deep_state(names) | behind)
+    with no_init():
+        backbone = load_backbone(asked, "deep.pth")
+    assert backbone.name == "resnet50_deep"
+    for key, tensor in frozen("resnet50_deep").state_dict().items():
+        assert torch.equal(backbone.state_dict()[key], tensor), key
+
+
+def test_timm_has_the_names_that_we_take_for_its():
+    with no_init():
+        net = timm.create_model("resnet50s", pretrained=False, num_classes=0)
+    net.load_state_dict(deep_state(NAMES["timm"]))
+
+
+def test_a_random_deep_resnet_uses_its_branches():
+    """timm would begin with branches that add nothing."""
+    last = [m for key, m in frozen("resnet50_deep").named_modules() if key.endswith("bn3")]
+    assert len(last) == 16 and all(norm.weight.all() for norm in last)
+
+
+@pytest.mark.parametrize(
+    ("asked", "change"),
+    [
+        ("resnet101", lambda state: None),
+        ("resnet50", lambda state: state.update({"conv1.0.weight": torch.zeros(32, 3, 3, 3)})),
+        ("resnet50", lambda state: state.update({"layer3.6.bn1.bias": torch.zeros(1)})),
+        ("resnet50_deep", lambda state: state.pop("layer4.2.conv3.weight")),
+        ("resnet50_deep", lambda state: state.pop("conv1.6.weight")),
+    ],
+    ids=["as a resnet101", "a ResNet-50-D", "a ResNet-101", "a weight missing", "no deep stem"],
+)
+def test_another_deep_stem_is_refused(monkeypatch, asked, change):
+    state = deep_state(NAMES["timm"])
+    change(state)
+    monkeypatch.setattr(backbones, "_read_weights", lambda path: state)
+    with no_init(), pytest.raises(InputError, match=r"deep\.pth: weights of another") as error:
+        load_backbone(asked, "deep.pth")
+    assert "give those of resnet" in one_line(error)
+
+
+def test_a_deep_stem_has_no_weights_to_fetch():
+    with pytest.raises(InputError, match="no ImageNet weights for resnet50_deep") as error:
+        load_backbone("resnet50_deep")
+    assert "give a file" in one_line(error)
 
 
 class Bomb:

@@ -15,6 +15,7 @@ PUBLISHED = {
     "backbone": "efficientnet_lite0", "channels": 64, "lda": True, "pca": True,
     "prior": "masked_features", "decoder": "ppm", "value": "query", "scaled": False,
     "mask_background": False, "masked_pool": False, "mask_before_reduce": True, "taps": "both",
+    "fem_bins": None,
 }  # fmt: skip
 REPAIRED = PUBLISHED | {
     "value": "support", "scaled": True, "mask_background": True, "masked_pool": True,
@@ -76,6 +77,7 @@ def test_overrides(make):
         ({"channels": 64.0}, "DANetConfig.channels = 64.0: use int"),
         ({"channels": True}, "DANetConfig.channels = True: use int"),
         ({"lda": 1}, "DANetConfig.lda = 1: use bool"),
+        ({"fem_bins": 0}, "DANetConfig.fem_bins = 0: use 1 or more, or None"),
         (
             {"prior": "mask"},
             "prior = 'mask': use 'masked_features', 'masked_input', 'relations' or None",

@@ -117,6 +117,14 @@ def test_fem_scales(size, scales):
     assert [tuple(each.shape) for each in inner] == [(1, 2, *scale) for scale in scales]
 
 
+def test_fem_scales_of_its_own():
+    """PFENet's published code has its bins at every size, also where there are fewer positions."""
+    decoder, given = build(FeatureEnrichment, bins=15), inputs()
+    logits, inner = decoder(*given)
+    assert logits.shape == (2, 2, H, W)
+    assert [tuple(each.shape[-2:]) for each in inner] == [(15, 15), (8, 8), (4, 4), (2, 2)]
+
+
 def test_fem_coarser_scales_learn_from_finer_ones_only():
     decoder = build(FeatureEnrichment)
     _, before = decoder(*inputs())
