@@ -75,7 +75,8 @@ weights: $(READY) ## train, measure and ship the weights in fss/weights (two hou
 photos: $(READY) ## train, measure and ship the weights for photographs: make photos PHOTOS=path
 	.venv/bin/python tools/mix.py "$(PHOTOS)" build/mixed --shapes 20
 	.venv/bin/python tools/compare.py danet-lite0-photos --data folder:build/mixed \
-	  --label 'folder:$$PHOTOS with 20 classes of shapes' --arms best --ship \
+	  --label 'folder:$$PHOTOS with 20 classes of shapes' \
+	  --command 'make photos PHOTOS=path/to/photos' --arms best --ship \
 	  --set size=256 steps=6000 val_every=1000 lr=0.002 dropout=0.5 iou_weight=1
 	.venv/bin/python tools/qualitative.py build/photos --data folder:build/mixed \
 	  --checkpoint danet-lite0-photos

@@ -37,6 +37,7 @@ def compare(
     name: tyro.conf.Positional[str],
     data: str = "shapes",
     label: str = "",
+    command: str = "",
     arms: tuple[str, ...] = ("base", "danet"),
     preset_name: Annotated[str, tyro.conf.arg(name="preset")] = "quick",
     set: tuple[str, ...] = (),  # noqa: A002
@@ -51,6 +52,7 @@ def compare(
         name: of the result and its runs.
         data: the data set's spec.
         label: what the result calls the data set, for a spec that holds a private path.
+        command: what the result says that it was made by; by default, this very command.
         arms: to train.
         preset_name: training preset.
         set: other settings, NAME=VALUE.
@@ -78,7 +80,7 @@ def compare(
     for row in rows:
         row["data"] = label
         row["trained"] = {**row["trained"], "data": label}
-    command = shlex.join(["python", *sys.argv]).replace(data, label)
+    command = command or shlex.join(["python", *sys.argv]).replace(data, label)
     result = {"command": command, "machine": made_on, "rows": rows}
     write_json(ROOT / "results" / f"{name}.json", result)
     if ship:
