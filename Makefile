@@ -73,7 +73,7 @@ weights: $(READY) ## train, measure and ship the weights in fss/weights (two hou
 	$(MAKE) tables
 
 photos: $(READY) ## train, measure and ship the weights for photographs: make photos PHOTOS=path
-	.venv/bin/python tools/mix.py "$(PHOTOS)" build/mixed --shapes 20
+	[ -d build/mixed ] || .venv/bin/python tools/mix.py "$(PHOTOS)" build/mixed --shapes 20
 	.venv/bin/python tools/compare.py danet-lite0-photos --data folder:build/mixed \
 	  --label 'folder:$$PHOTOS with 20 classes of shapes' \
 	  --command 'make photos PHOTOS=path/to/photos' --arms best --ship \
@@ -84,7 +84,7 @@ photos: $(READY) ## train, measure and ship the weights for photographs: make ph
 
 ablation: $(READY) ## the runs that the campaigns still lack (a day): make ablation PHOTOS=path
 	for campaign in table3 decisions best; do \
-	  PHOTOS="$(PHOTOS)" .venv/bin/fss ablate results/$$campaign || exit; \
+	  PHOTOS="$(PHOTOS)" $(RUN) fss ablate results/$$campaign || exit; \
 	done
 	$(MAKE) tables
 
