@@ -162,7 +162,7 @@ def fetch(source: Source, path: Path, *, progress: bool = False) -> None:
     if path.exists() and _is_published(path, source):
         return
     part = path.with_name(f"{path.name}.part")
-    begun = path if path.exists() else part
+    begun = part
     start = begun.stat().st_size if begun.exists() else 0
     with _answer(source.url, start, path) as answer:
         if begun is path:
@@ -210,7 +210,7 @@ def _answer(url: str, start: int, path: Path) -> Any:
     try:
         return build_opener(_HttpsOnly).open(request, timeout=TIMEOUT)
     except HTTPError as error:
-        if error.code == 416:
+        if error.code == 416 and start:
             return error
         error.close()
         reason = f"{error.code} {error.reason}"
@@ -264,7 +264,6 @@ def unpack(archive: Path, inner: str, folder: Path) -> None:
     """
     if not hasattr(tarfile, "data_filter"):
         raise InputError("this Python unpacks archives unsafely; use 3.11.4 or newer")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tarfile.open(archive, "r:gz" if archive.suffix == ".tgz" else "r:") as tar:
             wanted = []
@@ -288,6 +287,7 @@ def unpack(archive: Path, inner: str, folder: Path) -> None:
                 )
             if not wanted:
                 raise InputError(f"{archive}: holds no {inner}; remove the archive and run again")
+            folder.parent.mkdir(parents=True, exist_ok=True)
             _check_room(folder.parent, sum(member.size for member in wanted))
             with _whole(folder) as part:
                 tar.extractall(part, wanted, filter="data")
