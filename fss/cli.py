@@ -393,7 +393,7 @@ def _parse(args: list[str]) -> Callable[[], None]:
         # tyro draws a box, of lines or of hyphens: a title, the reason, a rule, and advice.
         _, *lines = (line.strip("│ ") for line in said.getvalue().splitlines())
         parts = "\n".join(line if line.strip("─-╰╯") else "\0" for line in lines).split("\0")
-        text = next((" ".join(part.split()) for part in parts if part.strip()), "").rstrip(".")
+        text = next((" ".join(part.split()) for part in parts if part.strip()), "").rstrip(" .")
         command = " ".join(["fss", *(name for name in args[:1] if name in COMMANDS)])
         text += _meant(text, args[0]) if args else ""
         raise InputError(f"{text or 'arguments not understood'}; see {command} --help") from None

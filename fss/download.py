@@ -162,7 +162,7 @@ def fetch(source: Source, path: Path, *, progress: bool = False) -> None:
     if path.exists() and _is_published(path, source):
         return
     part = path.with_name(f"{path.name}.part")
-    begun = part
+    begun = path if path.exists() else part
     start = begun.stat().st_size if begun.exists() else 0
     with _answer(source.url, start, path) as answer:
         if begun is path:
@@ -336,7 +336,7 @@ def merge_sbd(voc: Path, sbd: Path, *, progress: bool = False) -> None:
     with Image.open(next(iter(own.values()))) as mask:
         palette = mask.getpalette()
     with _whole(voc / "SegmentationClassAug") as merged:
-        for name in tqdm(sorted(own | theirs), desc=merged.name, disable=not progress):
+        for name in tqdm(sorted(own | theirs), desc="SegmentationClassAug", disable=not progress):
             if name in own:
                 shutil.copyfile(own[name], merged / f"{name}.png")
                 continue
