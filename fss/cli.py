@@ -1,4 +1,4 @@
-"""The command line: ``fss train | eval | predict | check | bench | ablate | replay``.
+"""The command line: ``fss train | eval | predict | check | bench | ablate | download | replay``.
 
 Heavy imports wait until a command runs, so that ``fss --help`` answers at once.
 """
@@ -282,6 +282,28 @@ def ablate(
     make_run(declared, names[only], runs, progress=not quiet)
 
 
+def download(
+    what: Annotated[
+        str,
+        _help(
+            help="pascal5i (VOC 2012 and SBD, merged), fss1000 (how to get it), or the weights of "
+            "resnet50, resnet101, vgg16_bn or resnet50_deep",
+            metavar="NAME",
+        ),
+        tyro.conf.Positional,
+    ],
+    out: Annotated[
+        Path | None,
+        _help(help="folder for it; default: data, or torch's cache for weights", metavar="PATH"),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch a data set or ImageNet weights over https; goes on where it was cut, checks hashes."""
+    from fss.download import download as fetch
+
+    print(fetch(what, out, progress=not quiet))
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": eval,
@@ -289,6 +311,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check": check,
     "bench": bench,
     "ablate": ablate,
+    "download": download,
     "replay": replay,
 }
 
@@ -370,7 +393,7 @@ def _parse(args: list[str]) -> Callable[[], None]:
         # tyro draws a box, of lines or of hyphens: a title, the reason, a rule, and advice.
         _, *lines = (line.strip("│ ") for line in said.getvalue().splitlines())
         parts = "\n".join(line if line.strip("─-╰╯") else "\0" for line in lines).split("\0")
-        text = next((" ".join(part.split()) for part in parts if part.strip()), "").rstrip(".")
+        text = next((" ".join(part.split()) for part in parts if part.strip()), "").rstrip(" .")
         command = " ".join(["fss", *(name for name in args[:1] if name in COMMANDS)])
         text += _meant(text, args[0]) if args else ""
         raise InputError(f"{text or 'arguments not understood'}; see {command} --help") from None

@@ -82,7 +82,7 @@ def held(folder: str | Path) -> Iterator[None]:
                 lock.acquire(timeout=0)
             except Timeout:
                 raise InputError(
-                    f"{folder}: another training is writing here; wait for its end, or choose "
+                    f"{folder}: another process is writing here; wait for its end, or choose "
                     "another folder"
                 ) from None
         try:

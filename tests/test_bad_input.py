@@ -123,7 +123,7 @@ OUT = ["--out", "{tmp}/mask.png"]
 
 BAD = {
     # the command line itself
-    "no command": ([], "{train, eval, predict, check, bench, ablate, replay}; see fss --help"),
+    "no command": ([], "bench, ablate, download, replay}; see fss --help"),
     "unknown command": (["evaluate"], "unknown command 'evaluate'; did you mean 'eval'?"),
     "no such option": ([*EVAL, "--episode", "3"], "did you mean '--episodes'?; see fss eval --h"),
     "no such flag": ([*TRAIN, "--resum"], "did you mean '--resume'?"),
@@ -141,6 +141,7 @@ BAD = {
     "unknown setting": ([*TRAIN, "--set", "stesp=3"], "did you mean 'steps'?"),
     "no setting": ([*TRAIN, "--set", "steps"], "--set steps: write NAME=VALUE"),
     "bad setting": ([*TRAIN, "--set", "steps=many"], "TrainConfig.steps = 'many'"),
+    "unknown download": (["download", "resnet5"], "'resnet5'; did you mean 'resnet50'?"),
     "bad network": ([*TRAIN, "--set", "channels=1.5"], "DANetConfig.channels = 1.5"),
     "bad backbone": ([*TRAIN, "--set", "backbone=resnet5"], "did you mean 'resnet50'?"),
     "a setting of zero": ([*TRAIN, "--set", "batch=0"], "TrainConfig.batch = 0: use 1 or more"),
@@ -501,7 +502,7 @@ def test_two_trainings_into_one_folder(world, tmp_path):
         second = start(world, out, "steps=1000000", "val_every=5", *more)
         assert second.end() == 2
         assert second.err.splitlines()[-1] == (
-            f"fss: error: {out}: another training is writing here; wait for its end, "
+            f"fss: error: {out}: another process is writing here; wait for its end, "
             "or choose another folder"
         )
     first.send(signal.SIGTERM)  # it was not disturbed

@@ -144,7 +144,8 @@ def test_help_explains_every_option(command, capsys):
     assert " ".join(COMMANDS[command].__doc__.split()) in text
     for name, kind in get_type_hints(COMMANDS[command], include_extras=True).items():
         if name != "return":
-            positional = {"failed": "fss replay .*PATH", "campaign": "fss ablate .*FOLDER"}
+            positional = {"failed": "fss replay .*PATH", "campaign": "fss ablate .*FOLDER",
+                          "what": "fss download .*NAME"}  # fmt: skip
             option = rf"--(no-)?{name.replace('_', '-')}\b"
             assert re.search(positional.get(name, option), text), name
             (told,) = (part.help for part in kind.__metadata__ if getattr(part, "help", None))

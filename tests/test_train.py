@@ -645,7 +645,7 @@ def test_a_second_training_into_the_folder_is_refused(tmp_path, monkeypatch, unb
     def rival(*args):
         if not refused:
             before = content(tmp_path)
-            with pytest.raises(InputError, match="another training is writing here; wait") as error:
+            with pytest.raises(InputError, match="another process is writing here; wait") as error:
                 run(tmp_path, resume=True)
             refused.append(error)
             assert content(tmp_path) == before
