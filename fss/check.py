@@ -1,60 +1,44 @@
 """Read every picture of a data set once and list what is wrong with it."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 from tqdm.auto import tqdm
 
-from fss.data import SPLITS, open_dataset
-from fss.data.dataset import Reader
+from fss.data.dataset import Dataset, Reader
 from fss.errors import InputError
 
 
-def check_dataset(
-    spec: str, *, fold: int | None, size: int, workers: int, progress: bool
-) -> Iterator[str]:
-    """Yield one line for every class, file or picture that cannot be used, over all splits.
-
-    A split without classes is none: it matters when it is asked for.
+def check_pictures(datasets: Iterable[Dataset], *, workers: int, progress: bool) -> Iterator[str]:
+    """Yield one line for every file that cannot be used, whatever number of classes it shows.
 
     Args:
-        spec: as for ``open_dataset``.
-        fold: as for ``open_dataset``.
-        size: side of the pictures in pixels.
+        datasets: what ``open_whole`` gave.
         workers: processes that read.
         progress: show a bar.
-
-    Raises:
-        InputError: the data set cannot be opened at all.
     """
-    found: dict[str, None] = {}  # in order; a folder's own line would come with every split
-    datasets = []
-    for split in SPLITS:
-        problems: list[str] = []
-        datasets.append(open_dataset(spec, split=split, fold=fold, size=size, problems=problems))
-        found |= dict.fromkeys(problems)
-    yield from found
+    told = set()
     for dataset in datasets:
         samples = [(c, name) for c, names in dataset.images.items() for name in names]
-        if samples:
-            yield from _read(dataset.reader, size, samples, workers, dataset.split, progress)
+        if not samples:
+            continue
+        for problem in _read(dataset, samples, workers, progress):
+            if problem not in told:
+                yield problem
+            told.add(problem)
 
 
 def _read(
-    reader: Reader,
-    size: int,
-    samples: list[tuple[str, str]],
-    workers: int,
-    split: str,
-    progress: bool,
+    dataset: Dataset, samples: list[tuple[str, str]], workers: int, progress: bool
 ) -> Iterator[str]:
     pool = ProcessPoolExecutor(workers, initializer=_leave_signals_to_the_parent)
     try:
-        results = pool.map(partial(_problem, reader, size), samples, chunksize=16)
-        bar = tqdm(results, total=len(samples), desc=split, unit="picture", disable=not progress)
+        results = pool.map(partial(_problem, dataset.reader, dataset.size), samples, chunksize=16)
+        total, split = len(samples), dataset.split
+        bar = tqdm(results, total=total, desc=split, unit="picture", disable=not progress)
         yield from (problem for problem in bar if problem)
     except BrokenProcessPool as error:
         raise InputError(

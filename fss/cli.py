@@ -10,23 +10,32 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import fields
 from functools import partial, wraps
 from inspect import signature
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import tyro
 
-from fss.config import DANetConfig, with_settings
+from fss.config import DANetConfig, DataConfig, Scoring, with_settings
 from fss.config import arm as named_arm
 from fss.config import preset as named_preset
 from fss.errors import InputError, Stopped, closest, nearest
 
 _help = tyro.conf.arg
 Data = Annotated[
-    str, _help(help="shapes, shapes:KNOB=VALUE,..., folder:PATH or fss1000:PATH", metavar="SPEC")
+    str,
+    _help(
+        help="shapes, shapes:KNOB=VALUE,..., folder:PATH, fss1000:PATH or pascal5i:PATH",
+        metavar="SPEC",
+    ),
 ]
+# Their fields are options of the command itself: --lists, --classes ..., and --at, --void.
+Options = Annotated[DataConfig, _help(name="", help="which pictures and classes")]
+Scored = Annotated[Scoring, _help(name="", help="what predictions are compared with")]
 Fold = Annotated[int, _help(help="0..3, the fold kept for the test; ignored by data without folds")]
 Device = Annotated[str, _help(help="cpu, cuda, cuda:1, ...")]
 Workers = Annotated[int, _help(help="processes that read pictures; -1 means one a core, at most 4")]
@@ -50,6 +59,7 @@ def train(
         tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]],
         _help(help="other settings: --set channels=96 steps=4000", metavar="NAME=VALUE ..."),
     ] = (),
+    options: Options = DataConfig(),
     resume: Annotated[
         bool, _help(help="go on with the run that --out holds, or start one where it holds none")
     ] = False,
@@ -76,6 +86,7 @@ def train(
         workers=_workers(workers),
         progress=not quiet,
         skip_small_classes=skip_small_classes,
+        options=options,
     )
     best, step = model.trained["best"], model.trained["step"]
     print(f"{out}/best.safetensors: validation mIoU {100 * best:.1f}, at step {step}")
@@ -92,6 +103,11 @@ def eval(  # noqa: A001
     data: Data = "shapes",
     split: Annotated[str, _help(help="train, val or test")] = "test",
     fold: Fold = 0,
+    options: Options = DataConfig(),
+    scoring: Scored = Scoring(),
+    allow_leak: Annotated[
+        bool, _help(help="measure a checkpoint also on classes that it was trained on")
+    ] = False,
     shots: Annotated[int, _help(help="support pictures an episode")] = 1,
     episodes: Annotated[int, _help(help="episodes of the list")] = 1000,
     seed: Annotated[int, _help(help="of the episode list")] = 0,
@@ -134,7 +150,7 @@ def eval(  # noqa: A001
     else:
         model = DANet(DANetConfig.published(lda=False, pca=False), pretrained=weights)
     size = model.trained.get("size", 224) if size is None else size
-    dataset = open_dataset(data, split=split, fold=fold, size=size)
+    dataset = open_dataset(data, split=split, fold=fold, size=size, options=options)
     if list is None:
         drawn_from = without_small_classes(dataset, shots) if skip_small_classes else dataset
         episode_list = EpisodeList.sample(drawn_from, shots=shots, episodes=episodes, seed=seed)
@@ -147,11 +163,13 @@ def eval(  # noqa: A001
         dataset,
         episode_list,
         predict=reference,
+        scoring=scoring,
+        allow_leak=allow_leak,
         cache=cache,
         workers=_workers(workers),
         progress=not quiet,
     )
-    result = {"checkpoint": checkpoint, **result}
+    result = {"checkpoint": checkpoint, "options": options.to_json(), **result}
     if json is not None:
         write_json(json, result)
     low, high = result["miou_interval"]
@@ -162,6 +180,12 @@ def eval(  # noqa: A001
         f"{f' ({len(missed)} not covered)' if missed else ''}, "
         f"{result['episodes']} episodes of {result['shots']} shot, {data} {split}"
     )
+    for note in dataset.notes:
+        print(note)
+    if result["leaked_classes"]:
+        print(f"leak: the checkpoint was trained on {', '.join(result['leaked_classes'])}")
+    elif result["leaked_classes"] is None:
+        print("perhaps a leak: the checkpoint does not tell the classes it was trained on")
 
 
 def predict(
@@ -212,16 +236,22 @@ def check(
     data: Data = "shapes",
     fold: Fold = 0,
     size: Annotated[int, _help(help="side of the pictures")] = 224,
+    options: Options = DataConfig(),
     workers: Workers = -1,
     quiet: Quiet = False,
 ) -> None:
     """Read a whole data set and list every bad class, file and picture; exit code 1 if any is."""
-    from fss.check import check_dataset
+    from fss.check import check_pictures
+    from fss.data import open_whole, report
 
+    problems: list[str] = []
+    datasets = open_whole(data, fold=fold, size=size, options=options, problems=problems)
+    notes = (note for dataset in datasets for note in dataset.notes)
+    for line in dict.fromkeys(chain(report(data, options), notes)):
+        print(line)
     found = 0
-    for problem in check_dataset(
-        data, fold=fold, size=size, workers=max(1, _workers(workers)), progress=not quiet
-    ):
+    bad = check_pictures(datasets, workers=max(1, _workers(workers)), progress=not quiet)
+    for problem in chain(dict.fromkeys(problems), bad):  # a folder's own comes with every split
         print(problem)
         found += 1
     lines = "1 problem" if found == 1 else f"{found} problems"
@@ -406,7 +436,10 @@ def _meant(text: str, command: str) -> str:
         return ""
     options = []
     for name, option in signature(COMMANDS[command]).parameters.items():
-        options.append(f"--{'no-' if option.default is True else ''}{name.replace('_', '-')}")
+        flat = isinstance(option.default, DataConfig | Scoring)
+        names = [each.name for each in fields(option.default)] if flat else [name]
+        no = "no-" if option.default is True else ""
+        options += [f"--{no}{each.replace('_', '-')}" for each in names]
     match = closest(unknown[1], options)
     return f"; did you mean {match!r}?" if match else ""
 

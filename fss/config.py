@@ -176,6 +176,49 @@ def arm(name: str) -> DANetConfig:
 
 
 @dataclass(frozen=True)
+class DataConfig(_Checked):
+    """Which pictures and classes of a data set are used: what differs between codebases.
+
+    Attributes:
+        lists: folder of lists: for fss1000 and folder the classes of each split, for pascal5i
+            HSNet's or PFENet's lists, or "scan" for the masks themselves; default: the lists that
+            lie with the data, else none.
+        classes: only these classes, separated by commas.
+        allow_missing: go on without what a list names and the disk lacks, and say how much is left.
+        novel: pascal5i's training pictures that also show a class of the test: keep them, those
+            pixels as background (PFENet, HSNet), or drop them (BAM).
+        min_pixels: pascal5i: a picture counts for a class from so many pixels on; default: 2048, as
+            in PFENet, or as HSNet's lists have it.
+    """
+
+    lists: str | None = None
+    classes: str | None = None
+    allow_missing: bool = False
+    novel: Literal["background", "drop"] = "background"
+    min_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_pixels is not None and self.min_pixels < 1:
+            raise InputError(f"DataConfig.min_pixels = {self.min_pixels}: use 1 or more")
+
+
+@dataclass(frozen=True)
+class Scoring(_Checked):
+    """What a prediction is compared with: another choice that codebases make differently.
+
+    Attributes:
+        at: compare at the "network"'s size, where picture and label are fitted into a square, or
+            at the "label"'s own, to which the predicted mask is brought back (PFENet).
+        void: "ignore" the pixels that a label leaves open (255), or count them as "background";
+            the padding of the square never counts.
+    """
+
+    at: Literal["network", "label"] = "network"
+    void: Literal["ignore", "background"] = "ignore"
+
+
+@dataclass(frozen=True)
 class TrainConfig(_Checked):
     """How a network is trained. Everything that the result depends on besides data and network.
 

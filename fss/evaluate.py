@@ -4,14 +4,19 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from fss.config import Scoring
 from fss.data.dataset import Dataset
+from fss.data.pictures import IGNORE, letterbox_mask, unletterbox
 from fss.episodes import Episode, EpisodeList
+from fss.errors import InputError
 from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
+from fss.leak import leaked
 from fss.metrics import EpisodeTally
 from fss.model import DANet
 from fss.resize import resize, share_of
@@ -86,6 +91,7 @@ def tally_episodes(
     dataset: Dataset,
     episodes: Sequence[Episode],
     *,
+    scoring: Scoring = Scoring(),
     progress: bool = False,
 ) -> EpisodeTally:
     """Predict every episode's query and count; class ids are places in ``dataset.classes``."""
@@ -94,10 +100,30 @@ def tally_episodes(
     with tqdm(total=len(episodes), desc="evaluate", unit="episode", disable=not progress) as bar:
         for batch in source.batches(episodes, BATCH):
             done = len(tally)
-            ids = [places[e.class_name] for e in episodes[done : done + len(batch.target)]]
-            tally.update(predict(batch), batch.target, torch.tensor(ids))
+            asked = episodes[done : done + len(batch.target)]
+            ids = torch.tensor([places[e.class_name] for e in asked])
+            if scoring == Scoring():
+                tally.update(predict(batch), batch.target, ids)
+            else:
+                for mask, episode, place in zip(
+                    predict(batch).cpu().numpy(), asked, ids, strict=True
+                ):
+                    own = dataset.reader.own_mask(episode.class_name, episode.query)
+                    predicted, target = _comparable(mask, own, scoring)
+                    tally.update(predicted[None], target[None], place[None])
             bar.update(len(ids))
     return tally
+
+
+def _comparable(
+    predicted: np.ndarray, own: np.ndarray, scoring: Scoring
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring a prediction [size, size] and the label at its own size, [H, W], to one size."""
+    if scoring.void == "background":
+        own = np.where(own == IGNORE, 0, own).astype(np.uint8)
+    if scoring.at == "network":
+        return predicted, letterbox_mask(own, len(predicted))
+    return unletterbox(predicted.astype(np.uint8), (own.shape[0], own.shape[1])), own
 
 
 def evaluate(
@@ -106,6 +132,8 @@ def evaluate(
     episodes: EpisodeList,
     *,
     predict: Predictor | None = None,
+    scoring: Scoring = Scoring(),
+    allow_leak: bool = False,
     cache: bool = True,
     workers: int = 0,
     progress: bool = False,
@@ -117,6 +145,8 @@ def evaluate(
         dataset: where the list's pictures are.
         episodes: the list.
         predict: a reference to measure instead of the network's head.
+        scoring: at which size, and what counts.
+        allow_leak: measure also a network that was trained on classes of the test.
         cache: read features through the cache on disk.
         workers: processes that read pictures.
         progress: show bars.
@@ -126,10 +156,20 @@ def evaluate(
         that differs from run to run.
 
     Raises:
-        InputError: a bad picture, or an episode list of other data.
+        InputError: a bad picture, an episode list of other data, or a leak.
     """
     start = time.perf_counter()
+    leak = [] if predict else leaked(model.trained, dataset)
+    if leak and not allow_leak:
+        raise InputError(
+            f"leak: the network was trained on {', '.join(leak[:5])}{', ...' if leak[5:] else ''}, "
+            f"{len(leak)} of the {len(dataset.all_classes or dataset.classes)} classes that the "
+            f"test of {dataset.spec} keeps unseen; use weights trained without them (of this "
+            "fold), or measure all the same with --allow-leak"
+        )
     episodes.check(dataset)
+    if scoring != Scoring():  # whether there are such labels, before minutes of work
+        dataset.reader.own_mask(episodes[0].class_name, episodes[0].query)
     model.eval()
     source: FeatureSource
     if cache:
@@ -137,7 +177,12 @@ def evaluate(
     else:
         source = LiveFeatures(model, dataset, workers=workers)
     tally = tally_episodes(
-        predict or network(model), source, dataset, episodes.episodes, progress=progress
+        predict or network(model),
+        source,
+        dataset,
+        episodes.episodes,
+        scoring=scoring,
+        progress=progress,
     )
     return {
         **figures(tally, dataset.classes),
@@ -148,6 +193,10 @@ def evaluate(
         "shots": len(episodes[0].support),
         "seed": episodes.source.get("seed"),
         "size": dataset.size,
+        "scored_at": scoring.at,
+        "void": scoring.void,
+        "leaked_classes": leak,
+        "notes": list(dataset.notes),
         "config": model.config.to_json(),
         "trained": model.trained,
         "seconds": round(time.perf_counter() - start, 3),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fss.checkpoint import OPTIMIZER, load_head, read_checkpoint, save_checkpoint
-from fss.config import DANetConfig, TrainConfig
+from fss.config import DANetConfig, DataConfig, TrainConfig
 from fss.errors import InputError
 from fss.files import remove_leftovers, write_atomically
 from fss.model import DANet
@@ -71,7 +71,8 @@ class Run:
         ours = {**self.model.config.to_json(), **self.settings["train"], **self.settings}
         # A setting that is younger than the run had its default then.
         schedule = TrainConfig.from_json(trained["train"]).to_json() if trained["train"] else {}
-        theirs = {**DANetConfig.from_json(config).to_json(), **schedule, **trained}
+        options = {"options": DataConfig().to_json()}
+        theirs = {**DANetConfig.from_json(config).to_json(), **schedule, **options, **trained}
         for name, value in ours.items():
             if name in ("train", "classes") or theirs.get(name) == value:
                 continue  # the pictures' hash covers the classes

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fss.checkpoint import load_head, read_checkpoint
-from fss.config import DANetConfig, TrainConfig
+from fss.config import DANetConfig, DataConfig, TrainConfig
 from fss.data import open_dataset
 from fss.data.dataset import Dataset
 from fss.episodes import Augment, Episode, EpisodeList, EpisodeStream, mirror, without_small_classes
@@ -27,6 +27,7 @@ from fss.errors import InputError, Stopped
 from fss.evaluate import network, tally_episodes
 from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
 from fss.files import held
+from fss.leak import seen
 from fss.model import DANet, Prediction
 from fss.resize import resize
 from fss.run import Run, restore
@@ -163,6 +164,7 @@ def train(
     workers: int = 0,
     progress: bool = True,
     skip_small_classes: bool = False,
+    options: DataConfig = DataConfig(),
 ) -> DANet:
     """Train a network and return it with its best weights.
 
@@ -184,6 +186,7 @@ def train(
         progress: show a bar with the loss and the time left.
         skip_small_classes: leave out classes with fewer than ``config.shots + 1`` pictures, which
             are an error otherwise.
+        options: which pictures and classes of the data, as for ``open_dataset``.
 
     Raises:
         InputError: bad settings or data; a folder that holds another run, or that another process
@@ -194,8 +197,13 @@ def train(
     """
     out = Path(out)
     check_device(device)
-    training = open_dataset(data, split="train", fold=fold, size=config.size)
-    validation = open_dataset(data, split="val", fold=fold, size=config.size)
+    training, validation = (
+        open_dataset(data, split=split, fold=fold, size=config.size, options=options)
+        for split in ("train", "val")
+    )
+    if progress:
+        for note in dict.fromkeys(training.notes + validation.notes):
+            print(note)
     if skip_small_classes:
         training, validation = (
             without_small_classes(part, config.shots) for part in (training, validation)
@@ -209,9 +217,7 @@ def train(
         "data": data, "fold": training.fold, "split": "train", "size": config.size,
         "training_classes": len(training.classes), "skip_small_classes": skip_small_classes,
         "pictures_sha256": [training.fingerprint(), validation.fingerprint()],
-        "train": config.to_json(),
-        # Who evaluates on other data has to know what was seen; drawn classes follow from the spec.
-        "classes": None if data.startswith("shapes") else list(training.classes),
+        "options": options.to_json(), **seen(training), "train": config.to_json(),
     }  # fmt: skip
     with held(out):
         torch.manual_seed(torch_seed(config.seed))
@@ -303,7 +309,10 @@ def replay(path: str | Path, *, device: str = "cpu", pretrained: bool | str | Pa
             f"{path}: is not kept of a failed step; give a run's nonfinite.safetensors"
         )
     config = TrainConfig.from_json(trained["train"])
-    dataset = open_dataset(trained["data"], split="train", fold=trained["fold"], size=config.size)
+    options = DataConfig.from_json(trained.get("options", {}))
+    dataset = open_dataset(
+        trained["data"], split="train", fold=trained["fold"], size=config.size, options=options
+    )
     if trained["skip_small_classes"]:
         dataset = without_small_classes(dataset, config.shots)
     if dataset.fingerprint() != trained["pictures_sha256"][0]:

@@ -1,12 +1,14 @@
+import inspect
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from tiny import tiny_backbones, write_boxes
 
 import fss
 from fss.cli import COMMANDS, main
+from fss.config import DataConfig, Scoring
 from fss.episodes import EpisodeList
 
 ROOT = Path(__file__).parent.parent
@@ -143,7 +146,13 @@ def test_help_explains_every_option(command, capsys):
     text = " ".join(out.replace("│", " ").split())
     assert " ".join(COMMANDS[command].__doc__.split()) in text
     for name, kind in get_type_hints(COMMANDS[command], include_extras=True).items():
-        if name != "return":
+        if is_dataclass(get_origin(kind) and kind.__origin__):
+            told = inspect.getdoc(kind.__origin__).partition("Attributes:")[2]
+            for field in fields(kind.__origin__):
+                assert re.search(rf"--{field.name.replace('_', '-')}\b", text), field.name
+                (first,) = re.findall(rf"\n    {field.name}: (.+)", told)
+                assert " ".join(first.split()[:5]) in text, field.name
+        elif name != "return":
             positional = {"failed": "fss replay .*PATH", "campaign": "fss ablate .*FOLDER",
                           "what": "fss download .*NAME"}  # fmt: skip
             option = rf"--(no-)?{name.replace('_', '-')}\b"
@@ -201,6 +210,10 @@ def test_options_reach_their_command(monkeypatch):
         Path("l.json"),
     )
     assert seen["checkpoint"] == "danet-lite0-shapes"
+    assert (seen["options"], seen["scoring"]) == (DataConfig(), Scoring())
+    seen = call(monkeypatch, "eval", "--classes", "cat,cow", "--allow-missing", "--at", "label")
+    assert seen["options"] == DataConfig(classes="cat,cow", allow_missing=True)
+    assert seen["scoring"] == Scoring(at="label") and seen["allow_leak"] is False
     seen = call(
         monkeypatch,
         "predict",

@@ -2,12 +2,15 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from tiny import boxes, network
+from tiny import boxes, network, write_boxes
 
 from fss.backbones import Features
-from fss.config import DANetConfig
+from fss.config import DANetConfig, Scoring
+from fss.data import open_dataset
+from fss.data.pictures import letterbox_mask
 from fss.episodes import Episode, EpisodeList
 from fss.errors import InputError
 from fss.evaluate import (
@@ -40,7 +43,7 @@ def test_the_result_has_the_public_format():
     assert result.keys() == {
         "miou", "miou_interval", "fb_iou", "mean_episode_iou", "per_class", "episodes", "classes",
         "not_covered", "episodes_sha256", "data", "split", "fold", "shots", "seed", "size",
-        "config", "trained", "seconds",
+        "scored_at", "void", "leaked_classes", "notes", "config", "trained", "seconds",
     }  # fmt: skip
     low, high = result["miou_interval"]
     assert 0 <= low <= result["miou"] <= high <= 1
@@ -231,3 +234,61 @@ def test_ignored_pixels_count_for_nothing():
 def test_an_empty_dataset_split_is_not_measured():
     with pytest.raises(InputError, match="no class"):
         evaluate(network(), replace(DATA, images={}), EPISODES)
+
+
+# --- what a prediction is compared with ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Test classes of pictures wider than high, with an ignored rim of three rows; the list."""
+    root = write_boxes(tmp_path_factory.mktemp("wide"), classes=4, pictures=4)
+    data = open_dataset(f"folder:{root}", split="test", size=64)
+    return data, EpisodeList.sample(data, shots=1, episodes=7, seed=0)
+
+
+@pytest.mark.parametrize("at", ["network", "label"])
+@pytest.mark.parametrize("void", ["ignore", "background"])
+def test_all_foreground_by_hand(wide, at, void):
+    data, episodes = wide
+    scoring = Scoring(at=at, void=void)
+    source = CachedFeatures(network(), data)
+    tally = tally_episodes(all_foreground, source, data, episodes.episodes, scoring=scoring)
+    for episode, (_, hits, union, _, missed) in zip(episodes, tally.counts.tolist(), strict=True):
+        own = data.reader.own_mask(episode.class_name, episode.query)
+        assert own.shape == (60, 80) and (own == 255).sum() == 3 * 80
+        counted = np.where(own == 255, 0, own) if void == "background" else own
+        if at == "network":
+            counted = letterbox_mask(counted.astype(np.uint8), 64)
+            assert counted.shape == (64, 64) and (counted[:8] == 255).all(), "padding"
+        assert hits == (counted == 1).sum()
+        assert union == (counted != 255).sum()
+        assert missed == (counted == 0).sum()
+
+
+def test_the_usual_scoring_is_that_of_the_batch(wide):
+    """Reading the label anew and fitting it gives what the cache holds."""
+    data, episodes = wide
+    source = CachedFeatures(network(), data)
+    usual = tally_episodes(training_free, source, data, episodes.episodes)
+    batches = source.batches(episodes.episodes, 7)
+    targets = next(batches).target.numpy()
+    for episode, target in zip(episodes, targets, strict=True):
+        own = data.reader.own_mask(episode.class_name, episode.query)
+        np.testing.assert_array_equal(letterbox_mask(own, 64), target)
+    result = evaluate(network(), data, episodes, predict=training_free)
+    assert result["miou"] == usual.miou()
+    assert (result["scored_at"], result["void"]) == ("network", "ignore")
+
+
+def test_a_perfect_prediction_at_the_labels_size(wide):
+    """The way back from the network's size loses the edge only."""
+    data, episodes = wide
+    source = CachedFeatures(network(), data)
+    tally = tally_episodes(truth, source, data, episodes.episodes, scoring=Scoring(at="label"))
+    assert 0.9 < tally.miou() < 1
+
+
+def test_drawn_pictures_have_no_size_of_their_own():
+    with pytest.raises(InputError, match="no size of their own"):
+        measure(scoring=Scoring(at="label"))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fss.config import DataConfig
 from fss.data import open_dataset
 from fss.data.folder import FolderReader, open_folder
 from fss.errors import InputError
@@ -245,6 +246,38 @@ def test_listed_class_without_a_folder(tmp_path):
     (tmp_path / "test.txt").write_text("a\nw\nx\ny\nz\n../a\n")
     fails(tmp_path, "test", "5 of the 6 test classes", str(tmp_path), "../a, w, x", "test.txt")
     assert "a" not in classes(tmp_path, "train")  # the training split opens all the same
+
+
+def test_lists_of_another_folder(tmp_path):
+    root = tree(tmp_path / "set", *LETTERS)
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for name, text in (("trn", "b\nc\n"), ("val", "d\n"), ("test", "a\nz\n")):
+        (lists / f"{name}.txt").write_text(text)
+
+    def opened(split: str, **options):
+        config = DataConfig(lists=str(lists), **options)
+        return open_dataset(f"fss1000:{root}", split=split, size=SIZE, options=config)
+
+    assert opened("train").classes == ("b", "c") and opened("val").classes == ("d",)
+    assert opened("train").notes == () and opened("train", classes="c").classes == ("c",)
+    with pytest.raises(InputError, match=r"1 of the 2 test classes have no folder in .*: z"):
+        opened("test")
+    data = opened("test", allow_missing=True)
+    assert data.classes == ("a",) and data.notes == (
+        f"1 of the 2 test classes have no folder in {root}: z",
+    )
+    for name in ("trn", "val", "test"):
+        (lists / f"{name}.txt").unlink()
+    with pytest.raises(InputError, match="no lists of classes in"):
+        opened("train")
+
+
+def test_figures_of_fss1000_without_lists_do_not_compare(tmp_path):
+    tree(tmp_path, *LETTERS)
+    (note,) = open_dataset(f"fss1000:{tmp_path}", split="test", size=SIZE).notes
+    assert "figures do not compare" in note and "--lists DIR" in note
+    assert open_dataset(f"folder:{tmp_path}", split="test", size=SIZE).notes == ()
 
 
 def test_list_in_another_encoding(tmp_path):

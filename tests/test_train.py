@@ -17,7 +17,7 @@ from tiny import boxes, network, tiny_backbones, write_boxes
 
 import fss.train as training
 from fss.checkpoint import load, read_checkpoint, save_checkpoint
-from fss.config import DANetConfig, TrainConfig
+from fss.config import DANetConfig, DataConfig, TrainConfig
 from fss.data import open_dataset
 from fss.episodes import EpisodeStream
 from fss.errors import InputError
@@ -43,7 +43,7 @@ SHORT = TrainConfig(
 SPLITS = {"train": (6, 5), "val": (2, 4), "test": (2, 4)}  # classes, pictures
 
 
-def open_boxes(spec: str, *, split: str, fold: int | None, size: int):
+def open_boxes(spec: str, *, split: str, fold: int | None, size: int, options=DataConfig()):
     classes, pictures = SPLITS[split]
     return replace(boxes(classes, pictures, size=size, split=split), spec=spec, fold=fold)
 
@@ -302,7 +302,7 @@ def test_the_same_settings_give_the_same_weights_with_and_without_the_cache(unbr
 def test_validation_sees_validation_classes_alone_and_never_the_test(tmp_path, monkeypatch):
     opened, read = [], {}
 
-    def noted(spec, *, split, fold, size):
+    def noted(spec, *, split, fold, size, options=DataConfig()):
         opened.append(split)
         return open_boxes(spec, split=split, fold=fold, size=size)
 
@@ -789,8 +789,17 @@ def test_seeds_may_be_of_any_size(tmp_path, seed):
     assert equal(a, b) and not equal(a, c)
 
 
+def test_a_run_goes_on_with_the_same_choice_of_data_only(tmp_path):
+    short = replace(SHORT, steps=2)
+    chosen = DataConfig(allow_missing=True)
+    run(tmp_path, short, options=chosen)
+    run(tmp_path, short, options=chosen, resume=True)
+    with pytest.raises(InputError, match="was trained with options = .*'allow_missing': True"):
+        run(tmp_path, short, resume=True)
+
+
 def test_small_classes_are_named_or_left_out(tmp_path, monkeypatch):
-    def ragged(spec, *, split, fold, size):
+    def ragged(spec, *, split, fold, size, options=DataConfig()):
         whole = open_boxes(spec, split=split, fold=fold, size=size)
         first = whole.classes[0]
         return replace(whole, images={**whole.images, first: whole.images[first][:1]})

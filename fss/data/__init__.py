@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
+from fss.config import DataConfig
 from fss.data import shapes
-from fss.data.dataset import ClassImages, Dataset, Reader
+from fss.data.dataset import ClassImages, Dataset, Reader, narrowed
 from fss.errors import InputError, nearest
 
-__all__ = ["ClassImages", "Dataset", "Reader", "open_dataset"]
+__all__ = ["ClassImages", "Dataset", "Reader", "open_dataset", "open_whole", "report"]
 
-KINDS = ("shapes", "folder", "fss1000")
+KINDS = ("shapes", "folder", "fss1000", "pascal5i")
 SPLITS = ("train", "val", "test")
 
 
@@ -21,34 +23,90 @@ def open_dataset(
     split: str,
     fold: int | None = None,
     size: int,
+    options: DataConfig = DataConfig(),
     problems: list[str] | None = None,
 ) -> Dataset:
     """Open one split of a data set.
 
     `spec` is `shapes`, `shapes:knob=value,...` (the knobs are the fields of `shapes.World`),
-    `folder:PATH` or `fss1000:PATH`. `split` is train, val or test; `fold` 0..3 matters where
-    the data set has folds (None means 0) and is ignored elsewhere. Pictures are read at
-    `size` x `size` px. Raises `InputError` for anything it cannot open; where a list of
-    `problems` is given, single bad classes and files of a folder are appended to it instead.
+    `folder:PATH`, `fss1000:PATH` or `pascal5i:PATH` (a VOCdevkit). `split` is train, val or test;
+    `fold` 0..3 matters where the data set has folds (None means 0) and is ignored elsewhere.
+    Pictures are read at `size` x `size` px, and `options` choose among pictures and classes. Raises
+    `InputError` for anything it cannot open; where a list of `problems` is given, single bad
+    classes and files of a folder are appended to it instead.
     """
-    kind, colon, rest = spec.partition(":")
-    if kind not in KINDS:
-        raise InputError(f"unknown data set {spec!r}; {nearest(kind, KINDS)}")
+    kind, colon, rest = _parts(spec, options)
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; {nearest(split, SPLITS)}")
-    if fold is not None and fold not in range(shapes.FOLDS):
-        raise InputError(f"fold {fold} does not exist; choose 0..{shapes.FOLDS - 1}")
+    _check_fold(fold)
     if size < 32:
         raise InputError(f"size {size} px is too small; choose at least 32")
     if kind == "shapes":
         world = _world(rest, spec) if colon else shapes.World()
         images = shapes.pictures_of(split, fold or 0, world.extra)
-        return Dataset(spec, split, fold or 0, size, images, shapes.Shapes(world))
-    if not rest:
-        raise InputError(f"data set {spec!r} names no folder; write '{kind}:PATH'")
+        names = narrowed(list(images), options.classes, f"the {split} split of {spec}")
+        chosen = {name: images[name] for name in names}
+        reader = shapes.Shapes(world)
+        return Dataset(spec, split, fold or 0, size, chosen, reader, all_classes=tuple(images))
+    if kind == "pascal5i":
+        from fss.data.pascal import open_pascal
+
+        return open_pascal(
+            Path(rest), split, fold or 0, size, spec=spec, options=options, problems=problems
+        )
     from fss.data.folder import open_folder  # here, since it costs Pillow's import
 
-    return open_folder(Path(rest), split, size, spec=spec, problems=problems)
+    return open_folder(Path(rest), split, size, spec=spec, options=options, problems=problems)
+
+
+def open_whole(
+    spec: str,
+    *,
+    fold: int | None = None,
+    size: int,
+    options: DataConfig = DataConfig(),
+    problems: list[str],
+) -> list[Dataset]:
+    """Open all there is to check: every split, and of pascal5i the pictures of every fold."""
+    kind, _, rest = _parts(spec, options)
+    _check_fold(fold)
+    if kind == "pascal5i":
+        from fss.data.pascal import Pascal
+
+        return Pascal(Path(rest), options).whole(spec, size, problems)
+    return [
+        open_dataset(spec, split=split, fold=fold, size=size, options=options, problems=problems)
+        for split in SPLITS
+    ]
+
+
+def report(spec: str, options: DataConfig = DataConfig()) -> Iterator[str]:
+    """Yield lines about a data set as a whole: for pascal5i the pairs of each fold."""
+    kind, _, rest = _parts(spec, options)
+    if kind == "pascal5i":
+        from fss.data.pascal import Pascal
+
+        yield from Pascal(Path(rest), options).report()
+
+
+def _parts(spec: str, options: DataConfig) -> tuple[str, str, str]:
+    """Kind, colon and rest of a spec that can be one, with options that concern it."""
+    kind, colon, rest = spec.partition(":")
+    if kind not in KINDS:
+        raise InputError(f"unknown data set {spec!r}; {nearest(kind, KINDS)}")
+    if kind != "shapes" and not rest:
+        raise InputError(f"data set {spec!r} names no folder; write '{kind}:PATH'")
+    idle = {"pascal5i": (), "shapes": ("lists", "allow_missing", "novel", "min_pixels")}
+    for name in idle.get(kind, ("novel", "min_pixels")):
+        if getattr(options, name) != getattr(DataConfig(), name):
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} says nothing about {kind!r} data; leave it out")
+    return kind, colon, rest
+
+
+def _check_fold(fold: int | None) -> None:
+    if fold is not None and fold not in range(shapes.FOLDS):
+        raise InputError(f"fold {fold} does not exist; choose 0..{shapes.FOLDS - 1}")
 
 
 def _world(text: str, spec: str) -> shapes.World:

@@ -26,13 +26,21 @@ class Reader(Protocol):
         """Everything that the two arrays depend on besides `size`, as a key for caches."""
         ...
 
+    def own_mask(self, class_name: str, image_name: str) -> np.ndarray:
+        """Mask, uint8 [H, W] in {0, 1, 255}, at the picture's own size.
+
+        Raises `InputError` for pictures that have no size of their own, being drawn at any.
+        """
+        raise InputError("these pictures have no size of their own; score at the network's size")
+
 
 @dataclass(frozen=True)
 class Dataset:
     """The classes of one split (and fold), each a sequence of labelled pictures.
 
     `images` maps a class name to the names of its pictures; `size` is the side of the square
-    that every picture is read at, in pixels.
+    that every picture is read at, in pixels. `notes` say what a reader of its figures should know.
+    `all_classes` are those of the split where `images` holds only some that were asked for.
     """
 
     spec: str
@@ -41,6 +49,8 @@ class Dataset:
     size: int
     images: Mapping[str, tuple[str, ...]]
     reader: Reader
+    notes: tuple[str, ...] = ()
+    all_classes: tuple[str, ...] | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -110,3 +120,16 @@ class ClassImages(Sequence["tuple[torch.Tensor, torch.Tensor]"]):
             pixels.to(torch.float32).div_(255).contiguous(),
             torch.from_numpy(np.ascontiguousarray(mask)),
         )
+
+
+def narrowed(names: Sequence[str], wanted: str | None, where: str) -> list[str]:
+    """Keep the wanted names, given with commas between them, in the order of `names`; None is all.
+
+    Raises `InputError` for a name that is not among them; `where` says whose they are.
+    """
+    if wanted is None:
+        return list(names)
+    chosen = {name.strip() for name in wanted.split(",") if name.strip()}
+    for name in sorted(chosen - set(names)) or ([] if chosen else [wanted]):
+        raise InputError(f"no class {name!r} in {where}; {nearest(name, names)}")
+    return [name for name in names if name in chosen]

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fss.data.dataset import Dataset, Reader
-from fss.data.pictures import letterbox, read_pair
+from fss.config import DataConfig
+from fss.data.dataset import Dataset, Reader, narrowed
+from fss.data.pictures import letterbox, read_mask, read_pair
 from fss.errors import InputError, nearest
 from fss.files import write_atomically
 
@@ -36,6 +37,10 @@ class FolderReader(Reader):
         picture = self.root / class_name / image_name
         return letterbox(*read_pair(picture, picture.with_suffix(".png")), size)
 
+    def own_mask(self, class_name: str, image_name: str) -> np.ndarray:
+        """Mask, uint8 [H, W] in {0, 1, 255}, at the picture's own size."""
+        return read_mask((self.root / class_name / image_name).with_suffix(".png"))
+
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """Path within the root, size in bytes and time of change of both files; reads neither."""
         picture = self.root / class_name / image_name
@@ -52,7 +57,13 @@ class FolderReader(Reader):
 
 
 def open_folder(
-    root: Path, split: str, size: int, *, spec: str, problems: list[str] | None = None
+    root: Path,
+    split: str,
+    size: int,
+    *,
+    spec: str,
+    options: DataConfig = DataConfig(),
+    problems: list[str] | None = None,
 ) -> Dataset:
     """Open the classes of one split ("train", "val" or "test") of a folder of pictures.
 
@@ -62,11 +73,12 @@ def open_folder(
     other names as text.
 
     The classes of a split stand in `root/<split>.txt` (`trn.txt` will do for training), one a
-    line, UTF-8. Where lists are missing, the classes in none of them are shared out: to the one
-    of train and test that has no list, or, where neither has, the first 70 % in order to train
-    and the others to test. Validation classes come out of the training ones, and are never in
-    "train": those in `val.txt`, or every eighth from the first on. So the three splits never
-    share a class.
+    line, UTF-8, or in such files of the folder `options.lists`. Where lists are missing, the
+    classes in none of them are shared out: to the one of train and test that has no list, or,
+    where neither has, the first 70 % in order to train and the others to test. Validation classes
+    come out of the training ones, and are never in "train": those in `val.txt`, or every eighth
+    from the first on. So the three splits never share a class. `options.classes` narrows a split,
+    and with `options.allow_missing` a listed class without a folder is left out and noted.
 
     Raises `InputError` for a root without classes, a split without classes (an empty list
     matters only to its own split), lists of train or val and of test that share a class, a listed
@@ -80,8 +92,31 @@ def open_folder(
     if split not in LISTS:
         raise InputError(f"no split {split!r}; {nearest(split, LISTS)}")
     root = Path(root).expanduser().absolute()
+    lists = root
+    if options.lists is not None:
+        lists = Path(options.lists).expanduser().absolute()
+        if not any((lists / name).is_file() for names in LISTS.values() for name in names):
+            raise InputError(f"no lists of classes in {lists}; expected trn.txt, val.txt, test.txt")
     found: list[str] = []
-    images = {name: _pictures(root / name, found) for name in _classes(root, split, found)}
+    names, absent = _classes(root, lists, split, found)
+    notes = []
+    if absent:
+        told = (
+            f"{len(absent)} of the {len(names) + len(absent)} {split} classes have no folder in "
+            f"{root}: {_some(absent)}"
+        )
+        if options.allow_missing:
+            notes.append(told)
+        else:
+            found.append(f"{told}; correct {split}.txt, or add the folders")
+    if spec.startswith("fss1000:") and _read_list(lists, split) is None:
+        notes.append(
+            f"no list of the {split} classes in {lists}, so they are a fixed share of the sorted "
+            "names: figures do not compare with published ones; give the lists in common use by "
+            "--lists DIR"
+        )
+    chosen = narrowed(names, options.classes, f"the {split} split of {spec}")
+    images = {name: _pictures(root / name, found) for name in chosen}
     if problems is not None:
         problems += found
     elif found:
@@ -92,12 +127,14 @@ def open_folder(
             f"no {split} classes in {root}; name some in {split}.txt, one a line, or add folders"
         )
     return Dataset(
-        spec=spec, split=split, fold=None, size=size, images=images, reader=FolderReader(root)
+        spec, split, None, size, images, FolderReader(root), tuple(notes), all_classes=tuple(names)
     )
 
 
-def _classes(root: Path, split: str, problems: list[str]) -> list[str]:
-    """Names of the folders of one split, in order; what is wrong with its list goes to problems."""
+def _classes(
+    root: Path, lists: Path, split: str, problems: list[str]
+) -> tuple[list[str], list[str]]:
+    """Folders of one split in order, and listed names without one; bad names go to problems."""
     if not root.is_dir():
         raise InputError(f"no folder {root}; give the path of the folder that holds the classes")
     # A list made on one system may spell an accent in two code points and the disk in one.
@@ -106,12 +143,12 @@ def _classes(root: Path, split: str, problems: list[str]) -> list[str]:
     }
     if not folders:
         raise InputError(f"no class folders in {root}; expected {root}/<class>/<n>.jpg and <n>.png")
-    listed = {name: _read_list(root, name) for name in LISTS}
+    listed = {name: _read_list(lists, name) for name in LISTS}
     train, val, test = (listed[name] for name in ("train", "val", "test"))
     shared = sorted({*(train or ()), *(val or ())} & set(test or ()))
     if shared:
         raise InputError(
-            f"{_some(shared)} in {root}: listed both for training and in test.txt; "
+            f"{_some(shared)} in {lists}: listed both for training and in test.txt; "
             "take them out of one list"
         )
 
@@ -128,12 +165,7 @@ def _classes(root: Path, split: str, problems: list[str]) -> list[str]:
 
     chosen = _in_order(set({"train": train, "val": val, "test": test}[split]))
     absent = [name for name in chosen if name not in folders]
-    if absent:
-        problems.append(
-            f"{len(absent)} of the {len(chosen)} {split} classes have no folder in {root}: "
-            f"{_some(absent)}; correct {split}.txt, or add the folders"
-        )
-    return [folders[name] for name in chosen if name in folders]
+    return [folders[name] for name in chosen if name in folders], absent
 
 
 def _entries(folder: Path, problems: list[str]) -> list[Path]:

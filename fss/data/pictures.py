@@ -33,7 +33,7 @@ def read_rgb(path: Path) -> np.ndarray:
     (nothing says which frame the mask was drawn on; the preview that phones append to a JPEG is
     no animation); and for floating-point pixels, whose range is unknown.
     """
-    image = _load(path, upright=True)
+    image = decode(path, upright=True)
     if image.mode == "F" or (image.mode in SIXTEEN_BIT and not _fits_16_bit(image)):
         raise InputError(
             f"picture {path} has floating-point or 32-bit pixels of unknown range; "
@@ -67,7 +67,7 @@ def read_mask(path: Path) -> np.ndarray:
     palette that paints index 0 white and the object black, floating point), for one without an
     object, and for a file that cannot be read.
     """
-    image = _load(path, upright=False)
+    image = decode(path, upright=False)
     palette = image.mode in ("P", "PA")
     values = _indices(image, path) if palette else _grey_values(image, path)
     present, counts = np.unique(values, return_counts=True)
@@ -91,6 +91,12 @@ def read_mask(path: Path) -> np.ndarray:
 def read_pair(picture: Path, mask: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read a picture, uint8 [H, W, 3], and its mask, uint8 [H, W]; both must be of one size."""
     image, labels = read_rgb(picture), read_mask(mask)
+    check_same_size(image, labels, picture, mask)
+    return image, labels
+
+
+def check_same_size(image: np.ndarray, labels: np.ndarray, picture: Path, mask: Path) -> None:
+    """Raise `InputError` unless a picture [H, W, 3] and its labels [H, W] are of one size."""
     if image.shape[:2] != labels.shape:
         (height, width), (rows, cols) = image.shape[:2], labels.shape
         turned = (
@@ -102,7 +108,6 @@ def read_pair(picture: Path, mask: Path) -> tuple[np.ndarray, np.ndarray]:
             f"mask {mask} is {cols} x {rows} pixels, its picture {picture.name} "
             f"{width} x {height}{turned}; save the mask at the picture's size"
         )
-    return image, labels
 
 
 def letterbox(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,8 +174,12 @@ def _content(height: int, width: int, size: int) -> tuple[slice, slice]:
     return slice(top, top + rows), slice(left, left + cols)
 
 
-def _load(path: Path, *, upright: bool) -> Image.Image:
-    """Decode a file; `upright` applies the EXIF orientation."""
+def decode(path: Path, *, upright: bool) -> Image.Image:
+    """Decode a file; `upright` applies the EXIF orientation.
+
+    Raises `InputError` for a file that is missing, truncated, no picture, an animation or too
+    large.
+    """
     try:
         with _limited(), Image.open(path) as image:
             animated = getattr(image, "is_animated", False) and image.format != "MPO"

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.random import Generator
 
+from fss.data.dataset import Reader
 from fss.data.drawing import Placed, ground, paint
 from fss.data.layout import coverage, occluder, place
 from fss.data.looks import Outline, Surface, random_outline, random_surface
@@ -110,7 +111,7 @@ def endless(first: int, count: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Shapes:
+class Shapes(Reader):
     """The reader of the world: draws the picture that a class and a sample name."""
 
     world: World = World()
