@@ -11,8 +11,8 @@ NOTEBOOKS := .venv/bin/python tools/notebooks.py
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run-all run-full test refresh lint lab bench weights photos ablation leakage tables lock \
-  clean
+.PHONY: help setup run-all run-full test refresh lint lab bench weights photos ablation leakage protocol tables \
+  lock clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Threads that wait by spinning slow small operations many times over when the cores are busy.
@@ -90,6 +90,10 @@ ablation: $(READY) ## the runs that the campaigns still lack (a day): make ablat
 
 leakage: $(READY) ## train on the test classes and without them, and measure both (15 minutes)
 	.venv/bin/python tools/leakage.py
+
+protocol: $(READY) ## measure what the protocol's choices do on Pascal-5i: make protocol VOC=path
+	VOC="$(VOC)" .venv/bin/python tools/protocol.py
+	$(MAKE) tables
 
 tables: $(READY) ## put the measured figures of results/ into README.md
 	.venv/bin/python tools/tables.py
