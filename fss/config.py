@@ -89,8 +89,8 @@ class DANetConfig(_Checked):
             (``"masked_features"``), or block4 run on the masked block3 (``"masked_input"``,
             PFENet's own), or ``None``; or ``"relations"``, eight maps of what the support's labels
             say of each place instead of one (see ``fss.relations``).
-        taps: which blocks the reduction of Eq. 4 joins: ``"both"`` (block2 and block3, as
-            published), ``"block2"`` or ``"block3"``.
+        taps: what the reduction of Eq. 4 is given: ``"both"`` blocks, joined as published, or
+            ``"block2"`` alone.
         decoder: ``"ppm"``, the pyramid pooling of the paper, or ``"fem"``, PFENet's.
         fem_bins: bins a side of the FEM's finest scale, each further one having half as many;
             60 in PFENet's published networks. ``None``: as many as the features have positions,
@@ -109,7 +109,7 @@ class DANetConfig(_Checked):
     lda: bool = True
     pca: bool = True
     prior: Prior | None = "masked_features"
-    taps: Literal["both", "block2", "block3"] = "both"
+    taps: Literal["both", "block2"] = "both"
     decoder: Literal["ppm", "fem"] = "ppm"
     fem_bins: int | None = None
     value: Literal["query", "support"] = "query"
@@ -124,11 +124,6 @@ class DANetConfig(_Checked):
             raise InputError(f"DANetConfig.channels = {self.channels}: use 1 or more")
         if self.fem_bins is not None and self.fem_bins < 1:
             raise InputError(f"DANetConfig.fem_bins = {self.fem_bins}: use 1 or more, or None")
-        if self.lda and self.taps == "block3":
-            raise InputError(
-                "DANetConfig.taps = 'block3' with lda = True: light attention attends over block2; "
-                "use taps='both', or lda=False"
-            )
 
     @classmethod
     def published(cls, **overrides: Any) -> Self:

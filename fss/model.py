@@ -128,7 +128,7 @@ class DANet(nn.Module):
             if config.pca
             else None
         )
-        joined = {"both": c2 + c3, "block2": c2, "block3": c3}[config.taps]
+        joined = c2 + c3 if config.taps == "both" else c2
         self.reduce_query = _reduction(joined, channels, dropout)
         self.reduce_support = _reduction(joined, channels, dropout)
         self.relations = None
@@ -280,10 +280,8 @@ class DANet(nn.Module):
         return scale * block2, self._resize(scale * block3, block2.shape[-2:])
 
     def _join(self, block2: Tensor, block3: Tensor) -> Tensor:
-        """Eq. 4's concatenation of the channels [...,C,H,W], or the one block of ``taps``."""
-        if self.config.taps == "both":
-            return torch.cat([block2, block3], dim=-3)
-        return block2 if self.config.taps == "block2" else block3
+        """Eq. 4's concatenation of the channels [...,C,H,W], or block2 alone; see ``taps``."""
+        return torch.cat([block2, block3], dim=-3) if self.config.taps == "both" else block2
 
     def _resize(self, maps: Tensor, size: Size) -> Tensor:
         return resize(maps, size, aligned=self.backbone.aligned)
