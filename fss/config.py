@@ -11,6 +11,7 @@ from fss.errors import InputError, closest, nearest
 
 BackboneName = Literal["efficientnet_lite0", "resnet50", "resnet101", "vgg16_bn"]
 Prior = Literal["masked_features", "masked_input", "relations"]
+Precision = Literal["float32", "float16", "bfloat16"]
 
 
 def _admits(value: Any, hint: Any) -> bool:
@@ -191,6 +192,9 @@ class TrainConfig(_Checked):
         augment: ``"none"``, ``"flip"`` (mirror images, which a cache can hold; worth it from a few
             thousand steps on) or ``"paper"`` (scale, rotate, blur, flip and crop, drawn anew).
         cache: read the frozen features from a cache on disk instead of extracting them each step.
+        precision: ``"float32"``, or mixed with ``"float16"`` or ``"bfloat16"``, for a GPU (most
+            processors are many times slower so). Scores that nothing scales, as published, may
+            leave the range of float16. Validation is in float32 always.
         seed: of initial weights, episodes, augmentation and dropout.
         val_every: steps between two validations; the last step always validates.
         val_episodes: episodes of the fixed validation list.
@@ -211,6 +215,7 @@ class TrainConfig(_Checked):
     iou_weight: float = 0.0
     augment: Literal["none", "flip", "paper"] = "none"
     cache: bool = True
+    precision: Precision = "float32"
     seed: int = 0
     val_every: int = 700
     val_episodes: int = 200
