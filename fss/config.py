@@ -185,7 +185,8 @@ class TrainConfig(_Checked):
         warmup: steps of linear warm-up.
         lr_multiplier: factor on the head's rate; PFENet's released code uses 10.
         weight_decay: of the optimiser.
-        dropout: share of the reduced channels (Eq. 4) that are dropped; PFENet: 0.5.
+        dropout: share of the reduced channels (Eq. 4) that are dropped; PFENet: 0.5. 0 drops
+            nothing anywhere.
         aux_weight: factor on the mean of the decoder's inner losses.
         iou_weight: factor on the soft IoU loss beside the cross-entropy, which alone says too
             little object for a measure by IoU.
