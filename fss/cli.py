@@ -341,7 +341,7 @@ def _end(code: int, message: str) -> None:
     if not _is_main_process():
         if code > 2:  # stopped, which the main process says
             sys.exit(code)
-        time.sleep(1)  # it mostly says the same; the launcher then ends this one
+        time.sleep(3)  # it mostly says the same; the launcher then ends this one
     print(f"fss: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(code)
 

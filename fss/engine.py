@@ -22,7 +22,8 @@ from fss.config import Precision
 from fss.errors import InputError
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=1)  # the other processes wait while the main one fills the feature cache
+MEETING = timedelta(minutes=5)  # for all processes to be there
+PATIENCE = timedelta(days=1)  # the others wait while the main process fills the feature cache
 
 
 @dataclass
@@ -75,7 +76,10 @@ class Engine:
         if not dist.is_initialized():
             backend = "gloo" if place.type == "cpu" else "cpu:gloo,cuda:nccl"
             with _told():
-                dist.init_process_group(backend, timeout=PATIENCE)
+                store, rank, world = next(dist.rendezvous("env://", timeout=MEETING))
+                dist.init_process_group(
+                    backend, store=store, rank=rank, world_size=world, timeout=PATIENCE
+                )
             atexit.register(dist.destroy_process_group)
         return cls(place, precision, accumulation, dist.get_rank(), world)
 

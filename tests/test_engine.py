@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -247,14 +249,16 @@ def test_a_failed_step_in_float16_is_replayed(tmp_path, tiny_world, monkeypatch)
 # --- several processes ----------------------------------------------------------------------------
 
 
-def start(folder: Path, *args: Any, count: int = 2, **patches: Any) -> list[Fss]:
-    """``fss`` in as many processes, each told what a launcher tells it."""
+def start(
+    folder: Path, *args: Any, count: int = 2, ranks: Sequence[int] | None = None, **patches: Any
+) -> list[Fss]:
+    """``fss`` in as many processes, or those of some ranks, each told what a launcher tells it."""
     with socket.socket() as found:
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
     shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     processes = []
-    for rank in range(count):
+    for rank in ranks or range(count):
         own = folder / f"process {rank} of {count}"
         own.mkdir(exist_ok=True)
         environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
@@ -393,12 +397,22 @@ def test_a_process_that_is_left_alone_says_so(tmp_path, data):
     assert last.startswith("fss: error: another of the processes has ended or does not answer (")
 
 
+def test_a_process_that_meets_nobody_says_so(tmp_path, data):
+    (alone, *_) = start(
+        tmp_path, *training_of(data, tmp_path / "run"), ranks=[1],
+        **{"fss.engine.MEETING": timedelta(seconds=0.1)},
+    )  # fmt: skip
+    assert alone.end() == 2
+    assert "another of the processes has ended or does not answer (" in alone.err
+    assert alone.err.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_torchrun_starts_it(tmp_path, data, cache):
     """The real launcher, a real network."""
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
-        "0", "-m", "fss", "eval", "--data", f"folder:{data}", "--size", "64", "--episodes", "21",
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone",
+        "-m", "fss", "eval", "--data", f"folder:{data}", "--size", "64", "--episodes", "21",
         "--split", "train", "--workers", "0", "--quiet", "--json", str(tmp_path / "a.json"),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
