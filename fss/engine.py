@@ -28,7 +28,7 @@ PATIENCE = timedelta(days=1)  # the others wait while the main process fills the
 
 @dataclass
 class Engine:
-    """How a step is computed; none of it changes what is computed, but for rounding and dropout.
+    """How a step is computed; what is computed changes by rounding and by what dropout draws.
 
     Attributes:
         device: of this process.
@@ -177,7 +177,7 @@ def _told() -> Iterator[None]:
     """One line where another process has gone; why, that one says itself."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:  # DistError is a RuntimeError
+    except (RuntimeError, ValueError) as error:  # of gloo and nccl; of missing variables
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"another of the processes has ended or does not answer ({reason}); see what it says, "
