@@ -17,6 +17,7 @@ from typing import Self, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from fss.config import Precision
 from fss.errors import InputError
@@ -76,7 +77,7 @@ class Engine:
         if not dist.is_initialized():
             backend = "gloo" if place.type == "cpu" else "cpu:gloo,cuda:nccl"
             with _told():
-                store, rank, world = next(dist.rendezvous("env://", timeout=MEETING))
+                store, rank, world = next(rendezvous("env://", timeout=MEETING))
                 dist.init_process_group(
                     backend, store=store, rank=rank, world_size=world, timeout=PATIENCE
                 )

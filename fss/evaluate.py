@@ -93,8 +93,8 @@ def tally_episodes(
 ) -> EpisodeTally:
     """Predict every episode's query and count; class ids are places in ``dataset.classes``.
 
-    Several processes take the batches in turn, and all get the whole tally. The batches are those of
-    one process, since convolutions may round otherwise in batches of another size.
+    Several processes take the batches in turn, and all get the whole tally. The batches are those
+    of one process, since convolutions may round otherwise in batches of another size.
     """
     places = {name: i for i, name in enumerate(dataset.classes)}
     first, stride = engine.process_index * BATCH, engine.num_processes * BATCH
