@@ -4,13 +4,15 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from fss.data.dataset import Dataset
-from fss.episodes import Episode, EpisodeList
+from fss.engine import ALONE, Engine
+from fss.episodes import Episode, EpisodeList, batch_indices
 from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
 from fss.metrics import EpisodeTally
 from fss.model import DANet
@@ -87,17 +89,29 @@ def tally_episodes(
     episodes: Sequence[Episode],
     *,
     progress: bool = False,
+    engine: Engine = ALONE,
 ) -> EpisodeTally:
-    """Predict every episode's query and count; class ids are places in ``dataset.classes``."""
-    tally = EpisodeTally()
+    """Predict every episode's query and count; class ids are places in ``dataset.classes``.
+
+    Several processes take the batches in turn, and all get the whole tally. The batches are those
+    of one process, since convolutions may round otherwise in batches of another size.
+    """
     places = {name: i for i, name in enumerate(dataset.classes)}
-    with tqdm(total=len(episodes), desc="evaluate", unit="episode", disable=not progress) as bar:
-        for batch in source.batches(episodes, BATCH):
+    first, stride = engine.process_index * BATCH, engine.num_processes * BATCH
+    mine = batch_indices(len(episodes), BATCH, first, stride)
+    tally = EpisodeTally()
+    with tqdm(total=len(mine), desc="evaluate", unit="episode", disable=not progress) as bar:
+        for batch in source.batches(episodes, BATCH, start=first, stride=stride):
             done = len(tally)
-            ids = [places[e.class_name] for e in episodes[done : done + len(batch.target)]]
+            rows = mine[done : done + len(batch.target)]
+            ids = [places[episodes[i].class_name] for i in rows]
             tally.update(predict(batch), batch.target, torch.tensor(ids))
             bar.update(len(ids))
-    return tally
+    whole = EpisodeTally()
+    whole.counts = np.empty((len(episodes), *tally.counts.shape[1:]), np.int64)
+    for rows, counts in engine.gather_object((mine, tally.counts)):
+        whole.counts[rows] = counts
+    return whole
 
 
 def evaluate(
@@ -109,6 +123,7 @@ def evaluate(
     cache: bool = True,
     workers: int = 0,
     progress: bool = False,
+    engine: Engine = ALONE,
 ) -> dict[str, Any]:
     """Measure a network, or a reference on its backbone's features, on an episode list.
 
@@ -120,10 +135,11 @@ def evaluate(
         cache: read features through the cache on disk.
         workers: processes that read pictures.
         progress: show bars.
+        engine: whose processes share the episodes; ``model`` is on its device.
 
     Returns:
-        The figures of the public result format, fractions in 0..1; ``seconds`` is the only key
-        that differs from run to run.
+        The figures of the public result format, fractions in 0..1, to every process; ``seconds`` is
+        the only key that differs from run to run, whatever the number of processes.
 
     Raises:
         InputError: a bad picture, or an episode list of other data.
@@ -133,12 +149,14 @@ def evaluate(
     model.eval()
     source: FeatureSource
     if cache:
-        source = CachedFeatures(model, dataset, workers=workers, progress=progress)
+        with engine.main_process_first():
+            source = CachedFeatures(model, dataset, workers=workers, progress=progress)
     else:
         source = LiveFeatures(model, dataset, workers=workers)
     tally = tally_episodes(
-        predict or network(model), source, dataset, episodes.episodes, progress=progress
-    )
+        predict or network(model), source, dataset, episodes.episodes,
+        progress=progress, engine=engine,
+    )  # fmt: skip
     return {
         **figures(tally, dataset.classes),
         "episodes_sha256": episodes.sha256,
