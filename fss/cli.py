@@ -124,13 +124,13 @@ def eval(  # noqa: A001
     """Measure mIoU and FB-IoU over a fixed list of episodes."""
     from fss.checkpoint import load
     from fss.data import open_dataset
-    from fss.engine import Engine
+    from fss.engine import start
     from fss.episodes import EpisodeList, without_small_classes
     from fss.evaluate import REFERENCES, evaluate
     from fss.files import check_writable, write_json
     from fss.model import DANet
 
-    engine = Engine.start(device)
+    accelerator = start(device)
     for path in (save_list, json):
         if path is not None:
             check_writable(path)
@@ -147,19 +147,18 @@ def eval(  # noqa: A001
         episode_list = EpisodeList.sample(drawn_from, shots=shots, episodes=episodes, seed=seed)
     else:
         episode_list = EpisodeList.load(list)
-    if save_list is not None and engine.is_main_process:
+    if save_list is not None and accelerator.is_main_process:
         episode_list.save(save_list)
     result = evaluate(
-        model.to(engine.device),
+        model.to(accelerator.device),
         dataset,
         episode_list,
         predict=reference,
         cache=cache,
         workers=_workers(workers),
-        progress=not quiet and engine.is_main_process,
-        engine=engine,
+        progress=not quiet and accelerator.is_main_process,
     )
-    if not engine.is_main_process:
+    if not accelerator.is_main_process:
         return
     result = {"checkpoint": checkpoint, **result}
     if json is not None:
@@ -321,6 +320,15 @@ def main(args: list[str] | None = None) -> None:
             sys.stdout.flush()
     except InputError as error:
         _end(2, f"error: {error}")
+    except RuntimeError as error:
+        if not (type(error).__name__.startswith("Dist") or "gloo" in str(error)):
+            raise
+        reason = str(error).partition("\n")[0]
+        _end(
+            2,
+            f"error: another of the processes has ended or does not answer ({reason}); see what it "
+            "says, and start all of them again by torchrun or accelerate launch",
+        )
     except BrokenPipeError:  # `fss check | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + 13)  # as if by SIGPIPE

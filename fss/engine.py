@@ -1,161 +1,94 @@
-"""What a training or an evaluation runs on: a device, a number format, and one process or several.
+"""Where a training or an evaluation runs: the device, the number format, one process or several.
 
-``torchrun`` and ``accelerate launch`` start the same command several times and tell each process
-which one it is, by environment variables; ``Engine.start`` reads them. Every process then works on
-its share of each batch, and sums make of the shares what one process would have found. The methods
-are named as those of accelerate's ``Accelerator``, and mean the same.
+All of it is Hugging Face accelerate's; here are only what its ``Accelerator`` is started with and
+the errors of a bad device in one line. ``torchrun`` and ``accelerate launch`` start a command
+several times. Each process then works on its share of each batch, and sums over the processes make
+of the shares what one process would have found.
 """
 
 import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
 from fss.config import Precision
 from fss.errors import InputError
 
-T = TypeVar("T")
-MEETING = timedelta(minutes=5)  # for all processes to be there
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+FORMATS: dict[Precision, str] = {"float32": "no", "float16": "fp16", "bfloat16": "bf16"}
 PATIENCE = timedelta(days=1)  # the others wait while the main process fills the feature cache
 
 
-@dataclass
-class Engine:
-    """How a step is computed; what is computed changes by rounding and by what dropout draws.
+def start(
+    device: str = "cpu", *, precision: Precision = "float32", accumulate: int = 1
+) -> "Accelerator":
+    """Join the processes that a launcher started, or be the only one.
 
-    Attributes:
-        device: of this process.
+    Args:
+        device: ``"cpu"``, ``"cuda"`` ...; of several processes, each takes the GPU of its number.
         precision: what the network computes in; the weights are float32 always.
-        accumulation: parts that a process's share of a batch is computed in, one after the other:
-            the more, the less memory.
-        process_index: which process this is, from 0; the first, the main one, writes all files.
-        num_processes: how many there are.
-        scaler: keeps float16 gradients from vanishing; does nothing in other formats.
+        accumulate: parts that a process computes its share of a batch in.
+
+    Raises:
+        InputError: no such device or no such format there, or the other processes do not answer.
     """
+    if accumulate < 1:
+        raise InputError(f"accumulate = {accumulate}: use 1 or more")
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    check_device(device)
+    place = torch.device(device)
+    if place.type == "cpu" and precision == "float16":
+        raise InputError("precision = float16 is for a GPU; on a CPU use bfloat16 or float32")
+    if place.index is not None and place.type == "cuda":
+        torch.cuda.set_device(place)
 
-    device: torch.device = torch.device("cpu")
-    precision: Precision = "float32"
-    accumulation: int = 1
-    process_index: int = 0
-    num_processes: int = 1
-    scaler: torch.amp.GradScaler = field(init=False)
+    from accelerate import Accelerator  # takes a part of a second, which fss predict need not wait
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import InitProcessGroupKwargs
 
-    def __post_init__(self) -> None:
-        narrow = self.precision == "float16"
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=narrow)
-
-    @classmethod
-    def start(
-        cls, device: str = "cpu", *, precision: Precision = "float32", accumulation: int = 1
-    ) -> Self:
-        """Join the processes that the launcher started, or be the only one.
-
-        ``"cuda"`` means, to each process, the GPU of its own number on its machine.
-
-        Raises:
-            InputError: no such device, or the other processes do not answer.
-        """
-        if accumulation < 1:
-            raise InputError(f"accumulation = {accumulation}: use 1 or more")
-        if device == "cuda" and "LOCAL_RANK" in os.environ:
-            device = f"cuda:{os.environ['LOCAL_RANK']}"
-        check_device(device)
-        place = torch.device(device)
-        if place.type == "cuda":
-            torch.cuda.set_device(place)
-        world = int(os.environ.get("WORLD_SIZE", 1))
-        if world == 1:
-            return cls(place, precision, accumulation)
-        if not dist.is_initialized():
-            backend = "gloo" if place.type == "cpu" else "cpu:gloo,cuda:nccl"
-            with _told():
-                store, rank, world = next(rendezvous("env://", timeout=MEETING))
-                dist.init_process_group(
-                    backend, store=store, rank=rank, world_size=world, timeout=PATIENCE
-                )
-            atexit.register(dist.destroy_process_group)
-        return cls(place, precision, accumulation, dist.get_rank(), world)
-
-    @property
-    def is_main_process(self) -> bool:
-        """Whether this process writes the files and speaks to the user."""
-        return self.process_index == 0
-
-    def share(self, batch: int) -> int:
-        """Return how many of a batch's episodes are this process's.
-
-        Raises:
-            InputError: the processes and their parts do not divide the batch.
-        """
-        if batch % (self.num_processes * self.accumulation):
-            raise InputError(
-                f"a batch of {batch} cannot be divided among {self.num_processes} processes in "
-                f"{self.accumulation} parts each; start another number of processes, or set "
-                "--accumulate or the batch so that processes x parts divides it"
-            )
-        return batch // self.num_processes
-
-    def autocast(self) -> torch.autocast:
-        """Compute in ``precision`` where that is sound (matrix products, convolutions)."""
-        return autocast(self.device, self.precision)
-
-    def reduce(self, tensor: Tensor) -> Tensor:
-        """Return the sum over all processes, the same bits in each."""
-        if self.num_processes == 1:
-            return tensor
-        total = tensor.clone()
-        with _told():
-            dist.all_reduce(total)
-        return total
-
-    def reduce_gradients(self, gradients: list[Tensor]) -> None:
-        """Put the sum over all processes in place of each gradient, in one message."""
-        if self.num_processes == 1:
-            return
-        total = self.reduce(torch.cat([gradient.flatten() for gradient in gradients]))
-        parts = total.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-    def gather_object(self, value: T) -> list[T]:
-        """Return every process's value, in the order of the processes."""
-        if self.num_processes == 1:
-            return [value]
-        values: list[T] = [value] * self.num_processes
-        with _told():
-            dist.all_gather_object(values, value)
-        return values
-
-    def wait_for_everyone(self) -> None:
-        """Return when every process has come here."""
-        self.gather_object(None)
-
-    @contextmanager
-    def main_process_first(self) -> Iterator[None]:
-        """Let the main process do something, a cache say, that the others then find done."""
-        if not self.is_main_process:
-            self.wait_for_everyone()
-        yield
-        if self.is_main_process:
-            self.wait_for_everyone()
+    # What accelerate knows of device and format is the process's, where a second training may ask
+    # for others.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        accelerator = Accelerator(
+            cpu=place.type == "cpu",
+            mixed_precision=FORMATS[precision],
+            gradient_accumulation_steps=accumulate,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"accelerate cannot start on {device} in {precision}: {reason}") from error
+    if accelerator.num_processes > 1:
+        atexit.register(accelerator.end_training)  # NCCL complains of whoever just goes
+    given = accelerator.device
+    if given.type != place.type or (given.type != "cpu" and given.index not in (None, place.index)):
+        raise InputError(
+            f"device {device!r}: accelerate is set to use {given} here; ask for that device, or "
+            "change the launcher's settings (ACCELERATE_... in the environment)"
+        )
+    return accelerator
 
 
-ALONE = Engine()
-"""One process, float32."""
+def share(accelerator: "Accelerator", batch: int) -> int:
+    """Return how many of a batch's episodes are this process's.
 
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Compute in ``precision`` where that is sound; in float32, nothing changes."""
-    dtype = torch.bfloat16 if precision == "float32" else getattr(torch, precision)
-    return torch.autocast(device.type, dtype, enabled=precision != "float32")
+    Raises:
+        InputError: the processes and their parts do not divide the batch.
+    """
+    count, parts = accelerator.num_processes, accelerator.gradient_accumulation_steps
+    if batch % (count * parts):
+        raise InputError(
+            f"a batch of {batch} cannot be divided among {count} processes in {parts} parts each; "
+            "start another number of processes, or set --accumulate or the batch so that "
+            "processes x parts divides it"
+        )
+    return batch // count
 
 
 def check_device(device: str) -> None:
@@ -171,16 +104,3 @@ def check_device(device: str) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"device {device!r} cannot be used ({reason}); use cpu") from error
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """One line where another process has gone; why, that one says itself."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:  # of gloo and nccl; of missing variables
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"another of the processes has ended or does not answer ({reason}); see what it says, "
-            "and start all of them again by torchrun or accelerate launch"
-        ) from error

@@ -7,11 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from fss.data.dataset import Dataset
-from fss.engine import ALONE, Engine
 from fss.episodes import Episode, EpisodeList, batch_indices
 from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
 from fss.metrics import EpisodeTally
@@ -89,7 +90,6 @@ def tally_episodes(
     episodes: Sequence[Episode],
     *,
     progress: bool = False,
-    engine: Engine = ALONE,
 ) -> EpisodeTally:
     """Predict every episode's query and count; class ids are places in ``dataset.classes``.
 
@@ -97,7 +97,8 @@ def tally_episodes(
     of one process, since convolutions may round otherwise in batches of another size.
     """
     places = {name: i for i, name in enumerate(dataset.classes)}
-    first, stride = engine.process_index * BATCH, engine.num_processes * BATCH
+    processes = PartialState()
+    first, stride = processes.process_index * BATCH, processes.num_processes * BATCH
     mine = batch_indices(len(episodes), BATCH, first, stride)
     tally = EpisodeTally()
     with tqdm(total=len(mine), desc="evaluate", unit="episode", disable=not progress) as bar:
@@ -109,7 +110,7 @@ def tally_episodes(
             bar.update(len(ids))
     whole = EpisodeTally()
     whole.counts = np.empty((len(episodes), *tally.counts.shape[1:]), np.int64)
-    for rows, counts in engine.gather_object((mine, tally.counts)):
+    for rows, counts in gather_object([(mine, tally.counts)]):
         whole.counts[rows] = counts
     return whole
 
@@ -123,7 +124,6 @@ def evaluate(
     cache: bool = True,
     workers: int = 0,
     progress: bool = False,
-    engine: Engine = ALONE,
 ) -> dict[str, Any]:
     """Measure a network, or a reference on its backbone's features, on an episode list.
 
@@ -135,7 +135,6 @@ def evaluate(
         cache: read features through the cache on disk.
         workers: processes that read pictures.
         progress: show bars.
-        engine: whose processes share the episodes; ``model`` is on its device.
 
     Returns:
         The figures of the public result format, fractions in 0..1, to every process; ``seconds`` is
@@ -149,14 +148,13 @@ def evaluate(
     model.eval()
     source: FeatureSource
     if cache:
-        with engine.main_process_first():
+        with PartialState().main_process_first():
             source = CachedFeatures(model, dataset, workers=workers, progress=progress)
     else:
         source = LiveFeatures(model, dataset, workers=workers)
     tally = tally_episodes(
-        predict or network(model), source, dataset, episodes.episodes,
-        progress=progress, engine=engine,
-    )  # fmt: skip
+        predict or network(model), source, dataset, episodes.episodes, progress=progress
+    )
     return {
         **figures(tally, dataset.classes),
         "episodes_sha256": episodes.sha256,

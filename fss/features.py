@@ -11,8 +11,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from errno import ENOSPC
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -26,9 +26,7 @@ from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from fss.backbones import Features
-from fss.config import Precision
 from fss.data.dataset import Dataset
-from fss.engine import autocast
 from fss.episodes import (
     Augment,
     Episode,
@@ -79,7 +77,7 @@ class LiveFeatures:
         dataset: where the pictures are.
         augment, seed: see ``fss.episodes.EpisodeDataset``.
         workers: processes that read pictures beside this one.
-        precision: what the backbone computes in.
+        autocast: context that the backbone computes in, as accelerate's for mixed precision.
     """
 
     def __init__(
@@ -90,10 +88,10 @@ class LiveFeatures:
         augment: Augment | None = None,
         seed: int = 0,
         workers: int = 0,
-        precision: Precision = "float32",
+        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.model, self.dataset, self.augment = model, dataset, augment
-        self.seed, self.workers, self.precision = seed, workers, precision
+        self.seed, self.workers, self.autocast = seed, workers, autocast
 
     def batches(
         self, episodes: Sequence[Episode], batch: int, *, start: int = 0, stride: int | None = None
@@ -110,7 +108,8 @@ class LiveFeatures:
             )
             images = torch.cat([query, support.flatten(0, 1)])
             masks = torch.cat([target, mask.flatten(0, 1)])
-            maps, block4 = extract(self.model, images, masks, self.precision)
+            with self.autocast():
+                maps, block4 = extract(self.model, images, masks)
             size = len(query)
             queries = Features(*(m[:size].float() for m in maps))
             if block4 is not None:
@@ -199,9 +198,7 @@ class CachedFeatures:
 
 
 @torch.no_grad()
-def extract(
-    model: DANet, images: Tensor, masks: Tensor, precision: Precision = "float32"
-) -> tuple[Features, Tensor | None]:
+def extract(model: DANet, images: Tensor, masks: Tensor) -> tuple[Features, Tensor | None]:
     """Half-precision features of pictures [B,3,h,w], and PFENet's block4 of the masked block3.
 
     The second is None unless the network's prior asks for it (``prior="masked_input"``). Pictures
@@ -217,11 +214,10 @@ def extract(
         if keep < number and not images.is_cuda:
             chunk = torch.cat([chunk, chunk.new_zeros(number - keep, *chunk.shape[1:])])
             labels = torch.cat([labels, labels.new_zeros(number - keep, *labels.shape[1:])])
-        with autocast(images.device, precision):
-            features = model.backbone(chunk)
-            parts.append([map_[:keep].half() for map_ in features])
-            if model.config.prior == "masked_input":
-                masked.append(model.masked_block4(features.block3, labels)[:keep].half())
+        features = model.backbone(chunk)
+        parts.append([map_[:keep].half() for map_ in features])
+        if model.config.prior == "masked_input":
+            masked.append(model.masked_block4(features.block3, labels)[:keep].half())
     joined = Features(*(torch.cat(maps) for maps in zip(*parts, strict=True)))
     return joined, torch.cat(masked) if masked else None
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from fss.checkpoint import OPTIMIZER, load_head, read_checkpoint, save_checkpoint
 from fss.config import DANetConfig, TrainConfig
-from fss.engine import ALONE, Engine
 from fss.errors import InputError
 from fss.files import remove_leftovers, write_atomically
 from fss.model import DANet
@@ -33,10 +33,10 @@ class Run:
         model: DANet,
         optimizer: torch.optim.Optimizer,
         settings: dict[str, Any],
-        engine: Engine = ALONE,
+        accelerator: Accelerator,
     ) -> None:
         self.out, self.model, self.optimizer, self.settings = out, model, optimizer, settings
-        self.engine = engine
+        self.accelerator = accelerator
         self.step, self.best = 0, -1.0
         self.records: list[dict[str, Any]] = []
         self.started = time.perf_counter()
@@ -56,8 +56,8 @@ class Run:
             )
         if held:
             self._resume(last)
-        self.engine.wait_for_everyone()  # all have seen the folder as it was
-        if self.engine.is_main_process:
+        self.accelerator.wait_for_everyone()  # all have seen the folder as it was
+        if self.accelerator.is_main_process:
             for name in (LAST, BEST, LOG, FAILED):
                 remove_leftovers(self.out / name)
 
@@ -65,7 +65,7 @@ class Run:
         header, tensors = read_checkpoint(last)
         trained = {"train": {}, **header["trained"]}
         self._same_settings(header["config"], trained)
-        restore(self.model, self.optimizer, header, tensors, last, self.engine)
+        restore(self.model, self.optimizer, header, tensors, last, self.accelerator)
         self.step, self.best, self.seconds = trained["step"], trained["best"], trained["seconds"]
         if (self.out / LOG).is_file():
             try:
@@ -105,7 +105,7 @@ class Run:
         self.log(step=self.step, val_miou=round(miou, 6))
         if miou > self.best:
             self.best = miou
-            if self.engine.is_main_process:
+            if self.accelerator.is_main_process:
                 save_checkpoint(self.model, self.out / BEST, trained=self._trained())
 
     def save(self) -> None:
@@ -118,7 +118,7 @@ class Run:
         return self.out / FAILED
 
     def _save(self, name: str, trained: dict[str, Any]) -> None:
-        if not self.engine.is_main_process:
+        if not self.accelerator.is_main_process:
             return
         names = [n for n, p in self.model.named_parameters() if p.requires_grad]
         slots = {
@@ -134,12 +134,12 @@ class Run:
     def _trained(self) -> dict[str, Any]:
         seconds = round(self.seconds + time.perf_counter() - self.started, 1)
         told = {**self.settings, "step": self.step, "best": self.best, "seconds": seconds}
-        if self.engine.scaler.is_enabled():
-            told["scaler"] = self.engine.scaler.state_dict()
+        if self.accelerator.scaler is not None:
+            told["scaler"] = self.accelerator.scaler.state_dict()
         return told
 
     def _write_log(self) -> None:
-        if not self.engine.is_main_process:
+        if not self.accelerator.is_main_process:
             return
         if not self.records:  # a run that was killed before its first checkpoint leaves nothing
             return
@@ -153,9 +153,9 @@ def restore(
     header: dict[str, Any],
     tensors: dict[str, Tensor],
     path: Path,
-    engine: Engine = ALONE,
+    accelerator: Accelerator,
 ) -> None:
-    """Put a run's checkpoint into the network, its optimiser and the engine's scaler.
+    """Put a run's checkpoint into the network, its optimiser and the float16 scaler.
 
     Raises:
         InputError: another backbone's or another architecture's, or without the optimiser's state.
@@ -177,5 +177,5 @@ def restore(
             f"{path}: holds no state of the optimiser; only a run's own {LAST} can be resumed"
         )
     optimizer.load_state_dict(state)
-    if engine.scaler.is_enabled():
-        engine.scaler.load_state_dict(header["trained"]["scaler"])
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(header["trained"]["scaler"])

@@ -7,8 +7,8 @@ same for one process and for several (see ``fss.engine``).
 
 import math
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -25,7 +27,7 @@ from fss.checkpoint import load_head, read_checkpoint
 from fss.config import DANetConfig, TrainConfig
 from fss.data import open_dataset
 from fss.data.dataset import Dataset
-from fss.engine import ALONE, Engine
+from fss.engine import share, start
 from fss.episodes import Augment, Episode, EpisodeList, EpisodeStream, mirror, without_small_classes
 from fss.errors import InputError, Stopped
 from fss.evaluate import network, tally_episodes
@@ -122,47 +124,51 @@ def make_optimizer(model: DANet, config: TrainConfig) -> torch.optim.Optimizer:
 
 def train_step(
     model: DANet, optimizer: torch.optim.Optimizer, batch: FeatureBatch, aux_weight: float,
-    iou_weight: float = 0.0, engine: Engine = ALONE,
+    iou_weight: float = 0.0, accelerator: Accelerator | None = None,
 ) -> float:  # fmt: skip
     """One optimiser step on one batch; returns the loss.
 
     Of several processes, each passes its share of the batch. All sum their gradients, take the same
-    step and return the loss of the whole batch.
+    step and return the loss of the whole batch. ``optimizer`` is prepared by the ``accelerator``;
+    without one, a single process computes in float32.
 
     Raises:
         NonFinite: the loss or its gradient is not finite; the step is not taken.
     """
+    accelerator = accelerator or start(batch.target.device.type)
     whole = Whole(
-        engine.reduce((batch.target != 255).sum()), engine.num_processes * len(batch.target)
+        accelerator.reduce((batch.target != 255).sum()),
+        accelerator.num_processes * len(batch.target),
     )
     optimizer.zero_grad(set_to_none=True)
-    total, sound = 0.0, []
-    for part in split(batch, engine.accumulation):
+    parts = accelerator.gradient_accumulation_steps
+    losses, sound = [], []
+    for part in split(batch, parts):
         size = (part.target.shape[-2], part.target.shape[-1])
-        with engine.autocast():
+        with accelerator.autocast():
             code = model.encode_features(part.support, part.mask)
             prediction = model.segment_features(part.query, code, size)
         loss = episode_loss(prediction, part.target, aux_weight, iou_weight, whole)
-        engine.scaler.scale(loss).backward()
-        total += loss.item()
-        sound.append(prediction.logits.isfinite().flatten(1).all(dim=1))
-    value = engine.reduce(torch.tensor(total, dtype=torch.float64)).item()
+        accelerator.backward(loss * parts)  # it takes the mean over the parts, which add up here
+        losses.append(loss.item())
+        sound.extend(prediction.logits.isfinite().flatten(1).all(dim=1).tolist())
+    value = sum(gather_object(losses))
+    rows = range(whole.episodes)
     if not math.isfinite(value):
-        finite = sum(engine.gather_object(torch.cat(sound).tolist()), [])
-        rows = range(len(finite))
+        finite = gather_object(sound)
         raise NonFinite(f"the loss is {value}", [row for row in rows if not finite[row]] or rows)
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    engine.reduce_gradients(gradients)
-    engine.scaler.unscale_(optimizer)
+    weights = [p for p in model.parameters() if p.grad is not None]
+    gradients = accelerator.reduce([p.grad for p in weights])
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient
+    accelerator.unscale_gradients(optimizer)
     largest = torch.nn.utils.get_total_norm(gradients, math.inf).item()
-    # A scale that is too large makes gradients overflow: the scaler leaves that step out and takes
-    # a smaller one.
-    if not math.isfinite(largest) and engine.scaler.get_scale() <= 1:
-        raise NonFinite(
-            f"the loss is {value:.3g}, but its gradient is {largest}", range(whole.episodes)
-        )
-    engine.scaler.step(optimizer)
-    engine.scaler.update()
+    # A float16 scale that is too large makes gradients overflow: the scaler leaves that step out
+    # and takes a smaller one.
+    scaled = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
+    if not (math.isfinite(largest) or scaled):
+        raise NonFinite(f"the loss is {value:.3g}, but its gradient is {largest}", rows)
+    optimizer.step()
     return value
 
 
@@ -183,7 +189,7 @@ def split(batch: FeatureBatch, parts: int) -> list[FeatureBatch]:
 
 def take_step(
     model: DANet, optimizer: torch.optim.Optimizer, batch: FeatureBatch, config: TrainConfig,
-    step: int, steps: int, engine: Engine = ALONE,
+    step: int, steps: int, accelerator: Accelerator,
 ) -> float:  # fmt: skip
     """Take step ``step`` of ``steps``, at its learning rate and with its dropout.
 
@@ -192,10 +198,10 @@ def take_step(
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step, steps)
-    drawn = config.seed * 1_000_003 + step + (engine.process_index << 40)
+    drawn = config.seed * 1_000_003 + step + (accelerator.process_index << 40)
     torch.manual_seed(torch_seed(drawn))
     model.train()
-    return train_step(model, optimizer, batch, config.aux_weight, config.iou_weight, engine)
+    return train_step(model, optimizer, batch, config.aux_weight, config.iou_weight, accelerator)
 
 
 def torch_seed(seed: int) -> int:
@@ -254,9 +260,9 @@ def train(
         Stopped: SIGINT or SIGTERM came; the last step is saved.
     """
     out = Path(out)
-    engine = Engine.start(device, precision=config.precision, accumulation=accumulate)
-    share = engine.share(config.batch)
-    progress = progress and engine.is_main_process
+    accelerator = start(device, precision=config.precision, accumulate=accumulate)
+    mine = share(accelerator, config.batch)
+    progress = progress and accelerator.is_main_process
     training = open_dataset(data, split="train", fold=fold, size=config.size)
     validation = open_dataset(data, split="val", fold=fold, size=config.size)
     if skip_small_classes:
@@ -276,14 +282,17 @@ def train(
         # Who evaluates on other data has to know what was seen; drawn classes follow from the spec.
         "classes": None if data.startswith("shapes") else list(training.classes),
     }  # fmt: skip
-    with held(out) if engine.is_main_process else nullcontext():
+    with held(out) if accelerator.is_main_process else nullcontext():
         torch.manual_seed(torch_seed(config.seed))
         model = DANet(model_config, pretrained=pretrained, dropout=config.dropout)
-        model.to(engine.device)
-        run = Run(out, model, make_optimizer(model, config), settings, engine)
+        model.to(accelerator.device)
+        optimizer = accelerator.prepare(make_optimizer(model, config))
+        run = Run(out, model, optimizer, settings, accelerator)
         run.begin(resume=resume)
-        with engine.main_process_first():
-            source = _source(model, training, config, workers, progress, augment=True)
+        with accelerator.main_process_first():
+            source = _source(
+                model, training, config, workers, progress, accelerator.autocast, augment=True
+            )
             val_source = _source(model, validation, config, workers, progress, augment=False)
         if run.step == 0:
             if resume and progress:
@@ -293,12 +302,12 @@ def train(
             total=steps, initial=run.step, desc="train", unit="step", disable=not progress,
             dynamic_ncols=True,
         )  # fmt: skip
-        first = run.step * config.batch + engine.process_index * share
-        batches = source.batches(stream, share, start=first, stride=config.batch)
+        first = run.step * config.batch + accelerator.process_index * mine
+        batches = source.batches(stream, mine, start=first, stride=config.batch)
         with bar, _stop_signals() as stop:
             for batch in batches:
                 try:
-                    loss = take_step(model, run.optimizer, batch, config, run.step, steps, engine)
+                    loss = take_step(model, optimizer, batch, config, run.step, steps, accelerator)
                 except NonFinite as error:
                     raise _reproducible(error, run, stream, config.batch) from None
                 run.step += 1
@@ -310,14 +319,15 @@ def train(
                 if run.step % config.val_every == 0 or finished:
                     model.eval()
                     tally = tally_episodes(
-                        network(model), val_source, validation, val_list.episodes, engine=engine
+                        network(model), val_source, validation, val_list.episodes
                     )
                     run.validated(tally.miou())
                     if progress:
                         bar.write(f"step {run.step}: validation mIoU {100 * tally.miou():.1f}")
                 # Asked once: a signal may come while saving. It may not come to all processes.
-                signals = engine.reduce(torch.tensor(len(stop))).item()
-                stopped = bool(signals) and not finished
+                if stop:
+                    accelerator.set_trigger()
+                stopped = accelerator.check_trigger() and not finished
                 if stopped or run.step % SAVE_EVERY == 0 or finished:
                     run.save()
                 if stopped:
@@ -327,7 +337,7 @@ def train(
                         f"{out / 'last.safetensors'} goes on with --resume",
                         number,
                     )
-        engine.wait_for_everyone()  # the best weights are written
+        accelerator.wait_for_everyone()  # the best weights are written
         header, tensors = read_checkpoint(out)
     load_head(model, tensors, out)
     model.trained = header["trained"]
@@ -372,7 +382,7 @@ def replay(path: str | Path, *, device: str = "cpu", pretrained: bool | str | Pa
             f"{path}: is not kept of a failed step; give a run's nonfinite.safetensors"
         )
     config = TrainConfig.from_json(trained["train"])
-    engine = Engine.start(device, precision=config.precision)
+    accelerator = start(device, precision=config.precision)
     dataset = open_dataset(trained["data"], split="train", fold=trained["fold"], size=config.size)
     if trained["skip_small_classes"]:
         dataset = without_small_classes(dataset, config.shots)
@@ -382,15 +392,16 @@ def replay(path: str | Path, *, device: str = "cpu", pretrained: bool | str | Pa
     stream = EpisodeStream(dataset, config.shots, config.seed, steps * config.batch)
     model = DANet(
         DANetConfig.from_json(header["config"]), pretrained=pretrained, dropout=config.dropout
-    ).to(engine.device)
-    optimizer = make_optimizer(model, config)
-    restore(model, optimizer, header, tensors, Path(path), engine)
+    ).to(accelerator.device)
+    optimizer = accelerator.prepare(make_optimizer(model, config))
+    restore(model, optimizer, header, tensors, Path(path), accelerator)
     source = LiveFeatures(
-        model, dataset, augment=_augmentation(config), seed=config.seed, precision=config.precision
-    )
+        model, dataset, augment=_augmentation(config), seed=config.seed,
+        autocast=accelerator.autocast,
+    )  # fmt: skip
     step = trained["step"]
     batch = next(source.batches(stream, config.batch, start=step * config.batch))
-    return take_step(model, optimizer, batch, config, step, steps, engine)
+    return take_step(model, optimizer, batch, config, step, steps, accelerator)
 
 
 def _source(
@@ -399,6 +410,7 @@ def _source(
     config: TrainConfig,
     workers: int,
     progress: bool,
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     *,
     augment: bool,
 ) -> FeatureSource:
@@ -409,8 +421,7 @@ def _source(
         )
     change = _augmentation(config) if augment else None
     return LiveFeatures(
-        model, dataset, augment=change, seed=config.seed, workers=workers,
-        precision=config.precision if augment else "float32",
+        model, dataset, augment=change, seed=config.seed, workers=workers, autocast=autocast
     )  # fmt: skip
 
 

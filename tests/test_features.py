@@ -46,7 +46,7 @@ def extracted(monkeypatch):
     """How many chunks of pictures go through ``extract``."""
     calls = []
 
-    def counted(model, images, masks, precision="float32"):
+    def counted(model, images, masks):
         calls.append(len(images))
         return extract(model, images, masks)
 

@@ -234,7 +234,7 @@ def test_the_best_weights_are_those_of_the_best_validation(tmp_path, monkeypatch
     heads = []
 
     class Tally:
-        def __init__(self, predict, source, dataset, episodes, engine):
+        def __init__(self, predict, source, dataset, episodes):
             assert dataset.split == "val" and len(episodes) == SHORT.val_episodes
             heads.append({k: v.clone() for k, v in models[0].head_state().items()})
             self.value = next(measured)
