@@ -107,9 +107,9 @@ def test_a_batch_is_cut_into_its_episodes():
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_processes_share_out_every_episode_once(n, world):
     shares = [batch_indices(n, 8, 8 * rank, 8 * world) for rank in range(world)]
-    assert sorted(i for share in shares for i in share) == list(range(n))
-    for share in shares:
-        assert all(i // 8 % world == shares.index(share) for i in share)
+    assert sorted(i for part in shares for i in part) == list(range(n))
+    for part in shares:
+        assert all(i // 8 % world == shares.index(part) for i in part)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,9 @@ def test_what_is_not_there_is_one_line(options, message):
 
 
 def test_what_accelerate_refuses_is_one_line(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")  # of a launcher that says nothing else
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("MASTER_PORT", "1")  # of a launcher that does not say where
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(InputError, match="accelerate cannot start on cpu in float32: "):
         start()
@@ -383,7 +385,7 @@ def test_an_evaluation_says_the_same_whatever_the_number_of_processes(tmp_path, 
     results = []
     for count, more in ((1, []), (2, []), (3, ["--no-cache"])):
         path = tmp_path / f"{len(results)}.json"
-        processes = start(
+        processes = launch(
             tmp_path, "eval", "--data", f"folder:{data}", "--checkpoint", tmp_path / "run",
             "--episodes", "21", "--split", "train", "--workers", "0", "--quiet", "--json", path,
             *more, count=count,
@@ -412,7 +414,7 @@ def test_all_processes_name_the_episode_that_is_not_finite(tmp_path, data):
         assert process.err.count("\n") == 1
 
 
-def test_bad_input_is_one_line_of_each_process(tmp_path, data):
+def test_bad_input_of_several_processes_is_one_line(tmp_path, data):
     processes = launch(tmp_path, *training_of(data, tmp_path / "run", "batch=3"))
     end(processes, 2)
     message = (
@@ -420,7 +422,7 @@ def test_bad_input_is_one_line_of_each_process(tmp_path, data):
         "another number of processes, or set --accumulate or the batch so that processes x parts "
         "divides it\n"
     )
-    assert [process.err for process in processes] == [message] * 2
+    assert processes[0].err == message  # the other one may not even have met it
     assert not (tmp_path / "run").exists()
     processes = launch(tmp_path, "check", "--data", f"folder:{data}")
     end(processes, 2)
