@@ -199,9 +199,9 @@ class TrainConfig(_Checked):
         augment: ``"none"``, ``"flip"`` (mirror images, which a cache can hold; worth it from a few
             thousand steps on) or ``"paper"`` (scale, rotate, blur, flip and crop, drawn anew).
         cache: read the frozen features from a cache on disk instead of extracting them each step.
-        precision: ``"float32"``, or mixed with ``"float16"`` or ``"bfloat16"``, for a GPU (most
-            processors are many times slower so). Scores that nothing scales, as published, may
-            leave the range of float16. Validation is in float32 always.
+        precision: ``"float32"``, or mixed with ``"bfloat16"`` or, on a GPU alone, ``"float16"``.
+            Most processors are many times slower so. Scores that nothing scales, as published,
+            may leave the range of float16. Validation is in float32 always.
         seed: of initial weights, episodes, augmentation and dropout.
         val_every: steps between two validations; the last step always validates.
         val_episodes: episodes of the fixed validation list.
