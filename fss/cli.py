@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields
@@ -65,6 +66,9 @@ def train(
     ] = False,
     skip_small_classes: SkipSmallClasses = False,
     device: Device = "cpu",
+    accumulate: Annotated[
+        int, _help(help="parts that each process computes its share of a batch in, to save memory")
+    ] = 1,
     workers: Workers = -1,
     backbone_weights: BackboneWeights = None,
     quiet: Quiet = False,
@@ -87,7 +91,10 @@ def train(
         progress=not quiet,
         skip_small_classes=skip_small_classes,
         options=options,
+        accumulate=accumulate,
     )
+    if not _is_main_process():
+        return
     best, step = model.trained["best"], model.trained["step"]
     print(f"{out}/best.safetensors: validation mIoU {100 * best:.1f}, at step {step}")
 
@@ -133,13 +140,13 @@ def eval(  # noqa: A001
     """Measure mIoU and FB-IoU over a fixed list of episodes."""
     from fss.checkpoint import load
     from fss.data import open_dataset
+    from fss.engine import start
     from fss.episodes import EpisodeList, without_small_classes
     from fss.evaluate import REFERENCES, evaluate
     from fss.files import check_writable, write_json
     from fss.model import DANet
-    from fss.train import check_device
 
-    check_device(device)
+    accelerator = start(device)
     for path in (save_list, json):
         if path is not None:
             check_writable(path)
@@ -156,10 +163,10 @@ def eval(  # noqa: A001
         episode_list = EpisodeList.sample(drawn_from, shots=shots, episodes=episodes, seed=seed)
     else:
         episode_list = EpisodeList.load(list)
-    if save_list is not None:
+    if save_list is not None and accelerator.is_main_process:
         episode_list.save(save_list)
     result = evaluate(
-        model.to(device),
+        model.to(accelerator.device),
         dataset,
         episode_list,
         predict=reference,
@@ -167,8 +174,10 @@ def eval(  # noqa: A001
         allow_leak=allow_leak,
         cache=cache,
         workers=_workers(workers),
-        progress=not quiet,
+        progress=not quiet and accelerator.is_main_process,
     )
+    if not accelerator.is_main_process:
+        return
     result = {"checkpoint": checkpoint, "options": options.to_json(), **result}
     if json is not None:
         write_json(json, result)
@@ -208,8 +217,8 @@ def predict(
     if not support:
         raise InputError("--support: give at least one labelled picture, --support IMAGE MASK")
     from fss.checkpoint import load
+    from fss.engine import check_device
     from fss.predict import predict_files
-    from fss.train import check_device
 
     check_device(device)
     model = load(checkpoint, pretrained=backbone_weights or True).to(device)
@@ -358,10 +367,21 @@ def main(args: list[str] | None = None) -> None:
         with _termination_unwinds():
             if args and not args[0].startswith("-") and args[0] not in COMMANDS:
                 raise InputError(f"unknown command {args[0]!r}; {nearest(args[0], COMMANDS)}")
+            if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args[:1] not in (["train"], ["eval"]):
+                raise InputError("only train and eval run in several processes; use no launcher")
             _parse(args)()
             sys.stdout.flush()
     except InputError as error:
         _end(2, f"error: {error}")
+    except RuntimeError as error:
+        if not (type(error).__name__.startswith("Dist") or "gloo" in str(error)):
+            raise
+        reason = str(error).partition("\n")[0]
+        _end(
+            2,
+            f"error: another of the processes has ended or does not answer ({reason}); see what it "
+            "says, and start all of them again by torchrun or accelerate launch",
+        )
     except BrokenPipeError:  # `fss check | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + 13)  # as if by SIGPIPE
@@ -373,7 +393,16 @@ def main(args: list[str] | None = None) -> None:
         _end(128 + number, str(error) or "interrupted")
 
 
+def _is_main_process() -> bool:
+    """Whether this is the first, or only, of the processes that a launcher started."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def _end(code: int, message: str) -> None:
+    if not _is_main_process():
+        if code > 2:  # stopped, which the main process says
+            sys.exit(code)
+        time.sleep(3)  # it mostly says the same; the launcher then ends this one
     print(f"fss: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(code)
 

@@ -11,6 +11,7 @@ from fss.errors import InputError, closest, nearest
 
 BackboneName = Literal["efficientnet_lite0", "resnet50", "resnet50_deep", "resnet101", "vgg16_bn"]
 Prior = Literal["masked_features", "masked_input", "relations"]
+Precision = Literal["float32", "float16", "bfloat16"]
 
 
 def _admits(value: Any, hint: Any) -> bool:
@@ -228,13 +229,17 @@ class TrainConfig(_Checked):
         warmup: steps of linear warm-up.
         lr_multiplier: factor on the head's rate; PFENet's released code uses 10.
         weight_decay: of the optimiser.
-        dropout: share of the reduced channels (Eq. 4) that are dropped; PFENet: 0.5.
+        dropout: share of the reduced channels (Eq. 4) that are dropped; PFENet: 0.5. 0 drops
+            nothing anywhere.
         aux_weight: factor on the mean of the decoder's inner losses.
         iou_weight: factor on the soft IoU loss beside the cross-entropy, which alone says too
             little object for a measure by IoU.
         augment: ``"none"``, ``"flip"`` (mirror images, which a cache can hold; worth it from a few
             thousand steps on) or ``"paper"`` (scale, rotate, blur, flip and crop, drawn anew).
         cache: read the frozen features from a cache on disk instead of extracting them each step.
+        precision: ``"float32"``, or mixed with ``"bfloat16"`` or, on a GPU alone, ``"float16"``.
+            Most processors are many times slower so. Scores that nothing scales, as published,
+            may leave the range of float16. Validation is in float32 always.
         seed: of initial weights, episodes, augmentation and dropout.
         val_every: steps between two validations; the last step always validates.
         val_episodes: episodes of the fixed validation list.
@@ -255,6 +260,7 @@ class TrainConfig(_Checked):
     iou_weight: float = 0.0
     augment: Literal["none", "flip", "paper"] = "none"
     cache: bool = True
+    precision: Precision = "float32"
     seed: int = 0
     val_every: int = 700
     val_episodes: int = 200

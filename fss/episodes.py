@@ -260,11 +260,26 @@ def mirror(image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Ten
 
 
 def episode_loader(
-    episodes: EpisodeDataset, *, batch: int, workers: int = 0, start: int = 0
+    episodes: EpisodeDataset,
+    *,
+    batch: int,
+    workers: int = 0,
+    start: int = 0,
+    stride: int | None = None,
 ) -> DataLoader[EpisodeBatch]:
-    """Load batches in order from episode ``start`` on; the same for any number of workers."""
-    order = range(start, len(episodes))
+    """Load batches in order from episode ``start`` on; the same for any number of workers.
+
+    Each begins ``stride`` episodes after the one before, by default where that ends.
+    """
+    order = batch_indices(len(episodes), batch, start, stride or batch)
     return DataLoader(episodes, batch_size=batch, sampler=order, num_workers=workers)
+
+
+def batch_indices(episodes: int, batch: int, start: int, stride: int) -> Sequence[int]:
+    """Which episodes lie in batches that begin ``stride`` apart, from episode ``start`` on."""
+    if stride == batch:
+        return range(start, episodes)
+    return [i for i in range(start, episodes) if (i - start) % stride < batch]
 
 
 def read_all(loader: DataLoader[T]) -> Iterator[T]:

@@ -7,13 +7,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from fss.config import Scoring
 from fss.data.dataset import Dataset
 from fss.data.pictures import IGNORE, letterbox_mask, unletterbox
-from fss.episodes import Episode, EpisodeList
+from fss.episodes import Episode, EpisodeList, batch_indices
 from fss.errors import InputError
 from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
 from fss.leak import leaked
@@ -94,14 +96,21 @@ def tally_episodes(
     scoring: Scoring = Scoring(),
     progress: bool = False,
 ) -> EpisodeTally:
-    """Predict every episode's query and count; class ids are places in ``dataset.classes``."""
-    tally = EpisodeTally()
+    """Predict every episode's query and count; class ids are places in ``dataset.classes``.
+
+    Several processes take the batches in turn, and all get the whole tally. The batches are those
+    of one process, since convolutions may round otherwise in batches of another size.
+    """
     places = {name: i for i, name in enumerate(dataset.classes)}
-    with tqdm(total=len(episodes), desc="evaluate", unit="episode", disable=not progress) as bar:
-        for batch in source.batches(episodes, BATCH):
+    processes = PartialState()
+    first, stride = processes.process_index * BATCH, processes.num_processes * BATCH
+    mine = batch_indices(len(episodes), BATCH, first, stride)
+    tally = EpisodeTally()
+    with tqdm(total=len(mine), desc="evaluate", unit="episode", disable=not progress) as bar:
+        for batch in source.batches(episodes, BATCH, start=first, stride=stride):
             done = len(tally)
-            asked = episodes[done : done + len(batch.target)]
-            ids = torch.tensor([places[e.class_name] for e in asked])
+            asked = [episodes[i] for i in mine[done : done + len(batch.target)]]
+            ids = torch.tensor([places[episode.class_name] for episode in asked])
             if scoring == Scoring():
                 tally.update(predict(batch), batch.target, ids)
             else:
@@ -112,7 +121,11 @@ def tally_episodes(
                     predicted, target = _comparable(mask, own, scoring)
                     tally.update(predicted[None], target[None], place[None])
             bar.update(len(ids))
-    return tally
+    whole = EpisodeTally()
+    whole.counts = np.empty((len(episodes), *tally.counts.shape[1:]), np.int64)
+    for rows, counts in gather_object([(mine, tally.counts)]):
+        whole.counts[rows] = counts
+    return whole
 
 
 def _comparable(
@@ -152,8 +165,8 @@ def evaluate(
         progress: show bars.
 
     Returns:
-        The figures of the public result format, fractions in 0..1; ``seconds`` is the only key
-        that differs from run to run.
+        The figures of the public result format, fractions in 0..1, to every process; ``seconds`` is
+        the only key that differs from run to run, whatever the number of processes.
 
     Raises:
         InputError: a bad picture, an episode list of other data, or a leak.
@@ -173,7 +186,8 @@ def evaluate(
     model.eval()
     source: FeatureSource
     if cache:
-        source = CachedFeatures(model, dataset, workers=workers, progress=progress)
+        with PartialState().main_process_first():
+            source = CachedFeatures(model, dataset, workers=workers, progress=progress)
     else:
         source = LiveFeatures(model, dataset, workers=workers)
     tally = tally_episodes(

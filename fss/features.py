@@ -11,8 +11,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from errno import ENOSPC
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -59,9 +59,13 @@ class FeatureSource(Protocol):
     """Gives the features of episodes in batches, in order, from episode ``start`` on."""
 
     def batches(
-        self, episodes: Sequence[Episode], batch: int, *, start: int = 0
+        self, episodes: Sequence[Episode], batch: int, *, start: int = 0, stride: int | None = None
     ) -> Iterator[FeatureBatch]:
-        """Yield the batches; the last one may be smaller."""
+        """Yield the batches; the last one may be smaller.
+
+        Each begins ``stride`` episodes after the one before, by default where that ends; a process
+        of several leaves out the others' episodes so.
+        """
         ...
 
 
@@ -73,6 +77,7 @@ class LiveFeatures:
         dataset: where the pictures are.
         augment, seed: see ``fss.episodes.EpisodeDataset``.
         workers: processes that read pictures beside this one.
+        autocast: context that the backbone computes in, as accelerate's for mixed precision.
     """
 
     def __init__(
@@ -83,24 +88,28 @@ class LiveFeatures:
         augment: Augment | None = None,
         seed: int = 0,
         workers: int = 0,
+        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.model, self.dataset, self.augment = model, dataset, augment
-        self.seed, self.workers = seed, workers
+        self.seed, self.workers, self.autocast = seed, workers, autocast
 
     def batches(
-        self, episodes: Sequence[Episode], batch: int, *, start: int = 0
+        self, episodes: Sequence[Episode], batch: int, *, start: int = 0, stride: int | None = None
     ) -> Iterator[FeatureBatch]:
         """Yield batches; see ``FeatureSource``."""
         device = self.model.backbone.mean.device
         pictures = EpisodeDataset(self.dataset, episodes, augment=self.augment, seed=self.seed)
-        loader = episode_loader(pictures, batch=batch, workers=self.workers, start=start)
+        loader = episode_loader(
+            pictures, batch=batch, workers=self.workers, start=start, stride=stride
+        )
         for query, target, support, mask in read_all(loader):
             query, target, support, mask = (
                 t.to(device, non_blocking=True) for t in (query, target, support, mask)
             )
             images = torch.cat([query, support.flatten(0, 1)])
             masks = torch.cat([target, mask.flatten(0, 1)])
-            maps, block4 = extract(self.model, images, masks)
+            with self.autocast():
+                maps, block4 = extract(self.model, images, masks)
             size = len(query)
             queries = Features(*(m[:size].float() for m in maps))
             if block4 is not None:
@@ -150,10 +159,10 @@ class CachedFeatures:
             raise InputError(f"{self.folder}: the cache vanished while it was made; run it again")
 
     def batches(
-        self, episodes: Sequence[Episode], batch: int, *, start: int = 0
+        self, episodes: Sequence[Episode], batch: int, *, start: int = 0, stride: int | None = None
     ) -> Iterator[FeatureBatch]:
         """Yield batches; see ``FeatureSource``."""
-        for first in range(start, len(episodes), batch):
+        for first in range(start, len(episodes), stride or batch):
             indices = range(first, min(first + batch, len(episodes)))
             rows = np.array([self._rows(episodes[i], i) for i in indices])  # B,1+K
             query, support = rows[:, 0], rows[:, 1:]
@@ -194,14 +203,15 @@ def extract(model: DANet, images: Tensor, masks: Tensor) -> tuple[Features, Tens
 
     The second is None unless the network's prior asks for it (``prior="masked_input"``). Pictures
     go through the backbone in chunks of one size, the last one filled up, so that a picture's
-    features do not depend on what it is extracted with.
+    features do not depend on what it is extracted with (not so on a GPU, which would waste up to
+    half of its time on it where a process has one episode, and rounds as it likes anyway).
     """
     parts, masked = [], []
     number = _chunk(*images.shape[-2:])
     for start in range(0, len(images), number):
         chunk, labels = images[start : start + number], masks[start : start + number]
         keep = len(chunk)
-        if keep < number:
+        if keep < number and not images.is_cuda:
             chunk = torch.cat([chunk, chunk.new_zeros(number - keep, *chunk.shape[1:])])
             labels = torch.cat([labels, labels.new_zeros(number - keep, *labels.shape[1:])])
         features = model.backbone(chunk)

@@ -98,7 +98,8 @@ class DANet(nn.Module):
         config: which parts, and how they are read; see ``DANetConfig``.
         pretrained: ImageNet weights for the frozen backbone: ``True``, ``False`` or a file; see
             ``fss.backbones.load_backbone``, which also says what it raises.
-        dropout: of the reduced channels while training (PFENet: 0.5).
+        dropout: of the reduced channels while training (PFENet: 0.5); 0 also turns off the 0.1 of
+            the decoder's classifiers.
 
     Attributes:
         trained: what the checkpoint tells of its training (data, size, steps ...); empty for a new
@@ -140,6 +141,10 @@ class DANet(nn.Module):
             if config.decoder == "ppm"
             else FeatureEnrichment(channels, prior=maps, bins=config.fem_bins)
         )
+        if not dropout:
+            for part in self.decoder.modules():
+                if isinstance(part, nn.Dropout2d):
+                    part.p = 0.0
         self._start_by_comparing()
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from fss.checkpoint import OPTIMIZER, load_head, read_checkpoint, save_checkpoint
@@ -21,15 +22,21 @@ FAILED = "nonfinite.safetensors"  # what the step started from whose loss was no
 
 
 class Run:
-    """The files of a run and what has to survive a stop: step, best mIoU, weights, optimiser.
+    """The files of a run and what has to survive a stop: step, best mIoU, weights, optimiser ...
 
-    Whoever uses it holds the folder (``fss.files.held``).
+    Whoever uses it holds the folder (``fss.files.held``). All processes read it, one writes.
     """
 
     def __init__(
-        self, out: Path, model: DANet, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
+        self,
+        out: Path,
+        model: DANet,
+        optimizer: torch.optim.Optimizer,
+        settings: dict[str, Any],
+        accelerator: Accelerator,
     ) -> None:
         self.out, self.model, self.optimizer, self.settings = out, model, optimizer, settings
+        self.accelerator = accelerator
         self.step, self.best = 0, -1.0
         self.records: list[dict[str, Any]] = []
         self.started = time.perf_counter()
@@ -47,16 +54,18 @@ class Run:
             raise InputError(
                 f"{self.out}: holds {held[0]}, but no {LAST} to go on from; choose another folder"
             )
-        for name in (LAST, BEST, LOG, FAILED):
-            remove_leftovers(self.out / name)
         if held:
             self._resume(last)
+        self.accelerator.wait_for_everyone()  # all have seen the folder as it was
+        if self.accelerator.is_main_process:
+            for name in (LAST, BEST, LOG, FAILED):
+                remove_leftovers(self.out / name)
 
     def _resume(self, last: Path) -> None:
         header, tensors = read_checkpoint(last)
         trained = {"train": {}, **header["trained"]}
         self._same_settings(header["config"], trained)
-        restore(self.model, self.optimizer, header, tensors, last)
+        restore(self.model, self.optimizer, header, tensors, last, self.accelerator)
         self.step, self.best, self.seconds = trained["step"], trained["best"], trained["seconds"]
         if (self.out / LOG).is_file():
             try:
@@ -97,7 +106,8 @@ class Run:
         self.log(step=self.step, val_miou=round(miou, 6))
         if miou > self.best:
             self.best = miou
-            save_checkpoint(self.model, self.out / BEST, trained=self._trained())
+            if self.accelerator.is_main_process:
+                save_checkpoint(self.model, self.out / BEST, trained=self._trained())
 
     def save(self) -> None:
         """Write the checkpoint that ``--resume`` goes on from."""
@@ -109,6 +119,8 @@ class Run:
         return self.out / FAILED
 
     def _save(self, name: str, trained: dict[str, Any]) -> None:
+        if not self.accelerator.is_main_process:
+            return
         names = [n for n, p in self.model.named_parameters() if p.requires_grad]
         slots = {
             f"{names[index]}/{slot}": value
@@ -122,9 +134,14 @@ class Run:
 
     def _trained(self) -> dict[str, Any]:
         seconds = round(self.seconds + time.perf_counter() - self.started, 1)
-        return {**self.settings, "step": self.step, "best": self.best, "seconds": seconds}
+        told = {**self.settings, "step": self.step, "best": self.best, "seconds": seconds}
+        if self.accelerator.scaler is not None:
+            told["scaler"] = self.accelerator.scaler.state_dict()
+        return told
 
     def _write_log(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
         if not self.records:  # a run that was killed before its first checkpoint leaves nothing
             return
         lines = "".join(json.dumps(record) + "\n" for record in self.records)
@@ -137,8 +154,9 @@ def restore(
     header: dict[str, Any],
     tensors: dict[str, Tensor],
     path: Path,
+    accelerator: Accelerator,
 ) -> None:
-    """Put a run's checkpoint into the network and its optimiser.
+    """Put a run's checkpoint into the network, its optimiser and the float16 scaler.
 
     Raises:
         InputError: another backbone's or another architecture's, or without the optimiser's state.
@@ -160,3 +178,5 @@ def restore(
             f"{path}: holds no state of the optimiser; only a run's own {LAST} can be resumed"
         )
     optimizer.load_state_dict(state)
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(header["trained"]["scaler"])

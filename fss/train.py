@@ -1,27 +1,33 @@
 """Training: one plain loop over episodes, on cached or live features of the frozen backbone.
 
 Everything random follows from (seed, step): the episodes, the augmentation and the dropout. So a
-run that was stopped, by whatever, goes on from its last checkpoint bit for bit.
+run that was stopped, by whatever, goes on from its last checkpoint bit for bit. The loop is the
+same for one process and for several (see ``fss.engine``).
 """
 
 import math
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from fss.backbones import Features
 from fss.checkpoint import load_head, read_checkpoint
 from fss.config import DANetConfig, DataConfig, TrainConfig
 from fss.data import open_dataset
 from fss.data.dataset import Dataset
+from fss.engine import share, start
 from fss.episodes import Augment, Episode, EpisodeList, EpisodeStream, mirror, without_small_classes
 from fss.errors import InputError, Stopped
 from fss.evaluate import network, tally_episodes
@@ -48,27 +54,38 @@ class NonFinite(InputError):
         self.rows = rows
 
 
+class Whole(NamedTuple):
+    """What the loss of a whole batch is a mean over, for whoever computes a part of it."""
+
+    pixels: Tensor  # labelled ones
+    episodes: int
+
+
 def episode_loss(
-    prediction: Prediction, target: Tensor, aux_weight: float, iou_weight: float = 0.0
-) -> Tensor:
+    prediction: Prediction, target: Tensor, aux_weight: float, iou_weight: float = 0.0,
+    whole: Whole | None = None,
+) -> Tensor:  # fmt: skip
     """Cross-entropy over the labelled pixels, plus soft IoU, plus the decoder's inner losses.
 
     255 is ignored. ``target`` [B,h,w]; inner logits are resized to it, as in PFENet. The soft IoU
     loss (Rahman and Wang, 2016) is ``1 - (I + 1) / (U + 1)`` with the probabilities' intersection
     and union of each episode, counted ``iou_weight`` times; the mean of the inner losses counts
-    ``aux_weight`` times.
+    ``aux_weight`` times. Of a part of a batch, the loss is its share of the ``whole`` one's: the
+    shares, and their gradients, add up.
     """
     target = target.long()
     size = (target.shape[-2], target.shape[-1])
     known = target != 255
-    valid = known.sum().clamp_min(1)
+    pixels, episodes = whole or Whole(known.sum(), len(target))
+    valid = pixels.clamp_min(1)
 
     def loss(logits: Tensor) -> Tensor:
-        logits = resize(logits, size, aligned=True)
+        logits = resize(logits.float(), size, aligned=True)
         entropy = F.cross_entropy(logits, target, ignore_index=255, reduction="sum") / valid
         if not iou_weight:
             return entropy
-        return entropy + iou_weight * soft_iou_loss(logits, target == 1, known)
+        share = len(target) / episodes
+        return entropy + iou_weight * share * soft_iou_loss(logits, target == 1, known)
 
     main = loss(prediction.logits)
     if not prediction.aux:
@@ -108,42 +125,84 @@ def make_optimizer(model: DANet, config: TrainConfig) -> torch.optim.Optimizer:
 
 def train_step(
     model: DANet, optimizer: torch.optim.Optimizer, batch: FeatureBatch, aux_weight: float,
-    iou_weight: float = 0.0,
+    iou_weight: float = 0.0, accelerator: Accelerator | None = None,
 ) -> float:  # fmt: skip
     """One optimiser step on one batch; returns the loss.
+
+    Of several processes, each passes its share of the batch. All sum their gradients, take the same
+    step and return the loss of the whole batch. ``optimizer`` is prepared by the ``accelerator``;
+    without one, a single process computes in float32.
 
     Raises:
         NonFinite: the loss or its gradient is not finite; the step is not taken.
     """
-    size = (batch.target.shape[-2], batch.target.shape[-1])
-    code = model.encode_features(batch.support, batch.mask)
-    prediction = model.segment_features(batch.query, code, size)
-    loss = episode_loss(prediction, batch.target, aux_weight, iou_weight)
-    value = loss.item()
-    rows = range(len(batch.target))
-    if not math.isfinite(value):
-        sound = prediction.logits.isfinite().flatten(1).all(dim=1).tolist()
-        raise NonFinite(f"the loss is {value}", [row for row in rows if not sound[row]] or rows)
+    accelerator = accelerator or start(batch.target.device.type)
+    whole = Whole(
+        accelerator.reduce((batch.target != 255).sum()),
+        accelerator.num_processes * len(batch.target),
+    )
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    parts = accelerator.gradient_accumulation_steps
+    losses, sound = [], []
+    for part in split(batch, parts):
+        size = (part.target.shape[-2], part.target.shape[-1])
+        with accelerator.autocast():
+            code = model.encode_features(part.support, part.mask)
+            prediction = model.segment_features(part.query, code, size)
+        loss = episode_loss(prediction, part.target, aux_weight, iou_weight, whole)
+        accelerator.backward(loss * parts)  # it takes the mean over the parts, which add up here
+        losses.append(loss.item())
+        sound.extend(prediction.logits.isfinite().flatten(1).all(dim=1).tolist())
+    value = sum(gather_object(losses))
+    rows = range(whole.episodes)
+    if not math.isfinite(value):
+        finite = gather_object(sound)
+        raise NonFinite(f"the loss is {value}", [row for row in rows if not finite[row]] or rows)
+    weights = [p for p in model.parameters() if p.grad is not None]
+    gradients = accelerator.reduce([p.grad for p in weights])
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient
+    accelerator.unscale_gradients(optimizer)
     largest = torch.nn.utils.get_total_norm(gradients, math.inf).item()
-    if not math.isfinite(largest):
+    # A float16 scale that is too large makes gradients overflow: the scaler leaves that step out
+    # and takes a smaller one.
+    scaled = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
+    if not (math.isfinite(largest) or scaled):
         raise NonFinite(f"the loss is {value:.3g}, but its gradient is {largest}", rows)
     optimizer.step()
     return value
 
 
+def split(batch: FeatureBatch, parts: int) -> list[FeatureBatch]:
+    """Cut a batch into ``parts`` of as many episodes each."""
+    if parts == 1:
+        return [batch]
+    size = len(batch.target) // parts
+    rows = [slice(first, first + size) for first in range(0, len(batch.target), size)]
+    return [
+        FeatureBatch(
+            Features(*(map_[part] for map_ in batch.query)), batch.target[part],
+            Features(*(map_[part] for map_ in batch.support)), batch.mask[part],
+        )
+        for part in rows
+    ]  # fmt: skip
+
+
 def take_step(
     model: DANet, optimizer: torch.optim.Optimizer, batch: FeatureBatch, config: TrainConfig,
-    step: int, steps: int,
+    step: int, steps: int, accelerator: Accelerator,
 ) -> float:  # fmt: skip
-    """Take step ``step`` of ``steps``, at its learning rate and with its dropout."""
+    """Take step ``step`` of ``steps``, at its learning rate and with its dropout.
+
+    Each process draws its own dropout, so that with another number of processes or of parts other
+    channels are dropped.
+    """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step, steps)
-    torch.manual_seed(torch_seed(config.seed * 1_000_003 + step))
+    drawn = config.seed * 1_000_003 + step + (accelerator.process_index << 40)
+    torch.manual_seed(torch_seed(drawn))
     model.train()
-    return train_step(model, optimizer, batch, config.aux_weight, config.iou_weight)
+    return train_step(model, optimizer, batch, config.aux_weight, config.iou_weight, accelerator)
 
 
 def torch_seed(seed: int) -> int:
@@ -165,8 +224,13 @@ def train(
     progress: bool = True,
     skip_small_classes: bool = False,
     options: DataConfig = DataConfig(),
+    accumulate: int = 1,
 ) -> DANet:
     """Train a network and return it with its best weights.
+
+    Started several times by ``torchrun`` or ``accelerate launch``, each process takes its share of
+    every batch: episode i is in step i // batch all the same, and the loss differs by rounding and,
+    where there is dropout, by what is dropped. Only the first process writes; all read ``out``.
 
     Writes into ``out``: ``best.safetensors`` (by mIoU on the validation classes, which come out of
     the training classes, never the test classes), ``last.safetensors`` (with the optimiser's state,
@@ -187,16 +251,21 @@ def train(
         skip_small_classes: leave out classes with fewer than ``config.shots + 1`` pictures, which
             are an error otherwise.
         options: which pictures and classes of the data, as for ``open_dataset``.
+        accumulate: parts that a process computes its share of a batch in, to save memory. A run
+            may go on with other parts and processes, though then not bit for bit.
 
     Raises:
-        InputError: bad settings or data; a folder that holds another run, or that another process
-            trains into; a resume with other settings.
+        InputError: bad settings or data; a batch that processes and parts do not divide; a folder
+            that holds another run, or that another process trains into; a resume with other
+            settings.
         NonFinite: the loss or its gradient is not finite; ``out/nonfinite.safetensors`` holds all
             that ``replay`` needs to repeat the step.
         Stopped: SIGINT or SIGTERM came; the last step is saved.
     """
     out = Path(out)
-    check_device(device)
+    accelerator = start(device, precision=config.precision, accumulate=accumulate)
+    mine = share(accelerator, config.batch)
+    progress = progress and accelerator.is_main_process
     training, validation = (
         open_dataset(data, split=split, fold=fold, size=config.size, options=options)
         for split in ("train", "val")
@@ -219,13 +288,18 @@ def train(
         "pictures_sha256": [training.fingerprint(), validation.fingerprint()],
         "options": options.to_json(), **seen(training), "train": config.to_json(),
     }  # fmt: skip
-    with held(out):
+    with held(out) if accelerator.is_main_process else nullcontext():
         torch.manual_seed(torch_seed(config.seed))
-        model = DANet(model_config, pretrained=pretrained, dropout=config.dropout).to(device)
-        run = Run(out, model, make_optimizer(model, config), settings)
+        model = DANet(model_config, pretrained=pretrained, dropout=config.dropout)
+        model.to(accelerator.device)
+        optimizer = accelerator.prepare(make_optimizer(model, config))
+        run = Run(out, model, optimizer, settings, accelerator)
         run.begin(resume=resume)
-        source = _source(model, training, config, workers, progress, augment=True)
-        val_source = _source(model, validation, config, workers, progress, augment=False)
+        with accelerator.main_process_first():
+            source = _source(
+                model, training, config, workers, progress, accelerator.autocast, augment=True
+            )
+            val_source = _source(model, validation, config, workers, progress, augment=False)
         if run.step == 0:
             if resume and progress:
                 print(f"{out}: no step is saved there yet, so the run starts with the first")
@@ -234,11 +308,12 @@ def train(
             total=steps, initial=run.step, desc="train", unit="step", disable=not progress,
             dynamic_ncols=True,
         )  # fmt: skip
-        batches = source.batches(stream, config.batch, start=run.step * config.batch)
+        first = run.step * config.batch + accelerator.process_index * mine
+        batches = source.batches(stream, mine, start=first, stride=config.batch)
         with bar, _stop_signals() as stop:
             for batch in batches:
                 try:
-                    loss = take_step(model, run.optimizer, batch, config, run.step, steps)
+                    loss = take_step(model, optimizer, batch, config, run.step, steps, accelerator)
                 except NonFinite as error:
                     raise _reproducible(error, run, stream, config.batch) from None
                 run.step += 1
@@ -255,15 +330,20 @@ def train(
                     run.validated(tally.miou())
                     if progress:
                         bar.write(f"step {run.step}: validation mIoU {100 * tally.miou():.1f}")
-                stopped = bool(stop) and not finished  # asked once: a signal may come while saving
+                # Asked once: a signal may come while saving. It may not come to all processes.
+                if stop:
+                    accelerator.set_trigger()
+                stopped = accelerator.check_trigger() and not finished
                 if stopped or run.step % SAVE_EVERY == 0 or finished:
                     run.save()
                 if stopped:
+                    number = stop[0] if stop else signal.SIGTERM
                     raise Stopped(
-                        f"stopped by {stop[0].name} after step {run.step} of {steps}; "
+                        f"stopped by {number.name} after step {run.step} of {steps}; "
                         f"{out / 'last.safetensors'} goes on with --resume",
-                        stop[0],
+                        number,
                     )
+        accelerator.wait_for_everyone()  # the best weights are written
         header, tensors = read_checkpoint(out)
     load_head(model, tensors, out)
     model.trained = header["trained"]
@@ -301,7 +381,6 @@ def replay(path: str | Path, *, device: str = "cpu", pretrained: bool | str | Pa
         NonFinite: as it happened in the run.
         InputError: no such file, or other data than the run's.
     """
-    check_device(device)
     header, tensors = read_checkpoint(path)
     trained = header["trained"]
     if "nonfinite" not in trained:
@@ -310,6 +389,7 @@ def replay(path: str | Path, *, device: str = "cpu", pretrained: bool | str | Pa
         )
     config = TrainConfig.from_json(trained["train"])
     options = DataConfig.from_json(trained.get("options", {}))
+    accelerator = start(device, precision=config.precision)
     dataset = open_dataset(
         trained["data"], split="train", fold=trained["fold"], size=config.size, options=options
     )
@@ -321,28 +401,16 @@ def replay(path: str | Path, *, device: str = "cpu", pretrained: bool | str | Pa
     stream = EpisodeStream(dataset, config.shots, config.seed, steps * config.batch)
     model = DANet(
         DANetConfig.from_json(header["config"]), pretrained=pretrained, dropout=config.dropout
-    ).to(device)
-    optimizer = make_optimizer(model, config)
-    restore(model, optimizer, header, tensors, Path(path))
-    source = LiveFeatures(model, dataset, augment=_augmentation(config), seed=config.seed)
+    ).to(accelerator.device)
+    optimizer = accelerator.prepare(make_optimizer(model, config))
+    restore(model, optimizer, header, tensors, Path(path), accelerator)
+    source = LiveFeatures(
+        model, dataset, augment=_augmentation(config), seed=config.seed,
+        autocast=accelerator.autocast,
+    )  # fmt: skip
     step = trained["step"]
     batch = next(source.batches(stream, config.batch, start=step * config.batch))
-    return take_step(model, optimizer, batch, config, step, steps)
-
-
-def check_device(device: str) -> None:
-    """Raise InputError for a device that is not there."""
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise InputError(f"unknown device {device!r}; use cpu or cuda") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r}: no usable GPU here; use cpu")
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"device {device!r} cannot be used ({reason}); use cpu") from error
+    return take_step(model, optimizer, batch, config, step, steps, accelerator)
 
 
 def _source(
@@ -351,6 +419,7 @@ def _source(
     config: TrainConfig,
     workers: int,
     progress: bool,
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     *,
     augment: bool,
 ) -> FeatureSource:
@@ -360,7 +429,9 @@ def _source(
             model, dataset, mirrors=mirrors, seed=config.seed, workers=workers, progress=progress
         )
     change = _augmentation(config) if augment else None
-    return LiveFeatures(model, dataset, augment=change, seed=config.seed, workers=workers)
+    return LiveFeatures(
+        model, dataset, augment=change, seed=config.seed, workers=workers, autocast=autocast
+    )  # fmt: skip
 
 
 def _augmentation(config: TrainConfig) -> Augment | None:
