@@ -20,6 +20,7 @@ from fss.attention import (
     LightAttention,
     LightMaps,
     PrototypicalChannelAttention,
+    Tokens,
     masked_average,
 )
 from fss.backbones import Features, load_backbone
@@ -272,6 +273,24 @@ class DANet(nn.Module):
             maps["weights"] = code.weights
         logits, inner = self.decoder(attended, code.prototype, prior)
         return Prediction(self._resize(logits, size), maps if need_maps else {}, inner)
+
+    def tokens(self, query: Features, code: SupportCode) -> dict[str, Tokens]:
+        """What the attention maps are made of, so that one row can be had without the whole map.
+
+        Under the name of each: ``rows``, ``cols`` and ``dense``, or ``match3`` and ``match4`` (one
+        softmax over the places of all shots); with the batch and the shots as of ``_by_shot``.
+        """
+        found: dict[str, Tokens] = {}
+        block2, block3 = self._middle(query)
+        if self.light is not None:
+            found["rows"], found["cols"] = self.light.tokens(block2, code.block2, code.mask)
+            block2, _ = self.light(block2, code.block2, code.mask)
+        if self.dense is not None:
+            reduced = self.reduce_query(self._join(block2, block3))
+            found["dense"] = self.dense.tokens(reduced, code.reduced, code.mask)
+        if self.relations is not None:
+            found |= self.relations.tokens(query[1:], code.labelled)
+        return found
 
     def _middle(self, features: Features) -> tuple[Tensor, Tensor]:
         """Block2 and block3 at the size of block2, brought to a spread of about one."""
