@@ -261,18 +261,30 @@ class DANet(nn.Module):
                 attended, code.reduced, code.mask, need_map=need_maps
             )  # Eq. 5
             maps |= _named(dense_maps)
-        prior = None
-        if code.block4 is not None:
-            prior = self._resize(prior_mask(query.block4, code.block4), attended.shape[-2:])
-            maps["prior"] = prior
-        if self.relations is not None:
-            size2 = (attended.shape[-2], attended.shape[-1])
-            prior, found = self.relations(query[1:], code.labelled, size2, need_maps=need_maps)
-            maps |= {"relations": prior, "prior": prior[:, :4].mean(1, keepdim=True)} | found
+        prior, found = self.prior(query, code, need_maps=need_maps)
+        maps |= found
         if code.weights is not None:
             maps["weights"] = code.weights
         logits, inner = self.decoder(attended, code.prototype, prior)
         return Prediction(self._resize(logits, size), maps if need_maps else {}, inner)
+
+    def prior(
+        self, query: Features, code: SupportCode, *, need_maps: bool = False
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What the decoder gets beside the features, at the size of block2, and the maps of it.
+
+        These are ``prior`` (none for ``prior=None``) and what else ``Prediction`` names of it; the
+        attention over labels only where asked for.
+        """
+        size = (query.block2.shape[-2], query.block2.shape[-1])
+        if code.block4 is not None:
+            prior = self._resize(prior_mask(query.block4, code.block4), size)
+            return prior, {"prior": prior}
+        if self.relations is not None:
+            maps, found = self.relations(query[1:], code.labelled, size, need_maps=need_maps)
+            mean = maps[:, :4].mean(1, keepdim=True)
+            return maps, {"relations": maps, "prior": mean} | found
+        return None, {}
 
     def tokens(self, query: Features, code: SupportCode) -> dict[str, Tokens]:
         """What the attention maps are made of, so that one row can be had without the whole map.
