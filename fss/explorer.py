@@ -170,9 +170,9 @@ class Explorer:
     def text(self) -> str:
         """Return ``numbers`` as a line to read."""
         found = self.numbers()
-        first = f"Place {self.place} of the query: object with {percent(found['probability'])}"
+        first = f"Query place {self.place}: {percent(found['probability'])} object"
         if found["truth"] is not None:
-            first += f" (in truth {percent(found['truth'])} of it)"
+            first += f" (truth {percent(found['truth'])})"
         parts = [first]
         if "prior" in found:
             parts.append(f"prior {found['prior']:.2f}")
@@ -193,7 +193,7 @@ class Explorer:
 
         ``query=False`` leaves the query out, for a widget that shows it already.
         """
-        asked = [self._asked([self.place])] if query else []
+        asked = [self.asked()] if query else []
         supports, answer, looks = self._supports(), self.panels.answer, self._looks(self.place)
         if len(supports) == 1:
             return sheet([[*asked, *supports, *looks], answer])
@@ -217,16 +217,17 @@ class Explorer:
             self.place = kept
         several = len(points) > 1
         looks = [self._looks(point, f"{n}: " * several) for n, point in enumerate(points, 1)]
-        supports, first = self._supports(), [self._asked(points), *self.panels.answer]
+        supports, first = self._supports(), [self.asked(points), *self.panels.answer]
         rows = [[*supports, *first]] if len(supports) == 1 else [first, supports]
         panels = looks[0] if self.map == "prior" else [panel for each in looks for panel in each]
         step = max(len(looks[0]), 4 // len(looks[0]) * len(looks[0]))
         rows += [panels[n : n + step] for n in range(0, len(panels), step)]
         return sheet(rows, compress=9)
 
-    def _asked(self, points: Sequence[tuple[int, int]]) -> Panel:
+    def asked(self, points: Sequence[tuple[int, int]] | None = None) -> Panel:
+        """Draw the query and the places that ask, by default the selected one."""
         rows, cols = self.map in ("light", "rows"), self.map in ("light", "cols")
-        return self.panels.asked(points, rows=rows, cols=cols)
+        return self.panels.asked(points or [self.place], rows=rows, cols=cols)
 
     def _looks(self, place: tuple[int, int], prefix: str = "") -> list[Panel]:
         if self.map == "prior":

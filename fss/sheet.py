@@ -60,7 +60,7 @@ def sheet(rows: Sequence[Sequence[Panel]], *, side: int = SIDE, compress: int = 
     """
     widest = 4 * side + 3 * GAP
     placed, top, right = [], MARGIN, 0
-    for row in rows:
+    for row in filter(None, rows):
         fits = min(side, (widest - GAP * (len(row) - 1)) // len(row))
         left, lowest = MARGIN, 0
         for panel in row:
