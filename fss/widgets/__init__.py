@@ -12,7 +12,7 @@ except ImportError as error:
         "the kernel and reload the page"
     ) from error
 
-from fss.widgets.explore import ExploreBox, explore, explore_world
-from fss.widgets.paint import PaintBox, draw_masks
+from fss.widgets.explore_box import ExploreBox, explore, explore_world
+from fss.widgets.paint_box import PaintBox, draw_masks
 
 __all__ = ["ExploreBox", "PaintBox", "draw_masks", "explore", "explore_world"]

@@ -13,7 +13,7 @@ from fss.errors import InputError
 from fss.paint import TOOLS, Canvas, Stroke, canvases_in, save_canvases
 from fss.scenes import of_pictures
 from fss.sheet import Panel, sheet
-from fss.widgets.explore import NAMES, ExploreBox, explore
+from fss.widgets.explore_box import NAMES, ExploreBox, explore
 from fss.widgets.painter import Painter
 from fss.widgets.parts import LABEL, WIDE, Box, dropdown, picture, row, slider
 

@@ -48,7 +48,8 @@ class ExploreBox(Box):
         self.temperature = widgets.FloatLogSlider(
             value=1, min=math.log10(COLDEST), max=math.log10(HOTTEST), step=0.1,
             tooltip="scores are divided by it; 1 is the network's own; the prediction stays",
-            description="temperature", style=LABEL, continuous_update=False, layout=widgets.Layout(width=WIDE), readout_format=".2g",
+            description="temperature", style=LABEL, continuous_update=False,
+            layout=widgets.Layout(width=WIDE), readout_format=".2g",
         )  # fmt: skip
         self.strength = slider("overlay", 0.65, 0.0, 1.0, 0.05, "strength of the colours")
         self.rows = slider("row", 0, 0, 1, 1, "row of the place that asks")
