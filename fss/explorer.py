@@ -185,7 +185,7 @@ class Explorer:
                 parts.append(f"{found['alike']} places get the most alike: {largest} each")
             parts.append(f"{percent(found['on_object'])} of the look is on the object")
             if self.temperature != 1:
-                parts.append(f"temperature {self.temperature:g} (the network's own is 1)")
+                parts.append(f"temperature {self.temperature:.3g} (the network's own is 1)")
         return " · ".join(parts)
 
     def render(self, *, query: bool = True) -> bytes:
@@ -233,6 +233,7 @@ class Explorer:
         if self.map == "prior":
             return [self.panels.prior(self.strength)]
         title = prefix + ("mean look" if self.shot == "mean" else "where it looks")
+        title += "" if self.temperature == 1 else f", at T = {self.temperature:.3g}"
         heat, peak = self.heat(place), self.map not in BANDS
         return self.panels.heat(heat, self._numbers(), title, strength=self.strength, peak=peak)
 

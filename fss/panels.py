@@ -84,7 +84,7 @@ class Panels:
             if peak and float(look.max()) == top:
                 row, col = divmod(int(look.argmax()), grid[1])
                 marks = [Mark(*self.looks.cell(row, col, grid))]
-            head = f"{title}: support {number}" if len(episode.support) > 1 else title
+            head = f"support {number}: {title}" if len(episode.support) > 1 else title
             bar = ("0", f"{percent(top)} a place")
             panels.append(Panel(outline(picture, mask, "white"), head, bar=bar, marks=marks))
         return panels

@@ -12,7 +12,7 @@ from fss.explorer import COLDEST, HOTTEST, NETWORKS, Explorer, network, shot_num
 from fss.looks import MAPS
 from fss.scenes import EMPTY, ITSELF, OTHER, OWN, SUPPORTS, drawn, swap
 from fss.sheet import png
-from fss.widgets.parts import LABEL, WIDE, Box, dropdown, picture, row, slider
+from fss.widgets.parts import LABEL, WIDE, Box, Picture, dropdown, row, slider
 from fss.widgets.picker import Picker
 
 NAMES = tuple(NETWORKS)
@@ -55,7 +55,7 @@ class ExploreBox(Box):
         self.rows = slider("row", 0, 0, 1, 1, "row of the place that asks")
         self.cols = slider("column", 0, 0, 1, 1, "column of the place that asks")
         self.picker = Picker(pointed=self.guarded(self._point), stepped=self.guarded(self._step))
-        self.picture = picture("support pictures, where the chosen place looks, prediction, errors")
+        self.picture = Picture("support pictures, where the chosen place looks, prediction, errors")
         self.children = [
             row(self.network, self.map, self.shot, self.support, self.temperature, self.strength),
             row(*knobs),

@@ -15,7 +15,7 @@ from fss.scenes import of_pictures
 from fss.sheet import Panel, sheet
 from fss.widgets.explore_box import NAMES, ExploreBox, explore
 from fss.widgets.painter import Painter
-from fss.widgets.parts import LABEL, WIDE, Box, dropdown, picture, row, slider
+from fss.widgets.parts import LABEL, WIDE, Box, Picture, dropdown, row, slider
 
 MOST = 5  # support pictures
 SIZE = 256  # pixels, at which the shipped network for photographs was trained
@@ -60,10 +60,11 @@ class PaintBox(Box):
             options=TOOLS, description="tool", style={**LABEL, "button_width": "76px"},
             tooltips=["drag over the object", "drag to take away", "drag from corner to corner",
                       "click corner by corner; close it at the first one or with Enter"],
+            layout=widgets.Layout(width="auto"),
         )  # fmt: skip
         self.radius = slider("radius", 8, 1, 64, 1, "of brush and eraser, in pixels")
         self.painter = Painter(stroked=self.guarded(self._stroke))
-        self.strip = picture("all support pictures with their masks, and the query")
+        self.strip = Picture("all support pictures with their masks, and the query")
         self.target = _text("save in", "folder that gets the class", "my_pictures")
         self.class_name = _text("class", "what the object is called", "thing")
         self._result = widgets.VBox()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as widgets
+import traitlets
 
 from fss.errors import InputError
 
@@ -95,8 +96,15 @@ def slider(
     )  # fmt: skip
 
 
-def picture(tip: str) -> widgets.Image:
-    """A PNG; ``tip`` is what a screen reader says of it."""
-    return widgets.Image(
-        format="png", tooltip=tip, layout=widgets.Layout(max_width="100%", align_self="flex-start")
-    )
+class Picture(widgets.Image):
+    """A PNG with a title, which is what a screen reader says of it.
+
+    ipywidgets' script for a title asks every widget for its description and fails on an image,
+    which has none; an empty one mends that.
+    """
+
+    description = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self, title: str) -> None:
+        layout = widgets.Layout(max_width="100%", align_self="flex-start")
+        super().__init__(format="png", tooltip=title, layout=layout)
