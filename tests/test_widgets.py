@@ -205,6 +205,7 @@ def test_paint_undo_segment(painter):
     assert painter.result in painter.children[-1].children
     assert painter.episode.support.shape == (2, 3, 256, 256)
     first = painter.result
+    first.support.value = EMPTY
     painter.paint("brush", [(20, 20)], 3)
     painter.press("Segment")
     assert painter.result is first

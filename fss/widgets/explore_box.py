@@ -78,6 +78,8 @@ class ExploreBox(Box):
     def ask(self, episode: EpisodeBatch) -> None:
         """Show another episode, with its own support."""
         self._episode_of = lambda support: swap(episode, support)
+        with self._setting():
+            self.support.value = OWN
         self.guarded(self._load)()
 
     def _load(self) -> None:
