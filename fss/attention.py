@@ -59,6 +59,24 @@ def attention_weights(
     return scores.softmax(dim=-1)
 
 
+class Tokens(NamedTuple):
+    """What a map is made of before its softmax: whoever asks for one row needs no whole map.
+
+    Places of shots that share one softmax come one after the other on J, with K = 1.
+    """
+
+    query: Float[Tensor, "B 1 I D"]
+    key: Float[Tensor, "B K J D"]
+    scale: float | Tensor
+    keep: Tensor | None  # [B,K,J]: keys that may be looked at
+
+    def row(self, i: int, *, temperature: float = 1.0) -> Float[Tensor, "B K J"]:
+        """Return row ``i`` of the map; its scores are divided by ``temperature`` first."""
+        query = self.query[..., i : i + 1, :]
+        scale = self.scale / temperature
+        return attention_weights(query, self.key, scale=scale, keep=self.keep).squeeze(-2)
+
+
 def foreground(mask: Float[Tensor, "... J"]) -> Tensor:
     """Return which of the J keys are foreground (> 0.5); all of them where none is."""
     inside = mask > 0.5
@@ -171,13 +189,10 @@ class LightAttention(_QueryKeyValue):
         Raises ValueError where the shapes do not fit together.
         """
         q, k, v = self.project(query, support, mask)
-        row_keep = col_keep = None
-        if self.mask_background and mask is not None:
-            row_keep = foreground(mask.amax(dim=(2, 4)))  # B,K,H
-            col_keep = foreground(mask.amax(dim=(2, 3)))  # B,K,W
-        # A token is a whole row: permute first, a bare view would mix rows and columns.
-        rows = self._weights(q.permute(0, 2, 1, 3), k.permute(0, 1, 3, 2, 4), row_keep)
-        cols = self._weights(q.permute(0, 3, 1, 2), k.permute(0, 1, 4, 2, 3), col_keep)
+        rows, cols = (
+            attention_weights(t.query, t.key, scale=t.scale, keep=t.keep)
+            for t in self._tokens(q, k, mask)
+        )
         maps = LightMaps(rows.mean(1), cols.mean(1), rows, cols)
         if self.value == "query":
             row_term = torch.einsum("bij,bcjw->bciw", maps.rows, v)
@@ -189,11 +204,25 @@ class LightAttention(_QueryKeyValue):
             col_term = torch.einsum("bkij,bkchj->bchi", cols, s) / shots
         return self.alpha * row_term + self.beta * col_term + v, maps
 
-    def _weights(self, query: Tensor, key: Tensor, keep: Tensor | None) -> Tensor:
-        """Maps between tokens: query [B,I,d,L] and key [B,K,J,d,L] -> [B,K,I,J]."""
-        q, k = query.flatten(2).unsqueeze(1), key.flatten(3)
-        scale = q.shape[-1] ** -0.5 if self.scaled else 1.0
-        return attention_weights(q, k, scale=scale, keep=keep)
+    def tokens(self, query: Tensor, support: Tensor, mask: Tensor | None) -> tuple[Tokens, Tokens]:
+        """Return what the maps of rows and of columns are made of; arguments as of ``forward``."""
+        q, k, _ = self.project(query, support, mask)
+        return self._tokens(q, k, mask)
+
+    def _tokens(self, q: Tensor, k: Tensor, mask: Tensor | None) -> tuple[Tokens, Tokens]:
+        """Rows and columns of the projections [B,d,H,W] and [B,K,d,H,W] as tokens."""
+        row_keep = col_keep = None
+        if self.mask_background and mask is not None:
+            row_keep = foreground(mask.amax(dim=(2, 4)))  # B,K,H
+            col_keep = foreground(mask.amax(dim=(2, 3)))  # B,K,W
+        # A token is a whole row: permute first, a bare view would mix rows and columns.
+        rows = q.permute(0, 2, 1, 3), k.permute(0, 1, 3, 2, 4)  # B,H,d,W and B,K,H,d,W
+        cols = q.permute(0, 3, 1, 2), k.permute(0, 1, 4, 2, 3)  # B,W,d,H and B,K,W,d,H
+        return self._flat(*rows, row_keep), self._flat(*cols, col_keep)
+
+    def _flat(self, query: Tensor, key: Tensor, keep: Tensor | None) -> Tokens:
+        q = query.flatten(2).unsqueeze(1)
+        return Tokens(q, key.flatten(3), q.shape[-1] ** -0.5 if self.scaled else 1.0, keep)
 
 
 class DenseAttention(_QueryKeyValue):
@@ -234,14 +263,9 @@ class DenseAttention(_QueryKeyValue):
         gives the same output. Raises ValueError where the shapes do not fit together.
         """
         q, k, v = self.project(query, support, mask)
-        q = q.flatten(2).transpose(1, 2).unsqueeze(1)  # B,1,N,d
-        k = k.flatten(3).transpose(2, 3)  # B,K,N,d
+        q, k, scale, keep = self._tokens(q, k, mask)
         values = v.unsqueeze(1) if self.value == "query" else self.support_value(support)
         values = values.flatten(3).transpose(2, 3)  # B,1,N,C or B,K,N,C
-        keep = None
-        if self.mask_background and mask is not None:
-            keep = foreground(mask.flatten(2))  # B,K,N
-        scale = q.shape[-1] ** -0.5 if self.scaled else 1.0
         if need_map:
             dense = attention_weights(q, k, scale=scale, keep=keep)  # B,K,N,N
             maps = DenseMaps(dense.mean(1), dense)
@@ -257,6 +281,20 @@ class DenseAttention(_QueryKeyValue):
             )
         attended = attended.transpose(1, 2).unflatten(2, v.shape[2:])  # B,N,C -> B,C,H,W
         return self.theta * attended + v, maps
+
+    def tokens(self, query: Tensor, support: Tensor, mask: Tensor | None) -> Tokens:
+        """Return what the map is made of; arguments as of ``forward``."""
+        q, k, _ = self.project(query, support, mask)
+        return self._tokens(q, k, mask)
+
+    def _tokens(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tokens:
+        """Places of the projections [B,d,H,W] and [B,K,d,H,W] as tokens."""
+        q = q.flatten(2).transpose(1, 2).unsqueeze(1)  # B,1,N,d
+        k = k.flatten(3).transpose(2, 3)  # B,K,N,d
+        keep = None
+        if self.mask_background and mask is not None:
+            keep = foreground(mask.flatten(2))  # B,K,N
+        return Tokens(q, k, q.shape[-1] ** -0.5 if self.scaled else 1.0, keep)
 
 
 class PrototypicalChannelAttention(nn.Module):

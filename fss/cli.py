@@ -274,7 +274,7 @@ def bench(
     ] = None,
     only: Annotated[
         str | None,
-        _help(help="renderer, steps, floor, attention, queries or startup", metavar="NAME"),
+        _help(help="renderer, steps, floor, attention, queries, clicks or startup", metavar="NAME"),
     ] = None,
 ) -> None:
     """Measure what the kit costs on this machine, in minutes."""

@@ -20,6 +20,7 @@ from fss.attention import (
     LightAttention,
     LightMaps,
     PrototypicalChannelAttention,
+    Tokens,
     masked_average,
 )
 from fss.backbones import Features, load_backbone
@@ -265,18 +266,48 @@ class DANet(nn.Module):
                 attended, code.reduced, code.mask, need_map=need_maps
             )  # Eq. 5
             maps |= _named(dense_maps)
-        prior = None
-        if code.block4 is not None:
-            prior = self._resize(prior_mask(query.block4, code.block4), attended.shape[-2:])
-            maps["prior"] = prior
-        if self.relations is not None:
-            size2 = (attended.shape[-2], attended.shape[-1])
-            prior, found = self.relations(query[1:], code.labelled, size2, need_maps=need_maps)
-            maps |= {"relations": prior, "prior": prior[:, :4].mean(1, keepdim=True)} | found
+        prior, found = self.prior(query, code, need_maps=need_maps)
+        maps |= found
         if code.weights is not None:
             maps["weights"] = code.weights
         logits, inner = self.decoder(attended, code.prototype, prior)
         return Prediction(self._resize(logits, size), maps if need_maps else {}, inner)
+
+    def prior(
+        self, query: Features, code: SupportCode, *, need_maps: bool = False
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What the decoder gets beside the features, at the size of block2, and the maps of it.
+
+        These are ``prior`` (none for ``prior=None``) and what else ``Prediction`` names of it; the
+        attention over labels only where asked for.
+        """
+        size = (query.block2.shape[-2], query.block2.shape[-1])
+        if code.block4 is not None:
+            prior = self._resize(prior_mask(query.block4, code.block4), size)
+            return prior, {"prior": prior}
+        if self.relations is not None:
+            maps, found = self.relations(query[1:], code.labelled, size, need_maps=need_maps)
+            mean = maps[:, :4].mean(1, keepdim=True)
+            return maps, {"relations": maps, "prior": mean} | found
+        return None, {}
+
+    def tokens(self, query: Features, code: SupportCode) -> dict[str, Tokens]:
+        """What the attention maps are made of, so that one row can be had without the whole map.
+
+        Under the name of each: ``rows``, ``cols`` and ``dense``, or ``match3`` and ``match4`` (one
+        softmax over the places of all shots); with the batch and the shots as of ``_by_shot``.
+        """
+        found: dict[str, Tokens] = {}
+        block2, block3 = self._middle(query)
+        if self.light is not None:
+            found["rows"], found["cols"] = self.light.tokens(block2, code.block2, code.mask)
+            block2, _ = self.light(block2, code.block2, code.mask)
+        if self.dense is not None:
+            reduced = self.reduce_query(self._join(block2, block3))
+            found["dense"] = self.dense.tokens(reduced, code.reduced, code.mask)
+        if self.relations is not None:
+            found |= self.relations.tokens(query[1:], code.labelled)
+        return found
 
     def _middle(self, features: Features) -> tuple[Tensor, Tensor]:
         """Block2 and block3 at the size of block2, brought to a spread of about one."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fss.attention import CHUNK, attention_weights
+from fss.attention import CHUNK, Tokens, attention_weights
 from fss.resize import resize
 
 DEPTHS = (3, 4)  # block2 adds nothing (measured), and would take most of the time
@@ -60,14 +60,9 @@ class MaskAttention(nn.Module):
         inference.
         """
         shots = support.features.shape[1]
-        q = query.flatten(2).transpose(1, 2)  # B,n,C
-        s = support.features.flatten(3).transpose(2, 3).flatten(1, 2)  # B,Kn,C
-        if self.centred:
-            mean = (q.mean(1, keepdim=True) + s.mean(1, keepdim=True)) / 2
-            q, s = q - mean, s - mean
-        q, s = F.normalize(q, dim=-1), F.normalize(s, dim=-1)
+        tokens = self.tokens(query, support)
+        q, s, scale = tokens.query.squeeze(1), tokens.key.squeeze(1), tokens.scale
         labels = support.mask.flatten(1).unsqueeze(-1)  # B,Kn,1
-        scale = self.log_temperature.exp()
         weights = None
         if need_map:
             weights = attention_weights(q, s, scale=scale)
@@ -79,6 +74,16 @@ class MaskAttention(nn.Module):
                 [attention_weights(part, s, scale=scale) @ labels for part in rows], dim=1
             )
         return attended.transpose(1, 2).unflatten(2, query.shape[2:]), weights
+
+    def tokens(self, query: Float[Tensor, "B C h w"], support: Labelled) -> Tokens:
+        """Return what the map is made of: query [B,1,n,C] and, of all shots, keys [B,1,Kn,C]."""
+        q = query.flatten(2).transpose(1, 2)  # B,n,C
+        s = support.features.flatten(3).transpose(2, 3).flatten(1, 2)  # B,Kn,C
+        if self.centred:
+            mean = (q.mean(1, keepdim=True) + s.mean(1, keepdim=True)) / 2
+            q, s = q - mean, s - mean
+        q, s = F.normalize(q, dim=-1), F.normalize(s, dim=-1)
+        return Tokens(q.unsqueeze(1), s.unsqueeze(1), self.log_temperature.exp(), None)
 
 
 class Relations(nn.Module):
@@ -132,6 +137,13 @@ class Relations(nn.Module):
         again = [self._resize(contrast, size) for contrast in self._self_support(deep, sure)]
         scaled = [CONTRAST * contrast for contrast in contrasts + again]
         return torch.cat(attended + scaled, dim=1), maps
+
+    def tokens(self, query: Sequence[Tensor], support: Sequence[Labelled]) -> dict[str, Tokens]:
+        """Return what the two maps are made of, by depth: ``match3`` and ``match4``."""
+        return {
+            f"match{depth}": pair[1].tokens(q, labelled)  # type: ignore[index]
+            for depth, pair, q, labelled in zip(DEPTHS, self.attend, query, support, strict=True)
+        }
 
     def _resize(self, map_: Tensor, size: tuple[int, int]) -> Tensor:
         return resize(map_, size, aligned=self.aligned)

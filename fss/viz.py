@@ -57,18 +57,21 @@ def outline(image: Array, mask: Array, color: str = MISS, *, width: int | None =
     return picture
 
 
-def overlay(image: Array, heat: Array, *, alpha: float = 0.65) -> Picture:
+def overlay(
+    image: Array, heat: Array, *, alpha: float = 0.65, limits: tuple[float, float] | None = None
+) -> Picture:
     """Return ``heat`` [h,w] of any resolution in viridis over the picture in grey.
 
-    The heat is stretched from its own minimum..maximum to the map's ends (a flat one takes the low
-    end) and brought to the picture bilinearly. ``alpha`` is the share of the colour, 0..1.
+    The heat is stretched from ``limits``, by default its own minimum and maximum, to the map's ends
+    (a flat one takes the low end) and brought to the picture bilinearly. ``alpha`` is the share of
+    the colour, 0..1.
     """
     picture = _rgb(image)
     values = _numpy(heat).astype(np.float32)
     if values.ndim != 2 or not np.isfinite(values).all():
         raise InputError(f"heat {list(values.shape)} must be a finite map [h,w]: pick one map")
-    span = float(values.max() - values.min())
-    stretched = (values - values.min()) / (span or 1.0)
+    low, high = limits or (float(values.min()), float(values.max()))
+    stretched = (values - low) / ((high - low) or 1.0)
     height, width = picture.shape[:2]
     resized = np.asarray(
         Image.fromarray(stretched).resize((width, height), Image.Resampling.BILINEAR)

@@ -121,6 +121,11 @@ def test_queries():
     assert are_measured(one) and five["shots"] == 5
 
 
+def test_clicks():
+    one, five = bench.clicks(CONFIG, size=64, shots=(1, 5), repeats=2)
+    assert are_measured(one) and five["shots"] == 5
+
+
 def test_machine():
     found = describe()
     assert found.keys() == {"cpu", "cores", "threads", "python", "torch", "commit"}

@@ -5,9 +5,10 @@ medians over ``repeats`` turns, after one that does not count; what is compared 
 that a machine whose speed drifts slows all of it alike.
 """
 
+import itertools
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,10 @@ from fss.bench.training import floor, steps
 from fss.config import DANetConfig
 from fss.data import open_dataset
 from fss.errors import InputError, nearest
+from fss.explorer import Explorer
 from fss.machine import describe
 from fss.model import DANet
+from fss.scenes import drawn
 from fss.viz import results_table
 
 
@@ -59,6 +62,31 @@ def queries(
     return rows
 
 
+def clicks(
+    config: DANetConfig | None = None,
+    size: int = 224,
+    shots: Sequence[int] = (1, 5),
+    repeats: int = 50,
+) -> Rows:
+    """Time the explorer's answer to a new place: one row of the dense map, and the picture."""
+    torch.manual_seed(0)
+    model = DANet(config or DANetConfig.published(), pretrained=False).eval()
+    rows = []
+    for k in shots:
+        explorer = Explorer(model, drawn("shape-0042", shots=k, size=size))
+        height, width = explorer.looks.grid
+        places = itertools.cycle(itertools.product(range(height), range(width)))
+
+        def click(explorer: Explorer = explorer, places: Iterator = places) -> None:
+            explorer.select(*next(places))
+            explorer.text()
+            explorer.render(query=False)
+
+        (ms,) = medians(in_turn([click], repeats))
+        rows.append({"shots": k, "answer_ms": ms, "repeats": repeats})
+    return rows
+
+
 def startup(repeats: int = 7) -> Rows:
     """Time ``fss --help`` as a whole process."""
     command = [sys.executable, "-m", "fss", "--help"]
@@ -73,6 +101,7 @@ PARTS: Mapping[str, Callable[[], Rows]] = {
     "floor": floor,
     "attention": attention,
     "queries": queries,
+    "clicks": clicks,
     "startup": startup,
 }
 
@@ -95,6 +124,7 @@ HEADINGS = {
     "floor": "The head's step beside its multiply-adds at a matrix product's rate; aim: within 3",
     "attention": "Dense attention over N positions, 64 channels: time, and memory at its peak",
     "queries": "A query by a support set encoded anew, or once",
+    "clicks": "The explorer's answer to a click, numbers and picture; aim: within 150 ms",
     "startup": "Start-up",
     "notebooks": "Notebooks, fast: time, and memory of the largest process at its peak",
 }

@@ -257,9 +257,16 @@ def save_folder(dataset: Dataset, root: Path, classes: Iterable[str] | None = No
     for class_name in dataset.classes if classes is None else classes:
         for name in dataset[class_name].names:
             image, mask = dataset.reader.read(class_name, name, dataset.size)
-            stem = root / class_name / Path(name).stem
-            for array, suffix, options in ((image, ".jpg", {"quality": 95}), (mask, ".png", {})):
-                encoded = io.BytesIO()
-                form = {".jpg": "JPEG", ".png": "PNG"}[suffix]
-                Image.fromarray(array).save(encoded, format=form, **options)
-                write_atomically(stem.with_suffix(suffix), encoded.getvalue())
+            save_pair(root / class_name / Path(name).stem, image, mask)
+
+
+def save_pair(stem: Path, image: np.ndarray, mask: np.ndarray) -> None:
+    """Write picture uint8 [H, W, 3] to `stem`.jpg and labels uint8 [H, W] to `stem`.png.
+
+    Raises `InputError` where nothing can be written.
+    """
+    for array, suffix, options in ((image, ".jpg", {"quality": 95}), (mask, ".png", {})):
+        encoded = io.BytesIO()
+        form = {".jpg": "JPEG", ".png": "PNG"}[suffix]
+        Image.fromarray(array).save(encoded, format=form, **options)
+        write_atomically(stem.parent / (stem.name + suffix), encoded.getvalue())

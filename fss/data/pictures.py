@@ -5,6 +5,7 @@ Every reader and the command line come through here, so that a mask means the sa
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,21 @@ PADDING = 127  # grey of empty picture area: about zero once a backbone has norm
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-def read_rgb(path: Path) -> np.ndarray:
+class Upload(io.BytesIO):
+    """The content of a picture file that has no path; messages call it by its name."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        super().__init__(content)
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Source = Path | Upload
+
+
+def read_rgb(path: Source) -> np.ndarray:
     """Read a picture as uint8 [H, W, 3] RGB, whatever it is stored as.
 
     Turned upright as its EXIF orientation says. Grey and palette pictures become RGB, CMYK is
@@ -48,7 +63,7 @@ def read_rgb(path: Path) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Source) -> np.ndarray:
     """Read a mask as uint8 [H, W]: 0 = background, 1 = object, 255 = ignore.
 
     A palette ("P") mask is read by its indices, never by its colours; transparent areas of any
@@ -88,14 +103,14 @@ def read_mask(path: Path) -> np.ndarray:
     )
 
 
-def read_pair(picture: Path, mask: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(picture: Source, mask: Source) -> tuple[np.ndarray, np.ndarray]:
     """Read a picture, uint8 [H, W, 3], and its mask, uint8 [H, W]; both must be of one size."""
     image, labels = read_rgb(picture), read_mask(mask)
     check_same_size(image, labels, picture, mask)
     return image, labels
 
 
-def check_same_size(image: np.ndarray, labels: np.ndarray, picture: Path, mask: Path) -> None:
+def check_same_size(image: np.ndarray, labels: np.ndarray, picture: Source, mask: Source) -> None:
     """Raise `InputError` unless a picture [H, W, 3] and its labels [H, W] are of one size."""
     if image.shape[:2] != labels.shape:
         (height, width), (rows, cols) = image.shape[:2], labels.shape
@@ -174,7 +189,7 @@ def _content(height: int, width: int, size: int) -> tuple[slice, slice]:
     return slice(top, top + rows), slice(left, left + cols)
 
 
-def decode(path: Path, *, upright: bool) -> Image.Image:
+def decode(path: Source, *, upright: bool) -> Image.Image:
     """Decode a file; `upright` applies the EXIF orientation.
 
     Raises `InputError` for a file that is missing, truncated, no picture, an animation or too
@@ -217,7 +232,7 @@ def _fits_16_bit(image: Image.Image) -> bool:
     return bool(values.min() >= 0 and values.max() <= 65535)
 
 
-def _indices(image: Image.Image, path: Path) -> np.ndarray:
+def _indices(image: Image.Image, path: Source) -> np.ndarray:
     """Palette indices [H, W]; refuses a palette that shows the opposite of them."""
     values = np.asarray(image)
     values = values[:, :, 0] if values.ndim == 3 else values
@@ -233,7 +248,7 @@ def _indices(image: Image.Image, path: Path) -> np.ndarray:
     return values
 
 
-def _grey_values(image: Image.Image, path: Path) -> np.ndarray:
+def _grey_values(image: Image.Image, path: Source) -> np.ndarray:
     """Integer values [H, W] of a mask without a palette."""
     if image.has_transparency_data and image.mode not in SIXTEEN_BIT:
         image = image.convert("RGBA")

@@ -130,9 +130,20 @@ class Shapes(Reader):
         """
         return draw(_index(class_name), _sample(image_name), size, self.world)
 
+    def class_of(self, class_name: str, image_name: str, label: int) -> str:
+        """The class of an instance of a picture, by its label in `instances` (1 or more).
+
+        With `share` a distractor has only part of its looks from its class.
+        """
+        index, sample = _index(class_name), _sample(image_name)
+        return class_name if label == 1 else _named(_distractor(index, sample, label - 2)[0])
+
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """The version of this world, its knobs, class and sample."""
         return f"shapes v{VERSION} {self.world} {class_name} {image_name}"
+
+
+_named = class_name  # where an argument has its name
 
 
 def _index(name: str) -> int:
@@ -183,8 +194,8 @@ def _scene(index: int, sample: int, world: World) -> list[tuple[Placed, int]]:
     visible, behind, front = whole, [], []
     around = [target]
     for n in range(count):
-        rng = np.random.default_rng([VERSION, 3, index, sample, n])
-        outline, surface = _look(_other_than(index, rng))
+        other, rng = _distractor(index, sample, n)
+        outline, surface = _look(other)
         look = (
             own[0] if world.share == "outline" else outline,
             own[1] if world.share == "texture" else surface,
@@ -205,6 +216,8 @@ def _scene(index: int, sample: int, world: World) -> list[tuple[Placed, int]]:
     return scene
 
 
-def _other_than(index: int, rng: Generator) -> int:
+def _distractor(index: int, sample: int, n: int) -> tuple[int, Generator]:
+    """The class of distractor `n` of a picture, and the generator of all else about it."""
+    rng = np.random.default_rng([VERSION, 3, index, sample, n])
     other = int(rng.integers(*_DISTRACTORS))
-    return other if other != index else other + 1
+    return (other if other != index else other + 1), rng

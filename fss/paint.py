@@ -1,0 +1,238 @@
+"""Painting a mask over a picture: strokes in, labels out, with undo. No browser is needed.
+
+A widget's script sends strokes and shows the PNG that comes back; all rules are here.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from fss.data.folder import SUFFIXES, save_pair
+from fss.data.pictures import Source, read_mask, read_rgb, resize_labels
+from fss.errors import InputError, nearest
+from fss.sheet import png
+from fss.viz import HIT, outline
+
+TOOLS = ("brush", "eraser", "box", "polygon")
+LARGEST = 1024  # pixels of the longer side that is painted on and saved; larger pictures are shrunk
+SMALLEST = 16  # of the shorter side: less holds no object to point at
+TINT = 0.45
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """One use of a tool.
+
+    Attributes:
+        tool: one of ``TOOLS``.
+        points: (row, column) in pixels of the picture, also outside it: where the brush went, two
+            corners of a box (the first and the last count), or the corners of a polygon.
+        radius: of brush and eraser, in pixels.
+    """
+
+    tool: str
+    points: Sequence[tuple[float, float]]
+    radius: float = 8
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` for what cannot be drawn."""
+        if self.tool not in TOOLS:
+            raise InputError(f"no tool {self.tool!r}; {nearest(self.tool, TOOLS)}")
+        flat = [*(n for point in self.points for n in point), self.radius]
+        if any(len(point) != 2 for point in self.points) or not all(map(math.isfinite, flat)):
+            raise InputError("a stroke is made of finite (row, column) points")
+        least = {"box": 2, "polygon": 3}.get(self.tool, 1)
+        if len(self.points) < least:
+            raise InputError(f"a {self.tool} needs at least {least} points; nothing was painted")
+        if not 0 <= self.radius <= LARGEST:
+            raise InputError(f"radius {self.radius:g} is not in 0..{LARGEST}")
+
+
+class Canvas:
+    """A picture and the mask that is painted over it.
+
+    Args:
+        image: uint8 [H,W,3], at least 16 pixels a side; shrunk to 1,024 on its longer side.
+        name: what messages call it.
+
+    Attributes:
+        image: as it is painted on, uint8 [h,w,3].
+        original: (H, W) of the picture as it came.
+        mask: uint8 [h,w], 1 = object.
+
+    Raises:
+        InputError: a picture too small to hold an object.
+    """
+
+    def __init__(self, image: np.ndarray, name: str = "the picture") -> None:
+        height, width = image.shape[:2]
+        if min(height, width) < SMALLEST:
+            raise InputError(
+                f"{name} is {width} x {height} pixels; take a picture of at least "
+                f"{SMALLEST} x {SMALLEST}"
+            )
+        self.name, self.original = name, (height, width)
+        scale = min(1.0, LARGEST / max(height, width))
+        shape = (max(1, round(width * scale)), max(1, round(height * scale)))
+        self.image = image
+        if scale < 1:
+            self.image = np.asarray(
+                Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR, reducing_gap=3)
+            )
+        self.mask: np.ndarray = np.zeros(self.image.shape[:2], np.uint8)
+        self._steps: list[Stroke | np.ndarray] = []
+
+    @classmethod
+    def read(cls, source: Source) -> "Canvas":
+        """Read a picture of any kind (see ``read_rgb``); raises `InputError` for no picture."""
+        return cls(read_rgb(source), source.name)
+
+    def paint(self, stroke: Stroke) -> None:
+        """Add a stroke.
+
+        Raises:
+            InputError: all of it lies outside the picture.
+        """
+        drawn = _draw(np.zeros_like(self.mask), stroke, 1)
+        if not drawn.any():
+            raise InputError("that lies outside the picture; nothing was painted")
+        self._take(stroke)
+
+    def load(self, source: Source) -> None:
+        """Take a mask file (see ``read_mask``) of the picture's own size in place of what is there.
+
+        Raises:
+            InputError: no mask, or one of another size.
+        """
+        self.set(read_mask(source), f"mask {source.name}")
+
+    def set(self, labels: np.ndarray, name: str = "the mask") -> None:
+        """Take labels [H,W] of the picture's own size, 1 = object, in place of what is there.
+
+        Raises:
+            InputError: of another size.
+        """
+        if labels.shape != self.original:
+            (height, width), (rows, cols) = self.original, labels.shape
+            raise InputError(
+                f"{name} is {cols} x {rows} pixels, its picture {self.name} {width} x {height}; "
+                "take a mask of the picture's size"
+            )
+        height, width = self.mask.shape
+        self._take(resize_labels((labels == 1).astype(np.uint8), height, width))
+
+    def undo(self) -> None:
+        """Take the last step back; raises `InputError` where there is none."""
+        if not self._steps:
+            raise InputError("there is nothing to undo")
+        self._steps.pop()
+        self.mask = np.zeros_like(self.mask)
+        for step in self._steps:
+            self.mask = _apply(self.mask, step)
+
+    def clear(self) -> None:
+        """Wipe the mask; this can be undone."""
+        self._take(np.zeros_like(self.mask))
+
+    def _take(self, step: Stroke | np.ndarray) -> None:
+        self._steps.append(step)
+        self.mask = _apply(self.mask, step)
+
+    def check(self) -> None:
+        """Raise `InputError` for a mask that says nothing: an empty or a full one."""
+        if not self.mask.any():
+            raise InputError(f"the mask of {self.name} is empty; paint over its object first")
+        if self.mask.all():
+            raise InputError(
+                f"the mask of {self.name} covers all of it, so that nothing is background; "
+                "erase what is not the object"
+            )
+
+    def render(self) -> bytes:
+        """Draw the picture with the mask as a blue tint within a yellow line: PNG."""
+        return png(self.shown())
+
+    def shown(self) -> np.ndarray:
+        """What ``render`` encodes, uint8 [h,w,3]."""
+        blue = np.array([int(HIT[n : n + 2], 16) for n in (1, 3, 5)])
+        tinted = self.image.copy()
+        inside = self.mask == 1
+        tinted[inside] = (TINT * blue + (1 - TINT) * tinted[inside]).astype(np.uint8)
+        return outline(tinted, self.mask)
+
+
+def _apply(mask: np.ndarray, step: Stroke | np.ndarray) -> np.ndarray:
+    if isinstance(step, Stroke):
+        return _draw(mask, step, 0 if step.tool == "eraser" else 1)
+    return step.copy()
+
+
+def _draw(mask: np.ndarray, stroke: Stroke, label: int) -> np.ndarray:
+    page = Image.fromarray(mask)
+    draw = ImageDraw.Draw(page)
+    points = [(x, y) for y, x in stroke.points]
+    if stroke.tool == "box":
+        (left, top), (right, bottom) = (
+            tuple(ends(axis) for axis in zip(points[0], points[-1], strict=True))
+            for ends in (min, max)
+        )
+        draw.rectangle((left, top, right, bottom), fill=label)
+    elif stroke.tool == "polygon":
+        draw.polygon(points, fill=label)
+    else:
+        draw.line(points, fill=label, width=max(1, round(2 * stroke.radius)))
+        for x, y in points:  # round ends and joints
+            r = stroke.radius
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=label)
+    return np.array(page)
+
+
+def canvases_in(folder: Path) -> list[Canvas]:
+    """Read the pictures of a folder in order of their names, each with ``<name>.png`` as its mask.
+
+    Raises:
+        InputError: no folder, no pictures in it, or a bad file.
+    """
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}; give the path of one that holds pictures")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise InputError(f"no pictures in {folder}; they end in {', '.join(SUFFIXES)}")
+    canvases = []
+    for path in found:
+        canvas = Canvas.read(path)
+        if path.with_suffix(".png").is_file():
+            canvas.load(path.with_suffix(".png"))
+        canvases.append(canvas)
+    return canvases
+
+
+def save_canvases(root: Path, class_name: str, canvases: Sequence[Canvas]) -> list[Path]:
+    """Write pictures and masks as ``root/class_name/<n>.jpg`` and ``.png``, after what is there.
+
+    That is FSS-1000's layout, as ``--data folder:ROOT`` reads it.
+
+    Returns:
+        The pictures' paths.
+
+    Raises:
+        InputError: nothing to save, a mask that is empty or full, a class name that is no plain
+            folder name, or a folder that cannot be written.
+    """
+    if not class_name.strip() or class_name != Path(class_name).name or class_name[0] == ".":
+        raise InputError(f"class name {class_name!r}: use a plain word, such as 'cup'")
+    if not canvases:
+        raise InputError("there is no labelled picture to save; add one and paint over its object")
+    for canvas in canvases:
+        canvas.check()
+    folder = root / class_name
+    taken = [int(path.stem) for path in folder.glob("*") if path.stem.isdecimal()]
+    saved = []
+    for n, canvas in enumerate(canvases, max(taken, default=0) + 1):
+        save_pair(folder / str(n), canvas.image, canvas.mask)
+        saved.append(folder / f"{n}.jpg")
+    return saved
