@@ -14,6 +14,7 @@ from tiny import tiny_backbones
 from fss import bench
 from fss.bench.dense import WAYS, attention, full
 from fss.bench.dense import inputs as given_to_attention
+from fss.bench.full_size import two_steps
 from fss.bench.timing import in_turn, megabytes, peak_mb
 from fss.bench.training import Workload, floor, steps
 from fss.config import DANetConfig
@@ -74,6 +75,13 @@ def test_floor_counts_more_for_a_larger_batch():
     small, large = floor([WORK, Workload("larger", CONFIG, size=64, batch=4, repeats=1)], side=16)
     assert are_measured(small)
     assert large["giga_multiply_adds"] == pytest.approx(2 * small["giga_multiply_adds"])
+
+
+def test_full_size_resumes_its_run():
+    row = two_steps("resnet50", channels=8, size=65)
+    assert are_measured(row)
+    assert row["name"] == "resnet50, 65 px, C = 8"
+    assert {"backbone_ms", "head_ms", "save_ms", "resume_ms", "peak_mb", "file_mb"} <= row.keys()
 
 
 @pytest.mark.slow  # a process a way, each of which imports torch

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fss.bench.dense import attention
+from fss.bench.full_size import full_size
 from fss.bench.timing import Rows, in_turn, medians
 from fss.bench.training import floor, steps
 from fss.config import DANetConfig
@@ -99,6 +100,7 @@ PARTS: Mapping[str, Callable[[], Rows]] = {
     "renderer": renderer,
     "steps": steps,
     "floor": floor,
+    "full_size": full_size,
     "attention": attention,
     "queries": queries,
     "clicks": clicks,
@@ -122,6 +124,7 @@ HEADINGS = {
     "renderer": "Drawing the shapes world",
     "steps": "A training step of one shot; aim: a cached step at most 1.15 times its head alone",
     "floor": "The head's step beside its multiply-adds at a matrix product's rate; aim: within 3",
+    "full_size": "A step of preset paper from nothing, saved, and one in the resumed run",
     "attention": "Dense attention over N positions, 64 channels: time, and memory at its peak",
     "queries": "A query by a support set encoded anew, or once",
     "clicks": "The explorer's answer to a click, numbers and picture; aim: within 150 ms",
