@@ -1,4 +1,4 @@
-"""Make the runs of a campaign: one core a run, resumable, each result written whole or not at all.
+"""Make the runs of a campaign: resumable, each result written whole or not at all.
 
 The parent only starts processes and shows how far they are; each run is a process of its own, which
 trains, measures and writes its result. Whatever is interrupted goes on when asked again.
@@ -11,18 +11,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
 from fss.campaign import Campaign, Run
-from fss.data import open_dataset
-from fss.episodes import EpisodeList
+from fss.config import Scoring
+from fss.data.dataset import Dataset
+from fss.engine import check_device
+from fss.episodes import EpisodeList, check_shots
 from fss.errors import InputError, Stopped
-from fss.evaluate import REFERENCES, figures, network, tally_episodes
+from fss.evaluate import REFERENCES, features_of, figures, network, tally_episodes
 from fss.features import CachedFeatures
 from fss.files import held, write_atomically
 from fss.machine import describe
@@ -34,46 +38,71 @@ CHILD = "FSS_RUN_OF_A_CAMPAIGN"  # set for the processes of a campaign
 PATIENCE = 60.0  # seconds that a process has for its last checkpoint
 
 
-def make_run(campaign: Campaign, run: Run, runs: Path, *, progress: bool = False) -> None:
-    """Train, measure on the test list of every number of shots, and write the result.
+def make_run(
+    campaign: Campaign,
+    run: Run,
+    runs: Path,
+    *,
+    device: str = "cpu",
+    workers: int = 0,
+    progress: bool = False,
+) -> None:
+    """Train, measure on the test lists of every number of shots, and write the result.
 
     Args:
         campaign: where the result goes.
         run: what to do; one that is interrupted goes on from its last checkpoint.
         runs: folder for the weights and logs of all runs.
+        device: ``"cpu"``, ``"cuda"`` ...
+        workers: processes that read pictures.
         progress: show bars.
     """
-    spec, out = run.open_spec(), runs / run.name
+    out = runs / run.name
     machine = describe()  # now: the code on disk may have changed when the training ends
     start = time.perf_counter()
     if run.reference:
-        model = DANet(run.config)
+        model = DANet(run.config).to(device)
     else:
         model = train(
-            run.config, run.schedule, spec, out, fold=run.fold, resume=True, progress=progress
-        )
+            run.config, run.schedule, run.open_spec(), out, fold=run.fold, device=device,
+            resume=True, workers=workers, progress=progress, options=run.options,
+        )  # fmt: skip
     trained = time.perf_counter() - start
     predict = REFERENCES[run.arm] if run.reference else network(model)
-    dataset = open_dataset(spec, split="test", fold=run.fold, size=run.schedule.size)
-    source = CachedFeatures(model, dataset, progress=progress)
+    dataset = run.open("test")
+    source = features_of(
+        model, dataset, cache=run.schedule.cache, workers=workers, progress=progress
+    )
     record: dict[str, Any] = {"settings": run.settings(), "machine": machine}
-    measured, tallies = {}, {}
+    measured, by_list, tallies = {}, {}, {}
     lists: dict[int | str, str] = {}
     for k in run.shots:
-        episodes = EpisodeList.sample(dataset, shots=k, episodes=run.episodes, seed=run.list_seed)
-        tally = tally_episodes(predict, source, dataset, episodes.episodes, progress=progress)
+        drawn = _lists(run, dataset, k)
+        episodes = EpisodeList(tuple(chain.from_iterable(drawn)))
+        tally = tally_episodes(
+            predict, source, dataset, episodes.episodes, scoring=run.scoring, progress=progress
+        )
         measured[k], tallies[k] = figures(tally, dataset.classes), tally.to_json()
         lists[k] = episodes.sha256
+        by_list[k] = [
+            {"list_seed": seed, "episodes_sha256": each.sha256, "miou": part.miou(),
+             "fb_iou": part.fb_iou()}
+            for seed, (each, part) in enumerate(
+                zip(drawn, tally.parts(run.lists), strict=True), run.list_seed
+            )
+        ]  # fmt: skip
     also = {}
     for name, other in run.also.items():
-        dataset = open_dataset(
-            run.open_spec(other), split="test", fold=run.fold, size=run.schedule.size
+        dataset = run.open("test", other)
+        (episodes,) = _lists(replace(run, lists=1), dataset, 1)
+        source = features_of(
+            model, dataset, cache=run.schedule.cache, workers=workers, progress=progress
         )
-        episodes = EpisodeList.sample(dataset, shots=1, episodes=run.episodes, seed=run.list_seed)
-        source = CachedFeatures(model, dataset, progress=progress)
         tally = tally_episodes(predict, source, dataset, episodes.episodes, progress=progress)
         also[name], lists[name] = tally.to_json(), episodes.sha256
-    record |= {"figures": measured, "episodes_sha256": lists}
+    if int(os.environ.get("RANK", 0)) > 0:  # of several processes of a launcher, the first writes
+        return
+    record |= {"figures": measured, "by_list": by_list, "episodes_sha256": lists}
     if not run.reference:
         kept = {key: model.trained[key] for key in ("step", "best")}
         log = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
@@ -88,13 +117,35 @@ def make_run(campaign: Campaign, run: Run, runs: Path, *, progress: bool = False
     write_atomically(path, f"{{\n{lines}\n}}\n".encode())
 
 
-def ablate(folder: Path, *, runs: Path, jobs: int, progress: bool = True) -> None:
+def _lists(run: Run, dataset: Dataset, shots: int) -> list[EpisodeList]:
+    return [
+        EpisodeList.sample(dataset, shots=shots, episodes=run.episodes, seed=run.list_seed + n)
+        for n in range(run.lists)
+    ]
+
+
+def ablate(
+    folder: Path,
+    *,
+    runs: Path,
+    jobs: int,
+    device: str = "cpu",
+    workers: int = 0,
+    launch: Sequence[str] = (),
+    names: Collection[str] | None = None,
+    progress: bool = True,
+) -> None:
     """Make all runs of ``folder`` that have no result yet, ``jobs`` at a time.
 
     Args:
         folder: holds ``campaign.toml``, and gets the results.
         runs: folder for weights and logs; where runs are resumed from.
-        jobs: processes at a time, each on one core.
+        jobs: runs at a time, each on one core.
+        device: ``"cpu"``, or ``"cuda"``, of which each run at a time gets one.
+        workers: processes that read pictures, of each run.
+        launch: words of a command that starts a Python module in one or several processes, as
+            ``torchrun --nproc_per_node 2`` does; default: this Python.
+        names: of the runs to make; default: all.
         progress: show a bar of all steps with the time left.
 
     Raises:
@@ -102,15 +153,29 @@ def ablate(folder: Path, *, runs: Path, jobs: int, progress: bool = True) -> Non
         Stopped: SIGINT or SIGTERM came; the same command goes on.
     """
     campaign = Campaign.read(folder)
+    check_device(device)
+
+    def command(run: Run, slot: int) -> list[str]:
+        """What makes a run; of those at a time, each has a slot from 0 on."""
+        own = f"{device}:{slot}" if device == "cuda" and jobs > 1 and not launch else device
+        return [
+            *(launch or [sys.executable]), "-m", "fss", "ablate", str(folder), "--only", run.name,
+            "--runs", str(runs), "--device", own, "--workers", str(workers), "--quiet",
+        ]  # fmt: skip
+
     with held(folder):
         done = campaign.results()
+        if names is not None:
+            campaign = replace(
+                campaign, runs=tuple(run for run in campaign.runs if run.name in names)
+            )
         # All arms of one seed before the next seed: an interrupted campaign is a smaller one.
         left = sorted(
             (run for run in campaign.runs if run.name not in done), key=lambda run: run.seed
         )
         if left:
-            _check_and_warm(left, jobs, progress)
-        _make_all(campaign, left, runs, jobs, progress)
+            _check_and_warm(left, device, max(jobs, workers), progress)
+        _make_all(campaign, left, runs, jobs, command, progress)
 
 
 def obey_parent() -> None:
@@ -125,32 +190,58 @@ def obey_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _check_and_warm(left: Sequence[Run], jobs: int, progress: bool) -> None:
-    """Open all data before the first run starts, and extract the features that runs share."""
-    seen = set()
-    for run in left:
-        spec, size = run.open_spec(), run.schedule.size
-        splits = ("test",) if run.reference else ("train", "val", "test")
+class Needed(NamedTuple):
+    """Pictures that some runs read, and whether they also read the mirror image of each."""
+
+    run: Run
+    split: str
+    mirrors: bool
+
+
+def needed(runs: Iterable[Run]) -> list[Needed]:
+    """Return what runs read, each once: where they cache features, each is a cache."""
+    found: dict[tuple[Any, ...], Needed] = {}
+    for run in runs:
         masked = run.config.prior == "masked_input"
-        for split in splits:
+        for split in ("test",) if run.reference else ("train", "val", "test"):
             mirrors = split == "train" and run.schedule.augment == "flip"
-            key = (spec, split, run.fold, size, run.config.backbone, masked, mirrors)
-            if key in seen or not run.schedule.cache:
-                continue
-            seen.add(key)
-            dataset = open_dataset(spec, split=split, fold=run.fold, size=size)
-            CachedFeatures(
-                DANet(run.config), dataset, mirrors=mirrors, workers=jobs, progress=progress
-            )
+            key = (run.spec, split, run.fold, run.schedule.size, run.config.backbone, masked,
+                   mirrors, run.schedule.cache)  # fmt: skip
+            found.setdefault(key, Needed(run, split, mirrors))
+    return list(found.values())
+
+
+def _check_and_warm(left: Sequence[Run], device: str, workers: int, progress: bool) -> None:
+    """Open all data before the first run starts, and extract the features that runs share."""
+    backbones = set()
+    for run, split, mirrors in needed(left):
+        dataset = run.open(split)
+        if split == "test":
+            check_shots(dataset, max(run.shots))
+            if run.scoring != Scoring():  # whether there are labels of their own size
+                first = dataset.classes[0]
+                dataset.reader.own_mask(first, dataset.images[first][0])
+        if run.schedule.cache:
+            model = DANet(run.config).to(device)
+            CachedFeatures(model, dataset, mirrors=mirrors, workers=workers, progress=progress)
+        elif run.config.backbone not in backbones:  # whether its weights are there
+            backbones.add(run.config.backbone)
+            DANet(run.config)
 
 
 def _make_all(
-    campaign: Campaign, left: Sequence[Run], runs: Path, jobs: int, progress: bool
+    campaign: Campaign,
+    left: Sequence[Run],
+    runs: Path,
+    jobs: int,
+    command: Callable[[Run, int], list[str]],
+    progress: bool,
 ) -> None:
-    waiting = list(left)
-    steps = {run.name: _steps(run) for run in campaign.runs}
+    waiting, slots = list(left), list(range(jobs))
+    steps = {run.name: steps_of(run) for run in campaign.runs}
     finished = sum(steps.values()) - sum(steps[run.name] for run in left)
     running: dict[str, subprocess.Popen[str]] = {}
+    taken: dict[str, int] = {}
     total = sum(steps.values())
     bar = tqdm(total=total, initial=finished, desc=campaign.folder.name, unit="step",
                disable=not progress, dynamic_ncols=True)  # fmt: skip
@@ -158,24 +249,24 @@ def _make_all(
         while waiting or running:
             while waiting and len(running) < jobs:
                 run = waiting.pop(0)
-                running[run.name] = _start(campaign, run, runs)
+                taken[run.name] = slots.pop(0)
+                running[run.name] = _start(command(run, taken[run.name]))
             for name, process in list(running.items()):
                 if process.poll() is not None:
                     del running[name]
+                    slots.append(taken.pop(name))
                     finished += steps[name]
                     if process.returncode:
                         raise InputError(f"{name}: {_last_line(process)}")
                     if progress:
                         bar.write(f"{name}: done")
-            now = finished + sum(_logged(runs / name) for name in running)
+            now = finished + sum(logged(runs / name) for name in running)
             bar.set_postfix_str(f"{', '.join(running)}", refresh=False)
             bar.update(now - bar.n)
             time.sleep(0.2)
 
 
-def _start(campaign: Campaign, run: Run, runs: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "fss", "ablate", str(campaign.folder), "--only", run.name,
-               "--runs", str(runs), "--quiet"]  # fmt: skip
+def _start(command: Sequence[str]) -> subprocess.Popen[str]:
     # Its own session: Ctrl-C reaches only us, and we pass it on. It watches its stdin for our end.
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -211,17 +302,15 @@ def _last_line(process: subprocess.Popen[str]) -> str:
     return lines[-1].removeprefix("fss: error: ")
 
 
-def _steps(run: Run) -> int:
+def steps_of(run: Run) -> int:
+    """Return the optimiser steps of a run, for which its data may have to be opened."""
     if run.reference:
         return 0
-    if run.schedule.steps is not None:
-        return run.schedule.steps
-    dataset = open_dataset(run.open_spec(), split="train", fold=run.fold, size=run.schedule.size)
-    return step_count(run.schedule, dataset)
+    return run.schedule.steps or step_count(run.schedule, run.open("train"))
 
 
-def _logged(out: Path) -> int:
-    """The last step that a run's log tells of."""
+def logged(out: Path) -> int:
+    """Return the last step that a run's log tells of; 0 where there is none."""
     try:
         return int(json.loads((out / LOG).read_text().splitlines()[-1])["step"])
     except (OSError, IndexError, ValueError):

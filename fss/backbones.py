@@ -95,7 +95,8 @@ class Backbone(nn.Module):
                 f"expected float pictures [B,3,H,W] in 0..1, got {images.dtype} "
                 f"{tuple(images.shape)}; divide uint8 by 255 and put the channels first"
             )
-        largest = images.amax().item() if images.numel() else 0.0
+        seen = images.numel() and not images.is_meta  # a meta tensor has a shape alone
+        largest = images.amax().item() if seen else 0.0
         if not largest <= RANGE:  # so written, it also refuses nan
             raise ValueError(
                 f"expected pictures in 0..1, got values up to {largest:.4g}; divide by 255"

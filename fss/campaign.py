@@ -8,13 +8,23 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Self
 
-from fss.config import DANetConfig, TrainConfig, arm, preset, with_settings
+from fss.config import (
+    DANetConfig,
+    DataConfig,
+    Scoring,
+    TrainConfig,
+    arm,
+    preset,
+    with_settings,
+)
+from fss.data import open_dataset
+from fss.data.dataset import Dataset
 from fss.errors import InputError, nearest
 from fss.metrics import EpisodeTally, paired_interval
 
@@ -24,12 +34,14 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")  # of a file or folder, on every syst
 KEYS: dict[str, dict[str, Any]] = {
     "campaign": {
         "preset": "quick", "baseline": "base", "fold": 0, "shots": [1, 5], "episodes": 1000,
-        "list_seed": 0, "references": [], "set": [], "data": {}, "arms": {},
+        "list_seed": 0, "lists": 1, "options": {}, "scoring": {}, "references": [], "set": [],
+        "data": {}, "arms": {},
     },
-    "data": {"spec": "", "set": [], "also": {}},
+    "data": {"spec": "", "fold": 0, "set": [], "also": {}},
     "arm": {"arm": "", "set": [], "seeds": 1, "data": []},
 }  # fmt: skip
-"""What may stand in each table, with the defaults; a value has its default's type."""
+"""What may stand in each table, with the defaults; a value has its default's type. A data set's
+fold is the campaign's where it has none of its own; ``options`` are those of ``DataConfig``."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,9 @@ class Run:
         config: the network.
         schedule: the training; its seed is ``seed``.
         fold, shots, episodes, list_seed: how it is measured.
+        lists: episode lists, of the seeds from ``list_seed`` on.
+        options: which pictures and classes of the data.
+        scoring: what predictions are compared with.
         also: name -> spec of other data whose test classes it is measured on with one shot.
     """
 
@@ -58,6 +73,9 @@ class Run:
     shots: tuple[int, ...]
     episodes: int
     list_seed: int
+    lists: int
+    options: DataConfig
+    scoring: Scoring
     also: Mapping[str, str]
 
     @property
@@ -75,6 +93,8 @@ class Run:
         how = {
             "data": self.spec, "fold": self.fold, "size": self.schedule.size,
             "shots": list(self.shots), "episodes": self.episodes, "list_seed": self.list_seed,
+            "lists": self.lists, "options": self.options.to_json(),
+            "scoring": self.scoring.to_json(),
         }  # fmt: skip
         if self.also:
             how["also"] = dict(self.also)
@@ -91,6 +111,13 @@ class Run:
                              f"{missing[1]}=path/to/pictures")  # fmt: skip
         return spec
 
+    def open(self, split: str, spec: str | None = None) -> Dataset:
+        """Open a split of the data, or of other data, which the options do not concern."""
+        return open_dataset(
+            self.open_spec(spec), split=split, fold=self.fold, size=self.schedule.size,
+            options=self.options if spec is None else DataConfig(),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Result:
@@ -98,7 +125,7 @@ class Result:
 
     Attributes:
         run: what it is a run of.
-        tallies: shots -> the integers of every episode.
+        tallies: shots -> the integers of every episode, list after list.
         also: name of other data -> the integers of every episode there, with one shot.
         record: the whole file.
     """
@@ -132,6 +159,16 @@ class Campaign:
             raise InputError(f"{path}: no such file; it declares a campaign's arms") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"{path}: cannot be read as TOML ({error})") from error
+        return cls.declared(folder, declared)
+
+    @classmethod
+    def declared(cls, folder: Path, declared: Mapping[str, Any]) -> Self:
+        """Make the campaign that ``folder/campaign.toml`` declares, or is going to.
+
+        Raises:
+            InputError: it declares what does not exist; the message names it.
+        """
+        path = folder / DECLARATION
         try:
             campaign = _checked("campaign", "", declared)
             runs = tuple(_runs(campaign))
@@ -186,7 +223,7 @@ class Campaign:
                 raise InputError(
                     f"{path}: was made with {name} = {_flat(made).get(name)!r}, and {DECLARATION} "
                     f"declares {value!r}; results of different settings are not mixed: remove the "
-                    "file, or declare another campaign"
+                    "file, or take another folder"
                 )
         return Result(run, tallies, also, record)
 
@@ -231,6 +268,15 @@ def summary(
     return rows
 
 
+def notes(runs: Sequence[Run]) -> list[str]:
+    """Return what a reader of the runs' figures should know of their data."""
+    data = {run.data: run for run in runs}
+    return list(dict.fromkeys(
+        note for run in data.values() for split in ("train", "test")
+        for note in run.open(split).notes
+    ))  # fmt: skip
+
+
 def _runs(campaign: Mapping[str, Any]) -> list[Run]:
     runs = []
     for key in ("data", "arms"):
@@ -246,10 +292,13 @@ def _runs(campaign: Mapping[str, Any]) -> list[Run]:
                 raise InputError(f"data.{data}.also.{name} = {spec!r}: give a name of small "
                                  "letters and digits, and a data set")  # fmt: skip
         base = campaign["set"] + table["set"]
+        folded = table if "fold" in given else campaign
         measured = dict(
-            data=data, spec=table["spec"] or data, fold=campaign["fold"],
+            data=data, spec=table["spec"] or data, fold=folded["fold"],
             shots=tuple(campaign["shots"]), episodes=campaign["episodes"],
-            list_seed=campaign["list_seed"], also=table["also"],
+            list_seed=campaign["list_seed"], lists=campaign["lists"],
+            options=DataConfig.from_json(campaign["options"]),
+            scoring=Scoring.from_json(campaign["scoring"]), also=table["also"],
         )  # fmt: skip
         for name in campaign["references"]:
             if name not in REFERENCES:
@@ -297,7 +346,9 @@ def _checked(kind: str, place: str, given: Any) -> dict[str, Any]:
 
 def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with those that did not exist yet when they were written; each has its default."""
-    completed = dict(settings)
+    completed = {
+        "lists": 1, "options": DataConfig().to_json(), "scoring": Scoring().to_json(), **settings
+    }  # fmt: skip
     if "config" in settings:
         completed["config"] = DANetConfig.from_json(settings["config"]).to_json()
     if "train" in settings:

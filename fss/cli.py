@@ -1,4 +1,4 @@
-"""The command line: ``fss train | eval | predict | check | bench | ablate | download | replay``.
+"""The command line: ``fss train | eval | predict | check | bench | ablate | reproduce | ...``.
 
 Heavy imports wait until a command runs, so that ``fss --help`` answers at once.
 """
@@ -6,6 +6,8 @@ Heavy imports wait until a command runs, so that ``fss --help`` answers at once.
 import io
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
 import time
@@ -46,7 +48,23 @@ BackboneWeights = Annotated[
 SkipSmallClasses = Annotated[
     bool, _help(help="leave out classes with fewer pictures than an episode needs")
 ]
+Set = Annotated[
+    tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]],
+    _help(help="other settings: --set channels=96 steps=4000", metavar="NAME=VALUE ..."),
+]
 Quiet = Annotated[bool, _help(help="no progress bars")]
+Jobs = Annotated[
+    int, _help(help="runs at a time; -1 means one a core or a GPU, and one with a launcher")
+]
+Readers = Annotated[
+    int,
+    _help(help="processes that read pictures, of each run; -1 means none on a CPU, else up to 4"),
+]
+Runs = Annotated[Path, _help(help="folder for weights and logs", metavar="PATH")]
+Launch = Annotated[
+    str,
+    _help(help="what starts each run, as in 'torchrun --nproc_per_node 2'", metavar="COMMAND"),
+]
 
 
 def train(
@@ -56,10 +74,7 @@ def train(
     arm: Annotated[str, _help(help="base, pca, lda, danet, repaired or pfenet")] = "danet",
     fold: Fold = 0,
     seed: Annotated[int, _help(help="of weights, episodes, augmentation and dropout")] = 0,
-    set: Annotated[  # noqa: A002
-        tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]],
-        _help(help="other settings: --set channels=96 steps=4000", metavar="NAME=VALUE ..."),
-    ] = (),
+    set: Set = (),  # noqa: A002
     options: Options = DataConfig(),
     resume: Annotated[
         bool, _help(help="go on with the run that --out holds, or start one where it holds none")
@@ -298,8 +313,11 @@ def ablate(
     only: Annotated[
         str | None, _help(help="make this run, in this process", metavar="DATA/ARM-SEED")
     ] = None,
-    jobs: Annotated[int, _help(help="runs at a time, one core each; -1 means one a core")] = -1,
-    runs: Annotated[Path, _help(help="folder for weights and logs", metavar="PATH")] = Path("runs"),
+    jobs: Jobs = -1,
+    runs: Runs = Path("runs"),
+    launch: Launch = "",
+    device: Device = "cpu",
+    workers: Readers = -1,
     quiet: Quiet = False,
 ) -> None:
     """Train and measure arms x seeds x data, as FOLDER/campaign.toml declares; resumable."""
@@ -308,7 +326,11 @@ def ablate(
     from fss.campaign import Campaign
 
     if only is None:
-        make(campaign, runs=runs / campaign.resolve().name, jobs=_workers(jobs), progress=not quiet)
+        make(
+            campaign, runs=runs / campaign.resolve().name, jobs=_jobs(jobs, device, launch),
+            device=device, workers=_readers(workers, device), launch=_words(launch),
+            progress=not quiet,
+        )  # fmt: skip
         return
     obey_parent()
     declared = Campaign.read(campaign)
@@ -318,7 +340,78 @@ def ablate(
     if only in declared.results():
         print(f"{declared.path(names[only])}: is there already; remove it to measure anew")
         return
-    make_run(declared, names[only], runs, progress=not quiet)
+    make_run(
+        declared, names[only], runs, device=device, workers=_readers(workers, device),
+        progress=not quiet,
+    )  # fmt: skip
+
+
+def reproduce(
+    table: Annotated[
+        str, _help(help="table1, table2 or table3", metavar="TABLE"), tyro.conf.Positional
+    ],
+    data: Data,
+    preset: Annotated[
+        str, _help(help="paper, or smoke: minutes on two cores, to try the machinery")
+    ] = "paper",
+    out: Annotated[
+        Path | None,
+        _help(help="folder of the results; default: reproduced/TABLE", metavar="FOLDER"),
+    ] = None,
+    folds: Annotated[
+        tuple[int, ...], _help(help="of Pascal-5i, to run alone; default: all, or 0 and 1 in smoke")
+    ] = (),
+    set: Set = (),  # noqa: A002
+    options: Options = DataConfig(),
+    scoring: Scored = Scoring(at="label"),
+    dry_run: Annotated[
+        bool, _help(help="print the runs, what is done, and what the rest takes; make nothing")
+    ] = False,
+    tflops: Annotated[
+        float, _help(help="what the GPU really does in a second, for the hours of --dry-run")
+    ] = 6.0,
+    jobs: Jobs = -1,
+    runs: Runs = Path("runs"),
+    launch: Launch = "",
+    device: Device = "cpu",
+    workers: Readers = -1,
+    quiet: Quiet = False,
+) -> None:
+    """Make one of the paper's tables and set it beside the paper's figures; resumable."""
+    from fss.ablate import ablate as make
+    from fss.engine import check_device
+    from fss.files import check_writable, write_atomically
+    from fss.paper import table_of
+    from fss.plan import plan
+    from fss.reproduce import choose, declare, write_declaration
+
+    folder = out or Path("reproduced") / table
+    settings = sum(set, ())
+    whole, declared = declare(
+        table, data, folder, preset=preset, settings=settings, options=options, scoring=scoring
+    )
+    campaign = choose(whole, table, preset, folds)
+    names = [run.name for run in campaign.runs]
+    weights = runs / folder.resolve().name
+    check_writable(folder / f"{table}.md")
+    done = whole.results()
+    if dry_run:
+        done = {name: done[name] for name in names if name in done}
+        print(plan(campaign, done, weights, tflops), end="")
+        return
+    check_device(device)
+    started = _words(launch)
+    write_declaration(whole, declared)
+    make(
+        folder, runs=weights, jobs=_jobs(jobs, device, launch), device=device,
+        workers=_readers(workers, device), launch=started, names=names, progress=not quiet,
+    )  # fmt: skip
+    words = ["fss", "reproduce", table, "--data", data, "--preset", preset]
+    words += ["--folds", *map(str, folds)] if folds else []
+    words += ["--set", *settings] if settings else []
+    text = table_of(table, preset, campaign, whole.results(), shlex.join(words))
+    write_atomically(folder / f"{table}.md", text.encode())
+    print(text, end="")
 
 
 def download(
@@ -350,6 +443,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check": check,
     "bench": bench,
     "ablate": ablate,
+    "reproduce": reproduce,
     "download": download,
     "replay": replay,
 }
@@ -367,8 +461,12 @@ def main(args: list[str] | None = None) -> None:
         with _termination_unwinds():
             if args and not args[0].startswith("-") and args[0] not in COMMANDS:
                 raise InputError(f"unknown command {args[0]!r}; {nearest(args[0], COMMANDS)}")
-            if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args[:1] not in (["train"], ["eval"]):
-                raise InputError("only train and eval run in several processes; use no launcher")
+            alone = args[:1] not in (["train"], ["eval"]) and "--only" not in args
+            if int(os.environ.get("WORLD_SIZE", 1)) > 1 and alone:
+                raise InputError(
+                    "only train, eval and a campaign's single runs share their work among several "
+                    "processes; use no launcher (ablate and reproduce take one by --launch)"
+                )
             _parse(args)()
             sys.stdout.flush()
     except InputError as error:
@@ -471,6 +569,30 @@ def _meant(text: str, command: str) -> str:
         options += [f"--{no}{each.replace('_', '-')}" for each in names]
     match = closest(unknown[1], options)
     return f"; did you mean {match!r}?" if match else ""
+
+
+def _jobs(count: int, device: str, launch: str) -> int:
+    if count < 0 and launch:  # whose processes share out what there is
+        return 1
+    if count < 0 and device == "cuda":
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    return _workers(count) or 1
+
+
+def _readers(count: int, device: str) -> int:
+    return 0 if count < 0 and device == "cpu" else _workers(count)
+
+
+def _words(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise InputError(f"--launch {command}: not a command ({error})") from error
+    if words and shutil.which(words[0]) is None:
+        raise InputError(f"--launch {command}: no program {words[0]!r} here; give its path")
+    return words
 
 
 def _workers(count: int) -> int:

@@ -128,6 +128,19 @@ def tally_episodes(
     return whole
 
 
+def features_of(
+    model: DANet, dataset: Dataset, *, cache: bool, workers: int = 0, progress: bool = False
+) -> FeatureSource:
+    """Return the source of a data set's features, through the cache on disk or without it.
+
+    Of several processes, the first one fills the cache.
+    """
+    if cache:
+        with PartialState().main_process_first():
+            return CachedFeatures(model, dataset, workers=workers, progress=progress)
+    return LiveFeatures(model, dataset, workers=workers)
+
+
 def _comparable(
     predicted: np.ndarray, own: np.ndarray, scoring: Scoring
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -184,15 +197,9 @@ def evaluate(
     if scoring != Scoring():  # whether there are such labels, before minutes of work
         dataset.reader.own_mask(episodes[0].class_name, episodes[0].query)
     model.eval()
-    source: FeatureSource
-    if cache:
-        with PartialState().main_process_first():
-            source = CachedFeatures(model, dataset, workers=workers, progress=progress)
-    else:
-        source = LiveFeatures(model, dataset, workers=workers)
     tally = tally_episodes(
         predict or network(model),
-        source,
+        features_of(model, dataset, cache=cache, workers=workers, progress=progress),
         dataset,
         episodes.episodes,
         scoring=scoring,

@@ -11,8 +11,9 @@ import torch
 def describe() -> dict[str, str]:
     """Name the processor, the cores we may use, torch's threads, the versions and the commit.
 
-    The commit is empty where the kit does not run from a clone.
+    The commit is empty where the kit does not run from a clone. Where there is a GPU, it is named.
     """
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "cpu": _cpu(),
         "cores": str(_cores()),
@@ -20,6 +21,7 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "commit": _commit(),
+        **gpu,
     }
 
 

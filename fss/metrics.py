@@ -92,6 +92,19 @@ class EpisodeTally:
         merged.counts = np.concatenate([self.counts, other.counts])
         return merged
 
+    def parts(self, count: int) -> list["EpisodeTally"]:
+        """Return the tallies of ``count`` lists of one length that were counted one after another.
+
+        Raises:
+            InputError: so many lists cannot be of one length.
+        """
+        if count < 1 or len(self) % count:
+            raise InputError(f"{len(self)} episodes are not {count} lists of one length")
+        tallies = [EpisodeTally() for _ in range(count)]
+        for tally, counts in zip(tallies, np.split(self.counts, count), strict=True):
+            tally.counts = counts
+        return tallies
+
     @property
     def classes(self) -> tuple[int, ...]:
         """The covered classes, ascending."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fss.campaign import Campaign, summary
-from fss.config import DANetConfig
+from fss.config import DANetConfig, DataConfig, Scoring
 from fss.errors import InputError
 from fss.metrics import EpisodeTally
 
@@ -69,11 +69,27 @@ def test_a_declaration_makes_its_runs(folder):
     assert runs[0].reference and "train" not in runs[0].settings()
 
 
+def test_folds_lists_and_what_is_read_may_be_declared(folder):
+    more = 'fold = 2\nlists = 3\n[scoring]\nat = "label"\n[options]\nmin_pixels = 9\n'
+    declared = DECLARED.replace("[data.mine]", "[data.mine]\nfold = 0")
+    (folder / "campaign.toml").write_text(declared.replace("[data.shapes]", f"{more}[data.shapes]"))
+    runs = Campaign.read(folder).runs
+    assert {(run.data, run.fold) for run in runs} == {("shapes", 2), ("mine", 0)}
+    assert {run.lists for run in runs} == {3}
+    assert {run.options for run in runs} == {DataConfig(min_pixels=9)}
+    assert {run.scoring for run in runs} == {Scoring(at="label")}
+
+
 def test_a_setting_younger_than_the_result_has_its_default(folder):
     campaign = Campaign.read(folder)
     settings = campaign.runs[1].settings()
     del settings["train"]["iou_weight"]
     write(campaign, "shapes/base-0", tally((1, 2), (3, 4)), train=settings["train"])
+    path = campaign.path(campaign.runs[1])
+    record = json.loads(path.read_text())
+    for name in ("lists", "options", "scoring"):
+        del record["settings"][name]
+    path.write_text(json.dumps(record))
     assert set(campaign.results()) == {"shapes/base-0"}
     changed = settings["train"] | {"iou_weight": 1.0}
     write(campaign, "shapes/base-0", tally((1, 2), (3, 4)), train=changed)
@@ -112,6 +128,10 @@ def test_a_private_path_stays_in_the_environment(folder, monkeypatch):
         ("[data.shapes]\n[data.mine]", "[mine]", "mine: no such key"),
         ("episodes = 2", 'baseline = "bse"', "baseline = 'bse': no such arm; did you mean 'base'"),
         ("[data.mine]", "[data.mine]\nalso = { a = 1 }", "data.mine.also.a = 1: give a name of"),
+        ("[data.mine]", "[data.mine]\nfold = -1", "data.mine.fold = -1: use 1 or more"),
+        ("shots = [1]", "shots = [1]\nlists = 0", "lists = 0: use 1 or more"),
+        ("[arms]", "[options]\nnovl = 1\n[arms]", "no setting 'novl'; did you mean 'novel'"),
+        ("[arms]", "[scoring]\nat = 1\n[arms]", "Scoring.at = 1: use 'network', 'label'"),
     ],
 )
 def test_a_bad_declaration_is_refused(folder, old, new, message):

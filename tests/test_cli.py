@@ -154,7 +154,8 @@ def test_help_explains_every_option(command, capsys):
                 assert " ".join(first.split()[:5]) in text, field.name
         elif name != "return":
             positional = {"failed": "fss replay .*PATH", "campaign": "fss ablate .*FOLDER",
-                          "what": "fss download .*NAME"}  # fmt: skip
+                          "what": "fss download .*NAME",
+                          "table": "fss reproduce .*TABLE"}  # fmt: skip
             option = rf"--(no-)?{name.replace('_', '-')}\b"
             assert re.search(positional.get(name, option), text), name
             (told,) = (part.help for part in kind.__metadata__ if getattr(part, "help", None))

@@ -426,7 +426,7 @@ def test_bad_input_of_several_processes_is_one_line(tmp_path, data):
     assert not (tmp_path / "run").exists()
     processes = launch(tmp_path, "check", "--data", f"folder:{data}")
     end(processes, 2)
-    assert "only train and eval run in several processes" in processes[0].err
+    assert "only train, eval and a campaign's single runs share their work" in processes[0].err
 
 
 def test_a_process_that_is_left_alone_says_so(tmp_path, data):
