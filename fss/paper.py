@@ -125,8 +125,10 @@ def _difference(values: Sequence[float] | None, paper: float) -> str:
 def _told(preset: str, campaign: Campaign, results: Mapping[str, Result]) -> str:
     """What a reader of the figures has to know."""
     run = campaign.runs[0]
-    machine = results[run.name].record["machine"]
-    steps = sorted({results[run.name].record["log"][-1]["step"] for run in campaign.runs})
+    records = [results[run.name].record for run in campaign.runs]
+    machine = records[0]["machine"]
+    commits = dict.fromkeys(record["machine"]["commit"] or "unknown" for record in records)
+    steps = sorted({record["log"][-1]["step"] for record in records})
     folds = sorted({run.fold for run in campaign.runs})
     kind = run.spec.partition(":")[0]
     lines = [
@@ -136,7 +138,7 @@ def _told(preset: str, campaign: Campaign, results: Mapping[str, Result]) -> str
         f"seed {run.list_seed} on, compared at the {run.scoring.at}'s size"
         f"{'; ± is the standard deviation over the lists' if run.lists > 1 else ''}. "
         f"{machine.get('gpu', machine['cpu'])}, torch {machine['torch']}, commit "
-        f"{machine['commit'] or 'unknown'}."
+        f"{', '.join(commits)}."
     ]
     if run.data != kind and len(folds) < len(FOLDS):
         lines.append(
