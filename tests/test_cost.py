@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fss.config import DANetConfig, TrainConfig
 from fss.cost import _Live, count
+from fss.engine import start
 from fss.episodes import EpisodeStream
 from fss.evaluate import network
 from fss.features import CachedFeatures, LiveFeatures
@@ -32,11 +33,12 @@ def schedule(request):
 def test_what_is_counted_is_what_is_done(config, schedule, tmp_path):
     cost = count(config, schedule, (1, 2))
     model, data = DANet(config).train(), tiny.boxes(size=64)
-    optimizer = make_optimizer(model, schedule)
+    accelerator = start()
+    optimizer = accelerator.prepare(make_optimizer(model, schedule))
     stream = EpisodeStream(data, 1, 0, 3)
     with FlopCounterMode(display=False) as counter:
         (batch,) = LiveFeatures(model, data).batches(stream, 3)
-        train_step(model, optimizer, batch, schedule.aux_weight)
+        train_step(model, optimizer, batch, schedule.aux_weight, accelerator=accelerator)
     assert cost.step == counter.get_total_flops() / 2 > 0
 
     model.eval()
@@ -52,7 +54,7 @@ def test_what_is_counted_is_what_is_done(config, schedule, tmp_path):
     held = sum(array.nbytes for array in source.maps.values())
     assert cost.features == held / len(source.rows)
 
-    run = Run(tmp_path, model, optimizer, {"train": {}})
+    run = Run(tmp_path, model, optimizer, {"train": {}}, accelerator)
     run.validated(0.5)
     run.save()
     tensors = [
