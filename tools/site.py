@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "tools" / "templates"
 PICTURES = "pictures"  # the folder of the site that holds them
 ROW = re.compile(r"^\| \[(.+?)\]\((notebooks/[^)]+\.ipynb)\) \| (.+?) \| (\d+) \|$", re.MULTILINE)
-NARROW = 40  # characters of code that fit a phone: where a line is longer, the region scrolls
+NARROW = 34  # characters of code that fit a phone: where a line is longer, the region scrolls
 GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)")
 BRANCH = "main"
 
