@@ -217,23 +217,22 @@ def _text(element: Tag) -> str:
 
 
 def _caption(picture: Tag) -> str:
-    """The emphasised beginning of the Markdown cell after a picture."""
-    following = picture.find_next("div", class_="markdown")
-    paragraph = following.find("p") if following else None
-    emphasis = paragraph.find("em") if paragraph else None
-    if emphasis is None or not _text(paragraph).startswith(_text(emphasis)):
+    """The emphasised beginning of the Markdown cell after a picture, or nothing."""
+    cell = picture.find_next("div", class_="markdown")
+    paragraph = cell.find("p") if cell else None
+    beginning = paragraph.find("em") if paragraph else None
+    if not (paragraph and beginning and _text(paragraph).startswith(_text(beginning))):
         return ""
-    return _text(emphasis)
+    return _text(beginning)
 
 
 def _head_tables(soup: BeautifulSoup) -> None:
     """Say of every head of a table what it heads; an empty row of heads goes."""
     for table in soup("table"):
-        head = table.find("thead")
-        if head and not _text(head):
-            head.decompose()
+        if table.thead and not _text(table.thead):
+            table.thead.decompose()
             for row in table("tr"):
-                row.find("td").name = "th"
+                row("td")[0].name = "th"
         for cell in table("th"):
             cell["scope"] = "col" if cell.find_parent("thead") else "row"
 

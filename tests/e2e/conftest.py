@@ -32,9 +32,13 @@ class Watched:
         return [url for url in self.requests if (urlsplit(url).hostname or "") not in HERE]
 
 
-@pytest.fixture(scope="module")  # no longer: other tests of the process run event loops of their own
+@pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium: the machine's own, or playwright's."""
+    """A headless Chromium: the machine's own, or playwright's.
+
+    It lives no longer than a module: playwright keeps an event loop running, and other tests of
+    the process start theirs.
+    """
     api = pytest.importorskip("playwright.sync_api", reason="no playwright; make e2e installs it")
     with api.sync_playwright() as playwright:
         own = next(filter(None, map(shutil.which, INSTALLED)), None)
