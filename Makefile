@@ -23,7 +23,7 @@ export GOMP_SPINCOUNT := 1000
 run-all test refresh: export OMP_NUM_THREADS := 1
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY) ## make .venv and install the kit there, editable, with all extras
 
