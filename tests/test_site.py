@@ -236,6 +236,10 @@ def nothing_after(root, cells):
         del cells[name]
 
 
+def html_without_alt(root, cells):
+    cells["drawn"].source = "<img src='../drawn.png'>"
+
+
 def foreign_picture(root, cells):
     cells["drawn"].source = "![a](https://example.org/a.png)"
 
@@ -260,6 +264,7 @@ def no_notebook(root, cells):
 @pytest.mark.parametrize(("spoil", "said"), [
     (no_caption, "00_first.ipynb: pictures/00_first_5_0.png has no text; begin the Markdown cell"),
     (nothing_after, "00_first.ipynb: pictures/00_first_5_0.png has no text"),
+    (html_without_alt, "00_first.ipynb: pictures/drawn.png has no text"),
     (foreign_picture, "00_first.ipynb: https://example.org/a.png is no picture of the repository"),
     (lost_picture, "00_first.ipynb: links to ../none.png, which does not exist"),
     (dead_link, "00_first.ipynb: links to 02_third.ipynb, which does not exist"),

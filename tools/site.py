@@ -37,6 +37,7 @@ ROW = re.compile(r"^\| \[(.+?)\]\((notebooks/[^)]+\.ipynb)\) \| (.+?) \| (\d+) \
 NARROW = 34  # characters of code that fit a phone: where a line is longer, the region scrolls
 GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)")
 BRANCH = "main"
+UNDESCRIBED = {"", "No description has been provided for this image"}  # the latter is nbconvert's
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ class Site:
         for picture in soup("img"):
             if picture["src"] not in resources["outputs"]:
                 picture["src"] = self._copy(str(picture["src"]), page)
-            picture["alt"] = picture["alt"] or _caption(picture)
+            if picture["alt"] in UNDESCRIBED:
+                picture["alt"] = _caption(picture)
             if not picture["alt"]:
                 raise InputError(
                     f"{page.notebook.name}: {picture['src']} has no text; begin the Markdown cell "
