@@ -11,8 +11,8 @@ NOTEBOOKS := .venv/bin/python tools/notebooks.py
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run-all run-full test refresh lint lab bench weights photos ablation leakage protocol tables \
-  lock clean
+.PHONY: help setup run-all run-full test refresh lint lab site e2e bench weights photos ablation \
+  leakage protocol tables lock clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Threads that wait by spinning slow small operations many times over when the cores are busy.
@@ -23,7 +23,7 @@ export GOMP_SPINCOUNT := 1000
 run-all test refresh: export OMP_NUM_THREADS := 1
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY) ## make .venv and install the kit there, editable, with all extras
 
@@ -60,6 +60,16 @@ lint: $(READY) ## style, formatting and types
 
 lab: $(READY) ## open the first notebook in JupyterLab
 	$(RUN) jupyter lab notebooks/00_start_here.ipynb
+
+site: $(READY) ## write all notebooks, as they ran, as HTML into build/site
+	.venv/bin/python tools/site.py
+
+# `make test` runs the same tests where the two packages and a Chromium are installed.
+e2e: $(READY) ## install playwright, and Chromium where there is none, and test in the browser
+	$(RUN) pip install --disable-pip-version-check --no-input --quiet \
+	  --constraint requirements.lock --editable '.[e2e]'
+	command -v chromium || command -v google-chrome || $(RUN) playwright install chromium
+	$(RUN) pytest tests/e2e
 
 bench: $(READY) ## time the kit and every notebook on this machine (eight minutes), and the memory
 	.venv/bin/python tools/bench.py

@@ -1,11 +1,14 @@
 """The files around the package say the same thing."""
 
+import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parent.parent
 CONDA_NAMES = {"pytorch": "torch"}
@@ -55,3 +58,49 @@ def test_lock_is_portable():
         assert "+" not in constraint.version
         assert requirement.url is None
         assert not re.match("cuda-|nvidia-|triton$", name)
+
+
+MAKEFILE = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+
+
+def helped() -> set[str]:
+    """The targets that `make help` lists."""
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {line.split()[1] for line in done.stdout.splitlines() if line.startswith("make ")}
+
+
+def test_help_lists_every_target():
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)
+    assert helped() == set(phony.split())
+
+
+def test_the_devcontainer_names_what_exists():
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    version = container["image"].rpartition(":")[2]
+    assert SpecifierSet(PROJECT["requires-python"]).contains(version)
+    program, target = container["postCreateCommand"].split()
+    assert program == "make" and target in helped()
+    tools = container["customizations"]
+    python = tools["vscode"]["settings"]["python.defaultInterpreterPath"]
+    assert python == "${containerWorkspaceFolder}/.venv/bin/python"
+    assert all((ROOT / path).is_file() for path in tools["codespaces"]["openFiles"])
+
+
+def test_binder_installs_the_kit_with_what_notebooks_need():
+    lines = (ROOT / "binder" / "requirements.txt").read_text().splitlines()
+    (editable,) = [line.split()[1] for line in lines if line.startswith("--editable")]
+    folder, extra = re.fullmatch(r"(.+)\[(\w+)\]", editable).groups()
+    assert folder == "." and extra in PROJECT["optional-dependencies"]  # pip's folder is the root
+    name, version = (ROOT / "binder" / "runtime.txt").read_text().strip().split("-")
+    assert name == "python" and SpecifierSet(PROJECT["requires-python"]).contains(version)
+
+
+def test_colab_and_binder_are_asked_for_notebooks_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    (branch,) = re.findall(r"branches: \[(\w+)\]", (ROOT / ".github/workflows/ci.yml").read_text())
+    asked = re.findall(
+        r"colab\.research\.google\.com/github/OWNER/NAME/blob/(\w+)/([^`\s]+)", readme
+    )
+    asked += re.findall(r"mybinder\.org/v2/gh/OWNER/NAME/(\w+)\?labpath=([^`\s]+)", readme)
+    assert len(asked) == 2
+    assert all(on == branch and (ROOT / path).is_file() for on, path in asked)

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = "notebooks,dev"
+EXTRAS = "notebooks,dev,e2e"
 HEADER = """\
-# Constraints: the releases that the tests passed with, on Python {python}. `make setup` runs
+# Constraints: the releases that the tests passed with, on Python {python}, for `make setup` and
 #   pip install --constraint requirements.lock --editable '.[{extras}]'
 # `make lock` writes this file anew from the ranges in pyproject.toml, installs it and runs the
 # tests. Left out: the CUDA libraries, which torch's wheel pins itself where it needs them. torch
