@@ -190,13 +190,14 @@ def split(batch: FeatureBatch, parts: int) -> list[FeatureBatch]:
 
 def take_step(
     model: DANet, optimizer: torch.optim.Optimizer, batch: FeatureBatch, config: TrainConfig,
-    step: int, steps: int, accelerator: Accelerator,
+    step: int, steps: int, accelerator: Accelerator | None = None,
 ) -> float:  # fmt: skip
     """Take step ``step`` of ``steps``, at its learning rate and with its dropout.
 
     Each process draws its own dropout, so that with another number of processes or of parts other
-    channels are dropped.
+    channels are dropped. What ``train_step`` says of the ``accelerator`` holds here too.
     """
+    accelerator = accelerator or start(batch.target.device.type)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step, steps)
     drawn = config.seed * 1_000_003 + step + (accelerator.process_index << 40)
