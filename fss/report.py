@@ -18,10 +18,10 @@ def table(rows: Rows) -> str:
 
     For each number of shots: the mIoU in per cent as a mean over the seeds, with their standard
     deviation, and the gain over the baseline in points with its interval; the paper's beside it
-    where the campaign has 1 and 5 shots.
+    where that is a gain over base with 1 and 5 shots.
     """
     shots = sorted({row["shots"] for row in rows})
-    paper = shots == [1, 5]
+    paper = shots == [1, 5] and any(row["arm"] == "base" for row in rows)
     heads, aligned = ["arm", "seeds"], [":---", "---:"]
     for k in shots:
         heads += [f"{k}-shot mIoU (%)", "gain [95 %]", *(["the paper's"] if paper else [])]

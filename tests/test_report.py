@@ -51,6 +51,11 @@ def test_a_table_of_other_shots_says_nothing_of_the_paper():
     assert head == "| arm | seeds | 2-shot mIoU (%) | gain [95 %] |"
 
 
+def test_a_table_of_another_baseline_says_nothing_of_the_paper():
+    assert "paper" in table([row("base", 1), row("danet", 5)])
+    assert "paper" not in table([row("danet", 1), row("danet", 5)])
+
+
 def test_a_forest_by_hand():
     figure = forest(ROWS, title="d: arm (seeds)")
     (axis,) = figure.axes
