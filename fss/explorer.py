@@ -46,7 +46,8 @@ def network(name: str) -> DANet:
         return load(weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return DANet(arm(name.removesuffix(", untrained"))).eval()
+        plain = name.removesuffix(", untrained")
+        return DANet(arm("danet" if plain == "published" else plain)).eval()
 
 
 class Explorer:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from test_looks import SHOTS, episode, model
 
+from fss.config import ARMS
 from fss.errors import InputError
 from fss.explorer import NETWORKS, Explorer, network
 from fss.panels import percent
@@ -178,6 +179,11 @@ def test_networks():
         "published",
         "best",
     }
+    for name, config in ARMS.items():
+        plain = {"danet": "published"}.get(name, name)
+        if f"{plain}, untrained" in NETWORKS:
+            assert network(f"{plain}, untrained").config == config
+    assert all(network(name) for name in NETWORKS)
     with pytest.raises(InputError, match="no checkpoint 'nothing'"):
         network("nothing")
 

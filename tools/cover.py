@@ -1,6 +1,6 @@
 """The picture of the explorer in the README: three places of a query, and where each looks.
 
-    python tools/cover.py results/explorer.png
+python tools/cover.py results/explorer.png
 """
 
 from pathlib import Path
