@@ -289,7 +289,10 @@ def bench(
     ] = None,
     only: Annotated[
         str | None,
-        _help(help="renderer, steps, floor, attention, queries, clicks or startup", metavar="NAME"),
+        _help(
+            help="renderer, steps, floor, full_size, attention, queries, clicks or startup",
+            metavar="NAME",
+        ),
     ] = None,
 ) -> None:
     """Measure what the kit costs on this machine, in minutes."""
