@@ -306,9 +306,8 @@ def test_fifty_clicks(session, capsys):
     soften(cell)
     picture.locator.evaluate(STOPWATCH, picker.element_handle())
     for n in range(50):
-        # Steps that have no divisor in common with the sides: no place comes twice.
         page.wait_for_timeout(150)  # a reader's pace
-        session.click(picker, (0.13 + 0.31 * n) % 1, (0.07 + 0.43 * n) % 1)
+        session.click(picker, (0.13 + 0.31 * n) % 1, (0.07 + 0.43 * n) % 1)  # all over, none twice
         page.wait_for_function("n => window.milliseconds.length > n", arg=n)
     times = page.evaluate("window.milliseconds")
     with capsys.disabled():
