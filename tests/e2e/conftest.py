@@ -50,9 +50,12 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def open_page(browser):
-    """Open a page with a profile of its own; takes the options of playwright's ``new_context``."""
+    """Open a page with a profile of its own; takes the options of playwright's ``new_context``.
+
+    The page lives as long as the module, so that its tests may go on with one.
+    """
     contexts = []
 
     def open_(**options):
