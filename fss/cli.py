@@ -303,7 +303,8 @@ def bench(
         check_writable(json)
     result = measure(only)
     if json is not None:
-        write_json(json, result)
+        command = f"fss bench --only {only}" if only else "fss bench"
+        write_json(json, {"command": command, **result})
     print(tables(result), end="")
 
 

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from fss.bench.timing import Rows, peak_mb
 from fss.config import BackboneName, DANetConfig, preset
@@ -55,6 +56,9 @@ def two_steps(backbone: BackboneName, channels: int, size: int) -> dict[str, Any
             torch.manual_seed(0)
             config = DANetConfig.published(backbone=backbone, channels=channels)
             model = DANet(config, pretrained=False, dropout=schedule.dropout)
+            for layer, module in model.backbone.named_modules():
+                if layer.endswith("bn3"):  # else random residuals outgrow half precision
+                    nn.init.zeros_(module.weight)
             optimizer = accelerator.prepare(make_optimizer(model, schedule))
             run = Run(Path(folder), model, optimizer, {"train": schedule.to_json()}, accelerator)
             resumed, _ = _timed(run.begin, resume=True)
