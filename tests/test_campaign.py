@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny import tally
 
 from fss.campaign import Campaign, summary
 from fss.config import DANetConfig, DataConfig, Scoring
 from fss.errors import InputError
-from fss.metrics import EpisodeTally
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 DECLARED = """
@@ -30,17 +30,6 @@ no-prior = { arm = "danet", set = ["prior=none"], data = ["mine"] }
 def folder(tmp_path):
     (tmp_path / "campaign.toml").write_text(DECLARED)
     return tmp_path
-
-
-def tally(*counts):
-    """Episodes of these (intersection, union) and of as much background."""
-    made = EpisodeTally()
-    columns = {
-        "class": [0 for _ in counts], "fg_intersection": [i for i, _ in counts],
-        "fg_union": [u for _, u in counts], "bg_intersection": [50 for _ in counts],
-        "bg_union": [50 + u - i for i, u in counts],
-    }  # fmt: skip
-    return made.from_json(columns)
 
 
 def write(campaign, name, episodic, *, sha256="a", also_tallies=(), **changed):
@@ -240,5 +229,5 @@ def test_without_a_baseline_there_is_no_gain(folder):
 def test_committed_results_are_of_what_is_declared(declaration):
     for result in Campaign.read(declaration.parent).results().values():
         assert not result.record["machine"]["commit"].endswith("-dirty")
-        for shots, tally in result.tallies.items():
-            assert tally.miou() == result.record["figures"][str(shots)]["miou"]
+        for shots, counted in result.tallies.items():
+            assert counted.miou() == result.record["figures"][str(shots)]["miou"]

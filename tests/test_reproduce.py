@@ -13,11 +13,11 @@ from statistics import mean, stdev
 import pytest
 import tiny
 from processes import Fss
+from tiny import tally
 
 from fss.campaign import Campaign
 from fss.config import DANetConfig, DataConfig, Scoring, preset
 from fss.errors import InputError
-from fss.metrics import EpisodeTally
 from fss.paper import FOLDS, TABLES, gains, table_of
 from fss.plan import plan
 from fss.reproduce import choose, declare, write_declaration
@@ -134,16 +134,6 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, args, message):
 
 
 # --- what the tables say --------------------------------------------------------------------------
-
-
-def tally(*counts):
-    made = EpisodeTally()
-    columns = {
-        "class": [0 for _ in counts], "fg_intersection": [i for i, _ in counts],
-        "fg_union": [u for _, u in counts], "bg_intersection": [50 for _ in counts],
-        "bg_union": [50 + u - i for i, u in counts],
-    }  # fmt: skip
-    return made.from_json(columns)
 
 
 def write(run, campaign, tallies, **changed):

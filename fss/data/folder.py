@@ -13,7 +13,7 @@ from PIL import Image
 
 from fss.config import DataConfig
 from fss.data.dataset import Dataset, Reader, narrowed
-from fss.data.pictures import letterbox, read_mask, read_pair
+from fss.data.pictures import letterbox, read_mask, read_pair, stamp
 from fss.errors import InputError, nearest
 from fss.files import write_atomically
 
@@ -44,16 +44,8 @@ class FolderReader(Reader):
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """Path within the root, size in bytes and time of change of both files; reads neither."""
         picture = self.root / class_name / image_name
-        parts = [f"{class_name}/{image_name}"]
-        for path in (picture, picture.with_suffix(".png")):
-            try:
-                stat = path.stat()
-            except OSError as error:
-                raise InputError(
-                    f"{path} is gone ({error.strerror}); open the data set again"
-                ) from error
-            parts.append(f"{stat.st_size}@{stat.st_mtime_ns}")
-        return " ".join(parts)
+        files = picture, picture.with_suffix(".png")
+        return " ".join([f"{class_name}/{image_name}", *map(stamp, files)])
 
 
 def open_folder(

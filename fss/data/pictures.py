@@ -125,6 +125,18 @@ def check_same_size(image: np.ndarray, labels: np.ndarray, picture: Source, mask
         )
 
 
+def stamp(path: Path) -> str:
+    """Size in bytes and time of change of a file, which change whenever it does.
+
+    Raises `InputError` for a file that is no longer there.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise InputError(f"{path} is gone ({error.strerror}); open the data set again") from error
+    return f"{stat.st_size}@{stat.st_mtime_ns}"
+
+
 def letterbox(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Fit picture and mask into a square: `letterbox_image` and `letterbox_mask`."""
     return letterbox_image(image, size), letterbox_mask(mask, size)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fss.data.dataset import Reader
-from fss.data.pictures import IGNORE, check_same_size, decode, letterbox, read_rgb
+from fss.data.pictures import IGNORE, check_same_size, decode, letterbox, read_rgb, stamp
 from fss.errors import InputError
 
 CLASSES = (
@@ -116,16 +116,8 @@ class Voc(Reader):
 
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """Class, and size in bytes and time of change of picture and mask; reads neither."""
-        parts = [class_name, image_name]
-        for path in (self.picture(image_name), self.mask(image_name)):
-            try:
-                stat = path.stat()
-            except OSError as error:
-                raise InputError(
-                    f"{path} is gone ({error.strerror}); open the data set again"
-                ) from error
-            parts.append(f"{stat.st_size}@{stat.st_mtime_ns}")
-        return " ".join(parts)
+        files = self.picture(image_name), self.mask(image_name)
+        return " ".join([class_name, image_name, *map(stamp, files)])
 
 
 def read_labels(path: Path) -> np.ndarray:
