@@ -31,7 +31,7 @@ from fss.features import CachedFeatures
 from fss.files import held, write_atomically
 from fss.machine import describe
 from fss.model import DANet
-from fss.run import LOG
+from fss.run import LOG, read_log
 from fss.train import step_count, train
 
 CHILD = "FSS_RUN_OF_A_CAMPAIGN"  # set for the processes of a campaign
@@ -105,8 +105,7 @@ def make_run(
     record |= {"figures": measured, "by_list": by_list, "episodes_sha256": lists}
     if not run.reference:
         kept = {key: model.trained[key] for key in ("step", "best")}
-        log = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
-        record |= {"kept": kept, "log": log}
+        record |= {"kept": kept, "log": read_log(out / LOG)}
     record |= {"tallies": tallies} | ({"also": also} if also else {})
     record["seconds"] = {
         "train": round(trained, 1), "all": round(time.perf_counter() - start, 1)
@@ -312,6 +311,6 @@ def steps_of(run: Run) -> int:
 def logged(out: Path) -> int:
     """Return the last step that a run's log tells of; 0 where there is none."""
     try:
-        return int(json.loads((out / LOG).read_text().splitlines()[-1])["step"])
-    except (OSError, IndexError, ValueError):
+        return int(read_log(out / LOG)[-1]["step"])
+    except (OSError, IndexError, InputError):
         return 0

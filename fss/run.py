@@ -1,6 +1,7 @@
 """The folder of a training run: what is written there, and how a run goes on from it."""
 
-import json
+import csv
+import io
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from fss.model import DANet
 
 LAST = "last.safetensors"  # with the optimiser's state, to resume from
 BEST = "best.safetensors"  # by validation mIoU
-LOG = "log.jsonl"
+LOG = "log.csv"
+COLUMNS = ("step", "loss", "val_miou")
 FAILED = "nonfinite.safetensors"  # what the step started from whose loss was not finite
 
 
@@ -68,13 +70,7 @@ class Run:
         restore(self.model, self.optimizer, header, tensors, last, self.accelerator)
         self.step, self.best, self.seconds = trained["step"], trained["best"], trained["seconds"]
         if (self.out / LOG).is_file():
-            try:
-                records = [json.loads(line) for line in (self.out / LOG).read_text().splitlines()]
-                self.records = [record for record in records if record["step"] <= self.step]
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    f"{self.out / LOG}: damaged ({error}); remove it to go on without it"
-                ) from error
+            self.records = [r for r in read_log(self.out / LOG) if r["step"] <= self.step]
 
     def _same_settings(self, config: dict[str, Any], trained: dict[str, Any]) -> None:
         ours = {**self.model.config.to_json(), **self.settings["train"], **self.settings}
@@ -144,8 +140,30 @@ class Run:
             return
         if not self.records:  # a run that was killed before its first checkpoint leaves nothing
             return
-        lines = "".join(json.dumps(record) + "\n" for record in self.records)
-        write_atomically(self.out / LOG, lines.encode())
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.records)
+        write_atomically(self.out / LOG, text.getvalue().encode())
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return a log's records: a dict of ``step`` and either ``loss`` or ``val_miou`` for each row.
+
+    Raises:
+        InputError: a file that is no log of ours.
+    """
+    try:
+        header, *rows = csv.reader(path.read_text().splitlines())
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"its first line is {','.join(header)!r}, not {','.join(COLUMNS)!r}")
+        return [
+            {"step": int(step)}
+            | {name: float(cell) for name, cell in zip(header[1:], cells, strict=True) if cell}
+            for step, *cells in rows
+        ]
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{path}: damaged ({error}); remove it to go on without it") from error
 
 
 def restore(

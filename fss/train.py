@@ -235,7 +235,7 @@ def train(
 
     Writes into ``out``: ``best.safetensors`` (by mIoU on the validation classes, which come out of
     the training classes, never the test classes), ``last.safetensors`` (with the optimiser's state,
-    to resume from) and ``log.jsonl`` (a line for every tenth step and every validation).
+    to resume from) and ``log.csv`` (a row for every tenth step and every validation).
 
     Args:
         model_config: the network.

@@ -224,7 +224,7 @@ def qualitative(
 def training_curves(log_records: Iterable[Mapping[str, Any]]) -> Figure:
     """Draw the loss and, where any record has ``val_miou``, the validation mIoU over ``step``.
 
-    The records are those of the run's JSONL log, a fraction in ``val_miou``; others are left out.
+    The records are those of ``fss.run.read_log``, a fraction in ``val_miou``; others are left out.
     """
     records = list(log_records)
     losses = np.array([(r["step"], r["loss"]) for r in records if "loss" in r], float)

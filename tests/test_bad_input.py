@@ -500,7 +500,7 @@ def same_runs(*folders: Path) -> bool:
     for name in ("last", "best"):
         a, b = (load_file(folder / f"{name}.safetensors") for folder in folders)
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-    logs = [(folder / "log.jsonl").read_text() for folder in folders]
+    logs = [(folder / "log.csv").read_text() for folder in folders]
     return logs[0] == logs[1] and set(os.listdir(folders[0])) == set(os.listdir(folders[1]))
 
 
@@ -518,7 +518,7 @@ def test_two_trainings_into_one_folder(world, tmp_path):
     first.send(signal.SIGTERM)  # it was not disturbed
     assert first.end() == 143
     assert "stopped by SIGTERM after step" in first.err.splitlines()[-1]
-    assert sorted(os.listdir(out)) == ["best.safetensors", "last.safetensors", "log.jsonl"]
+    assert sorted(os.listdir(out)) == ["best.safetensors", "last.safetensors", "log.csv"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

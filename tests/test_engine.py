@@ -25,6 +25,7 @@ from fss.episodes import EpisodeStream, batch_indices
 from fss.errors import InputError
 from fss.features import FeatureBatch, LiveFeatures
 from fss.model import DANet, Prediction
+from fss.run import read_log
 from fss.train import (
     NonFinite,
     Whole,
@@ -274,7 +275,7 @@ def test_a_run_in_float16_resumes_bit_for_bit_with_its_scale(
     run(tmp_path / "stopped", resume=True, **settings)
     a, b = (load_file(tmp_path / name / "last.safetensors") for name in ("unbroken", "stopped"))
     assert equal(a, b)
-    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("unbroken", "stopped")]
+    logs = [(tmp_path / name / "log.csv").read_text() for name in ("unbroken", "stopped")]
     assert logs[0] == logs[1]
     run(tmp_path / "float32", **{**settings, "precision": "float32"})
     assert not equal(a, load_file(tmp_path / "float32" / "last.safetensors"))
@@ -333,8 +334,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def losses(out: Path) -> list[float]:
-    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [record["loss"] for record in records if "loss" in record]
+    return [record["loss"] for record in read_log(out / "log.csv") if "loss" in record]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_two_processes_train_as_one_does(tmp_path, data, settings):
         end(processes)
         assert [bool(process.out) for process in processes] == [True, False][:count]
         assert [process.err for process in processes] == [""] * count
-        files = ["best.safetensors", "last.safetensors", "log.jsonl"]
+        files = ["best.safetensors", "last.safetensors", "log.csv"]
         assert sorted(os.listdir(out)) == files  # not one left over
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
     assert len(one) == 20

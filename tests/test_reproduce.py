@@ -234,7 +234,9 @@ def test_the_plan_counts_what_is_left(tmp_path):
     with tiny.tiny_backbones():
         text = plan(campaign, {}, tmp_path / "runs", 6)
         (tmp_path / "runs" / "fold-2" / "lda-0").mkdir(parents=True)
-        (tmp_path / "runs" / "fold-2" / "lda-0" / "log.jsonl").write_text('{"step": 4}\n')
+        (tmp_path / "runs" / "fold-2" / "lda-0" / "log.csv").write_text(
+            "step,loss,val_miou\n4,0.5,\n"
+        )
         write(campaign.runs[0], whole, {1: tally((1, 2)), 5: tally((1, 2))})
         later = plan(campaign, whole.results(), tmp_path / "runs", 6)
         double = plan(campaign, whole.results(), tmp_path / "runs", 3)

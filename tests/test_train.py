@@ -24,7 +24,7 @@ from fss.errors import InputError
 from fss.features import CachedFeatures, LiveFeatures
 from fss.files import write_atomically
 from fss.model import DANet, Prediction
-from fss.run import Run
+from fss.run import Run, read_log
 from fss.train import (
     NonFinite,
     Stopped,
@@ -55,12 +55,15 @@ def tiny_world(monkeypatch) -> Iterator[None]:
         yield
 
 
+HEAD = "step,loss,val_miou\n"
+
+
 def run(out: Path, config: TrainConfig = SHORT, network: DANetConfig = NETWORK, **options):
     return train(network, config, "boxes", out, **{"progress": False, **options})
 
 
 def log(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return read_log(out / "log.csv")
 
 
 def weights(out: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -226,7 +229,7 @@ def test_the_log_has_every_tenth_loss_and_every_validation(unbroken):
     assert [r["step"] for r in records if "val_miou" in r] == [7, 14, 20]
     assert [r["step"] for r in records] == sorted(r["step"] for r in records)
     assert all(0 <= r["val_miou"] <= 1 for r in records if "val_miou" in r)
-    assert sorted(os.listdir(unbroken)) == ["best.safetensors", "last.safetensors", "log.jsonl"]
+    assert sorted(os.listdir(unbroken)) == ["best.safetensors", "last.safetensors", "log.csv"]
 
 
 def test_the_best_weights_are_those_of_the_best_validation(tmp_path, monkeypatch):
@@ -458,8 +461,8 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch, un
             run(tmp_path, resume=step > 5)
     monkeypatch.setattr(training, "train_step", train_step)
     assert read_checkpoint(tmp_path / "last.safetensors")[0]["trained"]["step"] == 12
-    with (tmp_path / "log.jsonl").open("a") as file:  # the log may be ahead of the checkpoint
-        file.write('{"step": 13, "loss": 9.0}\n{"step": 14, "val_miou": 0.5}\n')
+    with (tmp_path / "log.csv").open("a") as file:  # the log may be ahead of the checkpoint
+        file.write("13,9.0,\n14,,0.5\n")
     run(tmp_path, resume=True)
     assert equal(weights(tmp_path), weights(unbroken))
     assert equal(weights(tmp_path, "best"), weights(unbroken, "best"))
@@ -485,7 +488,7 @@ def test_a_run_killed_between_two_files_loses_no_record(tmp_path, monkeypatch, u
     with pytest.raises(Killed):
         run(tmp_path)
     run(tmp_path, resume=True)
-    order = ["last.safetensors", "last.safetensors", "best.safetensors", "log.jsonl"]
+    order = ["last.safetensors", "last.safetensors", "best.safetensors", "log.csv"]
     assert written[:files][:4] == order[:files]
     assert equal(weights(tmp_path), weights(unbroken))
     assert log(tmp_path) == log(unbroken)
@@ -607,7 +610,7 @@ def test_a_resume_of_nothing_starts_a_run(tmp_path, unbroken, capsys):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize("name", ["best.safetensors", "log.jsonl", "nonfinite.safetensors"])
+@pytest.mark.parametrize("name", ["best.safetensors", "log.csv", "nonfinite.safetensors"])
 def test_what_is_left_of_a_run_is_not_written_over(tmp_path, name, resume):
     (tmp_path / name).write_text("precious")
     message = rf"holds {name}, but no last" if resume else "holds a run already"
@@ -617,12 +620,12 @@ def test_what_is_left_of_a_run_is_not_written_over(tmp_path, name, resume):
 
 
 def test_what_a_killed_process_left_goes_with_the_next_start(stopped):
-    for name in ("last.safetensors", "best.safetensors", "log.jsonl"):
+    for name in ("last.safetensors", "best.safetensors", "log.csv"):
         (stopped / f".{name}.a1b2c3").write_text("half")
     (stopped / ".notes").write_text("the user's own")
     run(stopped, resume=True)
     assert sorted(os.listdir(stopped)) == [
-        ".notes", "best.safetensors", "last.safetensors", "log.jsonl",
+        ".notes", "best.safetensors", "last.safetensors", "log.csv",
     ]  # fmt: skip
 
 
@@ -632,10 +635,12 @@ def test_weights_without_the_optimiser_are_not_resumed(stopped, unbroken):
         run(stopped, resume=True)
 
 
-@pytest.mark.parametrize("text", ["no json", "[1]", '{"loss": 3}', '"step"'])
+@pytest.mark.parametrize(
+    "text", ["", "no log", "step,loss\n1,2\n", HEAD + "1,2\n", HEAD + "x,2,\n", HEAD + "1,two,\n"]
+)
 def test_a_damaged_log_is_told(stopped, text):
-    (stopped / "log.jsonl").write_text(text)
-    with pytest.raises(InputError, match=r"log\.jsonl: damaged .*remove it to go on without it"):
+    (stopped / "log.csv").write_text(text)
+    with pytest.raises(InputError, match=r"log\.csv: damaged .*remove it to go on without it"):
         run(stopped, resume=True)
 
 
