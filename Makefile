@@ -105,8 +105,9 @@ protocol: $(READY) ## measure what the protocol's choices do on Pascal-5i: make 
 	VOC="$(VOC)" .venv/bin/python tools/protocol.py
 	$(MAKE) tables
 
-tables: $(READY) ## put the measured figures of results/ into README.md
+tables: $(READY) ## put the measured figures of results/, and how the kit is built, into README.md
 	.venv/bin/python tools/tables.py
+	.venv/bin/python tools/layers.py
 
 lock: $(READY) ## pin the newest releases within the ranges, install and test them
 	.venv/bin/python tools/lock.py

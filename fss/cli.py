@@ -325,9 +325,9 @@ def ablate(
     quiet: Quiet = False,
 ) -> None:
     """Train and measure arms x seeds x data, as FOLDER/campaign.toml declares; resumable."""
-    from fss.ablate import ablate as make
-    from fss.ablate import make_run, obey_parent
     from fss.campaign import Campaign
+    from fss.campaign.ablate import ablate as make
+    from fss.campaign.ablate import make_run, obey_parent
 
     if only is None:
         make(
@@ -382,12 +382,12 @@ def reproduce(
     quiet: Quiet = False,
 ) -> None:
     """Make one of the paper's tables and set it beside the paper's figures; resumable."""
-    from fss.ablate import ablate as make
+    from fss.campaign.ablate import ablate as make
+    from fss.campaign.paper import table_of
+    from fss.campaign.plan import plan
+    from fss.campaign.reproduce import choose, declare, write_declaration
     from fss.engine import check_device
     from fss.files import check_writable, write_atomically
-    from fss.paper import table_of
-    from fss.plan import plan
-    from fss.reproduce import choose, declare, write_declaration
 
     folder = out or Path("reproduced") / table
     settings = sum(set, ())

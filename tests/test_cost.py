@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from fss.campaign.cost import _Live, count
 from fss.config import DANetConfig, TrainConfig
-from fss.cost import _Live, count
 from fss.engine import start
 from fss.episodes import EpisodeStream
 from fss.evaluate import network

@@ -11,8 +11,8 @@ from test_looks import SHOTS, episode, model
 from fss.config import ARMS
 from fss.errors import InputError
 from fss.explorer import NETWORKS, Explorer, network
-from fss.panels import percent
-from fss.sheet import FOOT, GAP, HEAD, MARGIN, SIDE, Mark, Panel, sheet
+from fss.explorer.panels import percent
+from fss.explorer.sheet import FOOT, GAP, HEAD, MARGIN, SIDE, Mark, Panel, sheet
 
 
 def pixels(png):

@@ -7,7 +7,7 @@ from tiny import boxes, network
 from fss.config import DANetConfig
 from fss.episodes import EpisodeBatch, EpisodeDataset, EpisodeList
 from fss.errors import InputError
-from fss.looks import MAPS, Looks
+from fss.explorer.looks import MAPS, Looks
 
 HEIGHT, WIDTH, SHOTS = 40, 72, 2
 ARMS = {

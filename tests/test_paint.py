@@ -11,7 +11,7 @@ from processes import Fss
 
 from fss.data.pictures import Upload, read_rgb
 from fss.errors import InputError
-from fss.paint import LARGEST, SMALLEST, TOOLS, Canvas, Stroke, canvases_in, save_canvases
+from fss.explorer.paint import LARGEST, SMALLEST, TOOLS, Canvas, Stroke, canvases_in, save_canvases
 
 HEIGHT, WIDTH = 24, 40
 RNG = np.random.default_rng(0)

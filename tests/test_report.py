@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from matplotlib.colors import to_hex
 
-from fss.report import forest, table
+from fss.campaign.report import forest, table
 from fss.viz import FALSE_ALARM, HIT
 
 ROOT = Path(__file__).resolve().parent.parent

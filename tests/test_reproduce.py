@@ -16,11 +16,11 @@ from processes import Fss
 from tiny import tally
 
 from fss.campaign import Campaign
+from fss.campaign.paper import FOLDS, TABLES, gains, table_of
+from fss.campaign.plan import plan
+from fss.campaign.reproduce import choose, declare, write_declaration
 from fss.config import DANetConfig, DataConfig, Scoring, preset
 from fss.errors import InputError
-from fss.paper import FOLDS, TABLES, gains, table_of
-from fss.plan import plan
-from fss.reproduce import choose, declare, write_declaration
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ("size=32", "steps=6", "val_every=3", "val_episodes=2", "batch=2", "channels=8")

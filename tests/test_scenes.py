@@ -7,7 +7,7 @@ import torch
 from fss.data import open_dataset, shapes
 from fss.data.shapes import Shapes, World
 from fss.errors import InputError
-from fss.scenes import (
+from fss.explorer.scenes import (
     DISTRACTOR,
     EMPTY,
     ITSELF,

@@ -12,7 +12,7 @@ from PIL import Image
 from test_looks import episode, model
 
 from fss.explorer import Explorer
-from fss.scenes import DISTRACTOR, EMPTY, ITSELF, OTHER, OWN, SUPPORTS
+from fss.explorer.scenes import DISTRACTOR, EMPTY, ITSELF, OTHER, OWN, SUPPORTS
 from fss.widgets import draw_masks, explore, explore_world
 from fss.widgets.painter import Painter
 from fss.widgets.parts import HINT

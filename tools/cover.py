@@ -8,8 +8,8 @@ from pathlib import Path
 import tyro
 
 from fss.explorer import Explorer, network
+from fss.explorer.scenes import drawn
 from fss.files import write_atomically
-from fss.scenes import drawn
 
 
 def cover(

@@ -23,9 +23,9 @@ from fss.config import DANetConfig
 from fss.data import open_dataset
 from fss.errors import InputError, nearest
 from fss.explorer import Explorer
+from fss.explorer.scenes import drawn
 from fss.machine import describe
 from fss.model import DANet
-from fss.scenes import drawn
 from fss.viz import results_table
 
 

@@ -1,4 +1,4 @@
-"""Widgets for JupyterLab around ``fss.explorer`` and ``fss.paint``, which hold the logic.
+"""Widgets for JupyterLab around ``fss.explorer``, which holds the logic.
 
 All scripts lie in this folder; nothing is fetched from another host.
 """

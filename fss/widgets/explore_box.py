@@ -9,9 +9,9 @@ import ipywidgets as widgets
 from fss.data.shapes import SHARES, World, classes_of
 from fss.episodes import EpisodeBatch
 from fss.explorer import COLDEST, HOTTEST, NETWORKS, Explorer, network, shot_numbers
-from fss.looks import MAPS
-from fss.scenes import EMPTY, ITSELF, OTHER, OWN, SUPPORTS, drawn, swap
-from fss.sheet import png
+from fss.explorer.looks import MAPS
+from fss.explorer.scenes import EMPTY, ITSELF, OTHER, OWN, SUPPORTS, drawn, swap
+from fss.explorer.sheet import png
 from fss.widgets.parts import LABEL, WIDE, Box, Picture, dropdown, row, slider
 from fss.widgets.picker import Picker
 
@@ -23,7 +23,7 @@ class ExploreBox(Box):
 
     Args:
         episode_of: makes the episode that is shown, of the chosen support.
-        supports: what may be chosen as support, of ``fss.scenes.SUPPORTS``.
+        supports: what may be chosen as support, of ``fss.explorer.scenes.SUPPORTS``.
         networks: names of ``fss.explorer.NETWORKS``, or checkpoints.
         knobs: further controls; each change of one makes the episode anew.
 

@@ -10,9 +10,9 @@ import numpy as np
 from fss.data.pictures import Upload
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError
-from fss.paint import TOOLS, Canvas, Stroke, canvases_in, save_canvases
-from fss.scenes import of_pictures
-from fss.sheet import Panel, sheet
+from fss.explorer.paint import TOOLS, Canvas, Stroke, canvases_in, save_canvases
+from fss.explorer.scenes import of_pictures
+from fss.explorer.sheet import Panel, sheet
 from fss.widgets.explore_box import NAMES, ExploreBox, explore
 from fss.widgets.painter import Painter
 from fss.widgets.parts import LABEL, WIDE, Box, Picture, dropdown, row, slider
@@ -104,7 +104,7 @@ class PaintBox(Box):
         return self.canvases[self.active.value]
 
     def paint(self, tool: str, points: Sequence[tuple[float, float]], radius: float = 8) -> None:
-        """Paint as the mouse does; see ``fss.paint.Stroke``. What is wrong ends as a line."""
+        """Paint as the mouse does (see ``paint.Stroke``). What is wrong ends as a line."""
         self.guarded(self._stroke)({"tool": tool, "points": points, "radius": radius})
 
     def press(self, button: str) -> None:

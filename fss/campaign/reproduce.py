@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fss.campaign import DECLARATION, Campaign
+from fss.campaign.paper import FOLDS, TABLES
 from fss.config import DataConfig, Scoring, arm, with_settings
 from fss.config import preset as named_preset
 from fss.errors import InputError, nearest
 from fss.files import check_writable, held, write_atomically
-from fss.paper import FOLDS, TABLES
 
 TITLES = {"pascal5i": "Pascal-5i", "fss1000": "FSS-1000"}
 BENCHMARKS = {"table1": "pascal5i", "table2": "fss1000", "table3": "pascal5i"}

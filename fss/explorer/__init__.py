@@ -15,10 +15,10 @@ from fss.checkpoint import load
 from fss.config import arm
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError, nearest
-from fss.looks import BANDS, Looks
+from fss.explorer.looks import BANDS, Looks
+from fss.explorer.panels import ALIKE, Panels, percent
+from fss.explorer.sheet import Panel, sheet
 from fss.model import DANet
-from fss.panels import ALIKE, Panels, percent
-from fss.sheet import Panel, sheet
 
 NETWORKS = {
     "repaired": "danet-lite0-shapes",

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from fss.ablate import logged, needed, steps_of
 from fss.campaign import Campaign, Result, Run, notes
+from fss.campaign.ablate import logged, needed, steps_of
+from fss.campaign.cost import Cost, count
 from fss.config import DANetConfig, TrainConfig
-from fss.cost import Cost, count
 from fss.errors import InputError
 from fss.viz import results_table
 

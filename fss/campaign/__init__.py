@@ -1,7 +1,7 @@
 """A campaign: arms x seeds x data from one small declared table, and what its runs measured.
 
 ``FOLDER/campaign.toml`` declares it, and each run leaves ``FOLDER/<data>/<arm>-<seed>.json`` beside
-it. Everything about a run follows from the declaration; ``fss.ablate`` makes the runs.
+it. Everything about a run follows from the declaration; ``fss.campaign.ablate`` makes the runs.
 """
 
 import json

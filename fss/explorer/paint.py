@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from fss.data.folder import SUFFIXES, save_pair
 from fss.data.pictures import Source, read_mask, read_rgb, resize_labels
 from fss.errors import InputError, nearest
-from fss.sheet import png
+from fss.explorer.sheet import png
 from fss.viz import HIT, outline
 
 TOOLS = ("brush", "eraser", "box", "polygon")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fss.campaign import REFERENCES
-from fss.paper import gains
+from fss.campaign.paper import gains
 from fss.viz import FALSE_ALARM, HIT, NotebookFigure
 
 PAPER = gains()

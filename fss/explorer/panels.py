@@ -6,8 +6,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fss.looks import Looks
-from fss.sheet import Mark, Panel
+from fss.explorer.looks import Looks
+from fss.explorer.sheet import Mark, Panel
 from fss.viz import FALSE_ALARM, HIT, MISS, Picture, error_map, outline, overlay
 
 ALIKE = 0.99  # of the largest share: a place above it gets as much as the largest
