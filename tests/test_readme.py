@@ -1,4 +1,7 @@
-"""Commands and code of the README that are marked ``tested`` run exactly as they are printed."""
+"""Commands and code of the README that are marked ``tested`` run exactly as they are printed.
+
+The other commands take hours, a GPU or pictures; those are only asked whether they are understood.
+"""
 
 import os
 import re
@@ -7,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from fss.cli import _parse
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 SHELLS = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
@@ -41,6 +46,34 @@ def test_block_runs(language, source, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+UNTESTED = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SAY = "".join(
+    f"{name}() {{ printf '%s\\t' {name} \"$@\"; echo; }}\n" for name in ("fss", "torchrun", "make")
+)
+
+
+def commands():
+    """The words of every other command, as the shell gives them to it."""
+    for block in UNTESTED.findall(README.read_text(encoding="utf-8")):
+        done = subprocess.run(
+            ["bash", "-euc", SAY + block], env=os.environ | {"VOC": "VOC"}, capture_output=True,
+            text=True, check=True,
+        )  # fmt: skip
+        yield from (line.split("\t")[:-1] for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_other_commands_are_understood(words):
+    if words[0] == "make":
+        done = subprocess.run(["make", "-n", *words[1:]], cwd=README.parent, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return
+    if words[0] == "torchrun":
+        assert words[1:5] == ["--nproc_per_node", "4", "-m", "fss"]
+        words = words[4:]
+    _parse(words[1:])
 
 
 def links():

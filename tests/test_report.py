@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from PIL import Image
 
 from fss.campaign.report import forest, table
 from fss.viz import FALSE_ALARM, HIT
@@ -96,6 +98,18 @@ def test_the_committed_examples_are_of_the_shipped_weights(tmp_path):
     assert done.returncode == 0, done.stderr
     assert check(committed, "--seed", "1").stderr == f"{committed}: not current: examples, worst\n"
     assert check(tmp_path).returncode == 1
+
+
+def test_the_committed_picture_of_the_explorer_is_current(tmp_path):
+    """All but for what another processor rounds otherwise."""
+    drawn = tmp_path / "explorer.png"
+    subprocess.run([sys.executable, ROOT / "tools" / "cover.py", drawn], check=True)
+    now, committed = (
+        np.asarray(Image.open(path).convert("RGB"), float)
+        for path in (drawn, ROOT / "results" / "explorer.png")
+    )
+    assert now.shape == committed.shape
+    assert np.abs(now - committed).mean() < 0.02  # of 255; a frame that moves makes 0.1
 
 
 def test_what_is_not_current_is_named_and_mended(tmp_path):

@@ -204,8 +204,8 @@ class Pascal:
 
         HSNet's lists are those of Shaban et al., whose code keeps an object by a copy of its mask
         shrunk 32 times that sums to more than 2. Sampling every 32nd row and column of the mask
-        (from the second on) and asking for 3 pixels errs in 8 pairs only, of 1,868: the best of
-        some forty samplings tried on these very lists, so a guess at their rule. PFENet takes it
+        (from the second on) and asking for 3 pixels agrees with nearly all of them; it was chosen
+        among such samplings by these very lists, so it is a guess at their rule. PFENet takes it
         to mean an area of 2 * 32 * 32 pixels, which is another filter.
         """
         pairs = {}

@@ -95,7 +95,7 @@ function render({ model, el }) {
   const corner = (place) => (closes(place) ? finish() : points.push(place));
 
   box.addEventListener("pointerdown", (event) => {
-    if (event.button) return;
+    if (event.button || !event.isPrimary) return; // one finger paints
     box.focus();
     box.setPointerCapture(event.pointerId);
     byKeys = false;
@@ -105,13 +105,14 @@ function render({ model, el }) {
     draw();
   });
   box.addEventListener("pointermove", (event) => {
+    if (!event.isPrimary) return;
     byKeys = false;
     hand = at(event);
     if (points.length && model.get("tool") !== "polygon") points.push(hand);
     draw();
   });
-  box.addEventListener("pointerup", () => {
-    if (model.get("tool") !== "polygon") finish();
+  box.addEventListener("pointerup", (event) => {
+    if (event.isPrimary && model.get("tool") !== "polygon") finish();
   });
   box.addEventListener("dblclick", () => {
     if (model.get("tool") === "polygon") finish();

@@ -134,6 +134,7 @@ class Session:
 
     def __init__(self, page, address):
         self.page, self.ended = page, [0]
+        self.devtools = page.context.new_cdp_session(page)
         page.set_default_timeout(60_000)
         page.goto(address)
         self.wait_for_kernel()
@@ -190,6 +191,25 @@ class Session:
         for point in points[1:]:
             self.page.mouse.move(*point, steps=10)
         self.page.mouse.up()
+
+    def touch(self, locator, *places, second=None):
+        """Drag a finger over places; a second one may lie at another place all the while."""
+        (x, y), *points = [self.at(locator, *place) for place in places]
+        resting = []
+        self._fingers("touchStart", [(x, y)])
+        if second is not None:
+            resting = [self.at(locator, *second)]
+            self._fingers("touchStart", [(x, y), *resting])
+        for to_x, to_y in points:
+            for n in range(1, 11):
+                between = x + (to_x - x) * n / 10, y + (to_y - y) * n / 10
+                self._fingers("touchMove", [between, *resting])
+            x, y = to_x, to_y
+        self._fingers("touchEnd", [])
+
+    def _fingers(self, event, points):
+        fingers = [{"x": x, "y": y, "id": n} for n, (x, y) in enumerate(points)]
+        self.devtools.send("Input.dispatchTouchEvent", {"type": event, "touchPoints": fingers})
 
 
 class Picture:
@@ -288,6 +308,7 @@ def test_point_at_the_query(session):
     session.drag(picker, (0.91, 0.6), (0.91, 1.3))
     wait_until(lambda: "outside the picture" in line(cell))
     changes((0, 0), session.click, picker, 0.01, 0.01)
+    changes(to, session.touch, picker, (0.2, 0.2), (0.91, 0.6))
 
 
 @pytest.mark.parametrize(("n", "count"), [(0, 4), (1, 8)])
@@ -298,6 +319,19 @@ def test_every_slider_of_an_explorer(session, n, count):
     for slider in reversed(sliders(cell)):
         answer(cell).change(move, slider)
         assert cell.locator("[role=alert]").count() == 0
+
+
+@pytest.mark.parametrize(("n", "count"), [(0, 3), (1, 5)])
+def test_every_menu_of_an_explorer(session, n, count):
+    cell = session.cells("picker").nth(n)
+    soften(cell)
+    menus = [menu for menu in cell.locator("select").all() if menu.locator("option").count() > 1]
+    assert len(menus) == count
+    for menu in menus:
+        at = menu.evaluate("menu => menu.selectedIndex")
+        for index in (at + 1 if at == 0 else at - 1, at):
+            answer(cell).change(lambda menu=menu, index=index: menu.select_option(index=index))
+            assert cell.locator("[role=alert]").count() == 0
 
 
 def test_fifty_clicks(session, capsys):
@@ -351,6 +385,11 @@ def test_paint_segment_upload_save(session, lab, tmp_path):
     press("brush")
     painter.press("ArrowLeft")
     picture.change(painter.press, " ")
+    before = picture.change(session.touch, painter, (0.9, 0.6), (0.8, 0.9))
+    finger = picture.change(press, "Undo")
+    assert picture.bytes == before
+    picture.change(lambda: session.touch(painter, (0.9, 0.6), (0.8, 0.9), second=(0.2, 0.2)))
+    assert picture.bytes == finger  # the second one paints nothing
 
     press("Segment")
     result = cell.locator(".fss-picker")
