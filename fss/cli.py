@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from fss.config import DANetConfig, DataConfig, Scoring, with_settings
+from fss.config import ARMS, DANetConfig, DataConfig, Scoring, with_settings
 from fss.config import arm as named_arm
 from fss.config import preset as named_preset
 from fss.errors import InputError, Stopped, closest, nearest
@@ -71,7 +71,7 @@ def train(
     out: Annotated[Path, _help(help="folder of the run: weights and log", metavar="PATH")],
     data: Data = "shapes",
     preset: Annotated[str, _help(help="quick (minutes on two cores) or paper")] = "quick",
-    arm: Annotated[str, _help(help="base, pca, lda, danet, repaired or pfenet")] = "danet",
+    arm: Annotated[str, _help(help=", ".join(ARMS))] = "danet",
     fold: Fold = 0,
     seed: Annotated[int, _help(help="of weights, episodes, augmentation and dropout")] = 0,
     set: Set = (),  # noqa: A002
@@ -130,9 +130,9 @@ def eval(  # noqa: A001
     allow_leak: Annotated[
         bool, _help(help="measure a checkpoint also on classes that it was trained on")
     ] = False,
-    shots: Annotated[int, _help(help="support pictures an episode")] = 1,
-    episodes: Annotated[int, _help(help="episodes of the list")] = 1000,
-    seed: Annotated[int, _help(help="of the episode list")] = 0,
+    shots: Annotated[int | None, _help(help="support pictures an episode; default: 1")] = None,
+    episodes: Annotated[int | None, _help(help="episodes of the list; default: 1000")] = None,
+    seed: Annotated[int | None, _help(help="of the episode list; default: 0")] = None,
     size: Annotated[
         int | None, _help(help="side of the pictures; default: as the checkpoint was trained")
     ] = None,
@@ -157,25 +157,33 @@ def eval(  # noqa: A001
     from fss.data import open_dataset
     from fss.engine import start
     from fss.episodes import EpisodeList, without_small_classes
-    from fss.evaluate import REFERENCES, evaluate
+    from fss.evaluate import REFERENCES, evaluate, reference
     from fss.files import check_writable, write_json
     from fss.model import DANet
 
+    drawn = {"shots": shots, "episodes": episodes, "seed": seed}
+    idle = [name for name, value in drawn.items() if value is not None]
+    if list is not None and (idle or skip_small_classes):
+        option = f"--{idle[0]}" if idle else "--skip-small-classes"
+        raise InputError(f"{option} is how a list is drawn, and --list names one; leave one out")
     accelerator = start(device)
     for path in (save_list, json):
         if path is not None:
             check_writable(path)
-    reference = REFERENCES.get(checkpoint)
     weights: Path | bool = backbone_weights or True
-    if reference is None:
-        model = load(checkpoint, pretrained=weights)
-    else:
+    if checkpoint in REFERENCES:
         model = DANet(DANetConfig.published(lda=False, pca=False), pretrained=weights)
+        predict = reference(checkpoint, model)
+    else:
+        model, predict = load(checkpoint, pretrained=weights), None
     size = model.trained.get("size", 224) if size is None else size
     dataset = open_dataset(data, split=split, fold=fold, size=size, options=options)
     if list is None:
-        drawn_from = without_small_classes(dataset, shots) if skip_small_classes else dataset
-        episode_list = EpisodeList.sample(drawn_from, shots=shots, episodes=episodes, seed=seed)
+        k = 1 if shots is None else shots
+        drawn_from = without_small_classes(dataset, k) if skip_small_classes else dataset
+        episode_list = EpisodeList.sample(
+            drawn_from, shots=k, episodes=1000 if episodes is None else episodes, seed=seed or 0
+        )
     else:
         episode_list = EpisodeList.load(list)
     if save_list is not None and accelerator.is_main_process:
@@ -184,7 +192,7 @@ def eval(  # noqa: A001
         model.to(accelerator.device),
         dataset,
         episode_list,
-        predict=reference,
+        predict=predict,
         scoring=scoring,
         allow_leak=allow_leak,
         cache=cache,
@@ -326,12 +334,14 @@ def ablate(
 ) -> None:
     """Train and measure arms x seeds x data, as FOLDER/campaign.toml declares; resumable."""
     from fss.campaign import Campaign
+    from fss.campaign.ablate import CHILD, make_run, obey_parent
     from fss.campaign.ablate import ablate as make
-    from fss.campaign.ablate import make_run, obey_parent
 
+    if CHILD not in os.environ:  # a campaign tells its processes its own folder
+        runs = runs / campaign.resolve().name
     if only is None:
         make(
-            campaign, runs=runs / campaign.resolve().name, jobs=_jobs(jobs, device, launch),
+            campaign, runs=runs, jobs=_jobs(jobs, device, launch),
             device=device, workers=_readers(workers, device), launch=_words(launch),
             progress=not quiet,
         )  # fmt: skip
@@ -385,7 +395,7 @@ def reproduce(
     from fss.campaign.ablate import ablate as make
     from fss.campaign.paper import table_of
     from fss.campaign.plan import plan
-    from fss.campaign.reproduce import choose, declare, write_declaration
+    from fss.campaign.reproduce import changed, choose, declare, write_declaration
     from fss.engine import check_device
     from fss.files import check_writable, write_atomically
 
@@ -413,6 +423,10 @@ def reproduce(
     words = ["fss", "reproduce", table, "--data", data, "--preset", preset]
     words += ["--folds", *map(str, folds)] if folds else []
     words += ["--set", *settings] if settings else []
+    for chosen, usual in ((options, DataConfig()), (scoring, Scoring(at="label"))):
+        for name, value in changed(chosen, usual).items():
+            option = f"--{name.replace('_', '-')}"
+            words += [option] if value is True else [option, str(value)]
     text = table_of(table, preset, campaign, whole.results(), shlex.join(words))
     write_atomically(folder / f"{table}.md", text.encode())
     print(text, end="")
@@ -475,7 +489,13 @@ def main(args: list[str] | None = None) -> None:
             sys.stdout.flush()
     except InputError as error:
         _end(2, f"error: {error}")
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if _is_out_of_memory(error):
+            _end(
+                2,
+                "error: out of memory; give the device back what others hold, or ask for less: a "
+                "smaller --set size= or batch=, fewer shots, or, to train, --accumulate 2",
+            )
         if not (type(error).__name__.startswith("Dist") or "gloo" in str(error)):
             raise
         reason = str(error).partition("\n")[0]
@@ -493,6 +513,15 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
         _end(128 + number, str(error) or "interrupted")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch's CUDA or its CPU allocator has no more; torch need not be loaded."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "not enough memory" in str(error)
+    )
 
 
 def _is_main_process() -> bool:

@@ -5,6 +5,7 @@ plain http after a failure of https, begin anew after a break, and unpack whatev
 """
 
 import hashlib
+import os
 import shutil
 import tarfile
 import zlib
@@ -152,21 +153,29 @@ def fetch(source: Source, path: Path, *, progress: bool = False) -> None:
 
     Args:
         source: an https address and the hash.
-        path: where the file is to lie. What another program left there, cut short, is gone on from.
+        path: where the file is to lie. What another program left there, cut short, is gone on from,
+            and given back where it turns out to be something else.
         progress: show a bar.
 
     Raises:
         InputError: no answer, a redirection away from https, a file that ends early (the part stays
-            as ``<path>.part``) or is not the published one (it is thrown away), or no room.
+            as ``<path>.part``) or is not the published one (it is thrown away), another file where
+            it is to lie, or no room.
     """
     if path.exists() and _is_published(path, source):
         return
     part = path.with_name(f"{path.name}.part")
     begun = path if path.exists() else part
     start = begun.stat().st_size if begun.exists() else 0
+    found = 0  # bytes that were there under the file's own name
+    other = f"{path}: is there, and is not the published file; move it away, and run again"
     with _answer(source.url, start, path) as answer:
         if begun is path:
-            path.replace(part)
+            if answer.status == 416:
+                raise InputError(other)
+            if answer.status == 206:
+                path.replace(part)
+                found = start
         if answer.status != 416:  # nothing lies beyond the part: it is whole, or not of this file
             start *= answer.status == 206  # else the server begins anew
             missing = answer.length
@@ -194,6 +203,10 @@ def fetch(source: Source, path: Path, *, progress: bool = False) -> None:
                     "bytes; run the same command again to go on from there"
                 )
     if not _is_published(part, source):
+        if found:
+            os.truncate(part, found)
+            part.replace(path)
+            raise InputError(other)
         part.unlink()
         raise InputError(
             f"{source.url}: what came is not the published file (its SHA-256 does not begin with "

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,11 +51,12 @@ def all_foreground(batch: FeatureBatch) -> Tensor:
     return torch.ones_like(batch.target)
 
 
-def training_free(batch: FeatureBatch) -> Tensor:
+def training_free(batch: FeatureBatch, *, aligned: bool = False) -> Tensor:
     """Label each position by the nearer of two mean features, by cosine; nothing is trained.
 
     Foreground and background prototypes are masked averages over all shots of block3 and block4;
     the difference of their cosine similarities, averaged over the two depths, decides.
+    ``aligned`` is the backbone's geometry.
     """
     size = (batch.target.shape[-2], batch.target.shape[-1])
     score = batch.query.block3.new_zeros(len(batch.target), 1, *size)
@@ -64,11 +66,11 @@ def training_free(batch: FeatureBatch) -> Tensor:
     ):
         likeness = [
             F.cosine_similarity(
-                query, _mean(support, share_of(batch.mask, label, support, aligned=False)), dim=1
+                query, _mean(support, share_of(batch.mask, label, support, aligned=aligned)), dim=1
             )
             for label in (1, 0)
         ]
-        score = score + resize((likeness[0] - likeness[1]).unsqueeze(1), size, aligned=False)
+        score = score + resize((likeness[0] - likeness[1]).unsqueeze(1), size, aligned=aligned)
     return (score.squeeze(1) > 0).to(batch.target.dtype)
 
 
@@ -83,7 +85,23 @@ REFERENCES: dict[str, Predictor] = {
     "all-foreground": all_foreground,
     "training-free": training_free,
 }
-"""What ``--checkpoint`` takes besides a network."""
+"""What ``--checkpoint`` takes besides a network; ``reference`` fits one to a backbone."""
+
+
+def reference(name: str, model: DANet) -> Predictor:
+    """Return one of ``REFERENCES`` for features of a network's backbone.
+
+    Raises:
+        InputError: the network masks the support before block4, whose background is then not there.
+    """
+    if name != "training-free":
+        return REFERENCES[name]
+    if model.config.prior == "masked_input":
+        raise InputError(
+            f"{name} needs the support's whole block4, which prior = masked_input masks; take "
+            "another prior"
+        )
+    return partial(training_free, aligned=model.backbone.aligned)
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from fss.decoder import FeatureEnrichment, PyramidPooling
 from fss.relations import Labelled, Relations
 from fss.resize import Size, resize, share_of
 
-SQUEEZED = 16  # channels between the two convolutions of Eq. 6: the paper's 256 / 16, for any C
+SQUEEZED = 16  # channels between the two convolutions of Eq. 6: as in the paper; about so for any C
 
 __all__ = ["DANet", "DANetConfig", "Prediction", "SupportCode", "prior_mask"]
 
@@ -152,9 +152,10 @@ class DANet(nn.Module):
     def _start_by_comparing(self) -> None:
         """Let a new network compare query and prototype from its first step on.
 
-        Query and support are reduced alike, the attentions and the channel attention hand on what
-        they get, and the decoder begins with the difference (see ``fss.decoder``). Each of these is
-        where training starts, not a constraint: all weights are free.
+        Query and support are reduced alike, the attentions hand on what they get, and the decoder
+        begins with the difference (see ``fss.decoder``). Through the channel attention's bottleneck
+        only as many channels get as it is wide, the first ones; the other channels of the prototype
+        start at 0. Each of these is where training starts, not a constraint: all weights are free.
         """
         self.reduce_support.load_state_dict(self.reduce_query.state_dict())
         convs = [part.value_proj for part in (self.light, self.dense) if part is not None]
@@ -197,6 +198,7 @@ class DANet(nn.Module):
                 f"mask {tuple(mask.shape)} does not fit support {tuple(support.shape)}: expected "
                 "[B,K,H,W] with one label a pixel"
             )
+        _check_labels(mask)
         return self.encode_features(self.support_features(support, mask), mask)
 
     def segment(
@@ -340,3 +342,16 @@ def _reduction(inputs: int, channels: int, dropout: float) -> nn.Sequential:
 
 def _named(maps: LightMaps | DenseMaps) -> dict[str, Tensor]:
     return {name: map_ for name, map_ in maps._asdict().items() if map_ is not None}
+
+
+def _check_labels(mask: Tensor) -> None:
+    """Raise ValueError for a mask of 0 and 255, which is how files store 0 and 1."""
+    if mask.is_meta:
+        return
+    labels = mask.flatten(1)
+    stored = (labels == 255).any(1) & (labels == 0).any(1) & ~(labels == 1).any(1)
+    if stored.any():
+        raise ValueError(
+            "the mask holds 0 and 255 and no 1, and 255 means unknown: nothing would be object; "
+            "pass (mask > 127)"
+        )

@@ -27,7 +27,7 @@ from fss.checkpoint import load_head, read_checkpoint
 from fss.config import DANetConfig, DataConfig, TrainConfig
 from fss.data import open_dataset
 from fss.data.dataset import Dataset
-from fss.engine import share, start
+from fss.engine import lone, share, start
 from fss.episodes import Augment, Episode, EpisodeList, EpisodeStream, mirror, without_small_classes
 from fss.errors import InputError, Stopped
 from fss.evaluate import network, tally_episodes
@@ -136,7 +136,7 @@ def train_step(
     Raises:
         NonFinite: the loss or its gradient is not finite; the step is not taken.
     """
-    accelerator = accelerator or start(batch.target.device.type)
+    accelerator = accelerator or lone(batch.target.device.type)
     whole = Whole(
         accelerator.reduce((batch.target != 255).sum()),
         accelerator.num_processes * len(batch.target),
@@ -197,7 +197,7 @@ def take_step(
     Each process draws its own dropout, so that with another number of processes or of parts other
     channels are dropped. What ``train_step`` says of the ``accelerator`` holds here too.
     """
-    accelerator = accelerator or start(batch.target.device.type)
+    accelerator = accelerator or lone(batch.target.device.type)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step, steps)
     drawn = config.seed * 1_000_003 + step + (accelerator.process_index << 40)

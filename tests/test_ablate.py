@@ -83,6 +83,7 @@ def test_a_campaign_stopped_at_random_equals_an_unbroken_one(world):
 def test_what_a_campaign_leaves_and_refuses(world):
     run = start(world, "one", "--only", "boxes/danet-0", "--quiet")
     assert run.end() == 0, run.err
+    assert (world / "runs" / "one" / "boxes" / "danet-0" / "best.safetensors").is_file()
     (result,) = Campaign.read(world / "one").results().values()
     record = result.record
     assert [row["step"] for row in record["log"] if "val_miou" in row] == [10, 20, 30]

@@ -193,6 +193,9 @@ BAD = {
     "size to predict": ([*PREDICT, *SUPPORT, *OUT, "--size", "0"], "size 0 px is too small"),
     "no list": ([*EVAL, "--list", "{world}/none"], "none: not a saved episode list"),
     "a picture as list": ([*EVAL, "--list", PICTURE + "1.png"], "not a saved episode list"),
+    "a list and shots": ([*EVAL, "--list", "{world}/none.json", "--shots", "5"],
+                         "--shots is how a list is drawn, and --list names one; leave one out"),
+    "a list and a seed": ([*EVAL, "--list", "{world}/none.json", "--seed", "0"], "--seed is how a"),
     "empty list": ([*EVAL, "--list", "{world}/none.json"], "the episode list is empty"),
     # checkpoints
     "no checkpoint": ([*EVAL, "--checkpoint", "danet"], "no checkpoint 'danet': no such file"),

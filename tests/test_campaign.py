@@ -117,7 +117,7 @@ def test_a_private_path_stays_in_the_environment(folder, monkeypatch):
         ("[data.shapes]\n[data.mine]", "[mine]", "mine: no such key"),
         ("episodes = 2", 'baseline = "bse"', "baseline = 'bse': no such arm; did you mean 'base'"),
         ("[data.mine]", "[data.mine]\nalso = { a = 1 }", "data.mine.also.a = 1: give a name of"),
-        ("[data.mine]", "[data.mine]\nfold = -1", "data.mine.fold = -1: use 1 or more"),
+        ("[data.mine]", "[data.mine]\nfold = -1", "data.mine.fold = -1: use 0 or more"),
         ("shots = [1]", "shots = [1]\nlists = 0", "lists = 0: use 1 or more"),
         ("[arms]", "[options]\nnovl = 1\n[arms]", "no setting 'novl'; did you mean 'novel'"),
         ("[arms]", "[scoring]\nat = 1\n[arms]", "Scoring.at = 1: use 'network', 'label'"),

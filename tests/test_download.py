@@ -166,6 +166,21 @@ def test_what_is_not_the_published_file_is_thrown_away(server, tmp_path, begun):
     assert (tmp_path / "x").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("mine", [b"my own", CONTENT + b"and more", CONTENT[::-1]])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_another_file_of_that_name_is_given_back(server, tmp_path, mine, ranges):
+    source = server.publish("x", CONTENT)
+    server.ranges = ranges
+    (tmp_path / "x").write_bytes(mine)
+    if not ranges:  # the published file comes whole, and takes its place
+        fetch(source, tmp_path / "x")
+        assert (tmp_path / "x").read_bytes() == CONTENT
+        return
+    with pytest.raises(InputError, match="x: is there, and is not the published file; move it"):
+        fetch(source, tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == mine and names(tmp_path) == ["x"]
+
+
 def test_a_connection_that_breaks_leaves_a_part_to_go_on_from(server, tmp_path):
     source = server.publish("x", CONTENT)
     server.cut = 120_000

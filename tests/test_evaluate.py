@@ -18,6 +18,7 @@ from fss.evaluate import (
     all_foreground,
     evaluate,
     figures,
+    reference,
     tally_episodes,
     training_free,
 )
@@ -158,7 +159,7 @@ def test_the_tally_is_in_the_order_of_the_list():
     assert [DATA.classes[i] for i in tally.to_json()["class"]] == [e.class_name for e in EPISODES]
 
 
-def naive_training_free(batch: FeatureBatch) -> torch.Tensor:
+def naive_training_free(batch: FeatureBatch, aligned: bool = False) -> torch.Tensor:
     """Position by position: cosine with the mean inside, less cosine with the mean outside."""
     size = tuple(batch.target.shape[-2:])
     out = torch.zeros(batch.target.shape)
@@ -174,7 +175,11 @@ def naive_training_free(batch: FeatureBatch) -> torch.Tensor:
                 total, weight = torch.zeros(query.shape[0]), 0.0
                 for k in range(len(support)):
                     area = (batch.mask[b, k] == label).float()
-                    small = torch.nn.functional.adaptive_avg_pool2d(area[None], (height, width))[0]
+                    if aligned:  # corners lie on corners, and the label is sampled
+                        small = resize(area, (height, width), aligned=True)
+                    else:
+                        shape = (height, width)
+                        small = torch.nn.functional.adaptive_avg_pool2d(area[None], shape)[0]
                     for i in range(height):
                         for j in range(width):
                             total += small[i, j] * support[k, :, i, j]
@@ -185,12 +190,13 @@ def naive_training_free(batch: FeatureBatch) -> torch.Tensor:
                         v = query[:, i, j]
                         cosine = v @ mean / math.sqrt(float(v @ v) * float(mean @ mean))
                         similarity[i, j] += sign * cosine
-            score += resize(similarity, size, aligned=False)
+            score += resize(similarity, size, aligned=aligned)
         out[b] = score > 0
     return out
 
 
-def test_training_free_is_the_naive_loop():
+@pytest.mark.parametrize("aligned", [False, True])
+def test_training_free_is_the_naive_loop(aligned):
     generator = torch.Generator().manual_seed(0)
 
     def maps(*lead: int) -> Features:
@@ -203,12 +209,13 @@ def test_training_free_is_the_naive_loop():
         for shape in ((3, 12, 10), (3, 2, 12, 10))
     )
     batch = FeatureBatch(maps(3), target, maps(3, 2), mask)
-    found = training_free(batch)
+    found = training_free(batch, aligned=aligned)
     assert found.shape == target.shape
-    assert torch.equal(found.float(), naive_training_free(batch))
+    assert torch.equal(found.float(), naive_training_free(batch, aligned))
+    assert not torch.equal(found, training_free(batch, aligned=not aligned))
     assert 0.1 < found.float().mean() < 0.9
     flipped = batch._replace(mask=torch.where(mask == 255, mask, 1 - mask))
-    assert torch.equal(training_free(flipped), 1 - found)
+    assert torch.equal(training_free(flipped, aligned=aligned), 1 - found)
 
 
 @pytest.mark.parametrize("label", [0, 1, 255])
@@ -221,6 +228,18 @@ def test_training_free_stands_a_support_of_one_label(label):
 def test_references_are_measured_by_name():
     assert REFERENCES == {"all-foreground": all_foreground, "training-free": training_free}
     assert measure(predict=training_free)["miou"] != measure(predict=all_foreground)["miou"]
+
+
+def test_a_reference_has_its_backbones_geometry(monkeypatch):
+    model = network()
+    batch = next(CachedFeatures(model, DATA).batches(EPISODES, 2))
+    for aligned in (False, True):
+        monkeypatch.setattr(model.backbone, "aligned", aligned)
+        found = reference("training-free", model)(batch)
+        assert torch.equal(found, training_free(batch, aligned=aligned))
+    assert reference("all-foreground", model) is all_foreground
+    with pytest.raises(InputError, match="needs the support's whole block4"):
+        reference("training-free", network(prior="masked_input"))
 
 
 def test_ignored_pixels_count_for_nothing():

@@ -1,6 +1,7 @@
 """The explorer without a browser: choices, numbers, pictures."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from test_looks import SHOTS, episode, model
 
+from fss.checkpoint import save_checkpoint
 from fss.config import ARMS
 from fss.errors import InputError
 from fss.explorer import NETWORKS, Explorer, network
@@ -105,6 +107,8 @@ def test_numbers_by_hand():
     assert found["on_object"] == pytest.approx(float((heat * inside).sum() / SHOTS), rel=1e-4)
     explorer.choose(shot=2)
     assert explorer.numbers()["shot"] == 2
+    explorer.choose(shot="mean")
+    assert explorer.numbers()["on_object"] == pytest.approx(found["on_object"])
     explorer.choose(map="prior")
     assert explorer.numbers().keys() == {"probability", "truth", "prior"}
 
@@ -186,6 +190,17 @@ def test_networks():
     assert all(network(name) for name in NETWORKS)
     with pytest.raises(InputError, match="no checkpoint 'nothing'"):
         network("nothing")
+
+
+def test_a_run_that_goes_on_is_read_anew(tmp_path):
+    first, second = network("base, untrained"), network("repaired, untrained")
+    best = tmp_path / "best.safetensors"
+    save_checkpoint(first, best)
+    assert network(str(tmp_path)) is network(str(tmp_path))
+    assert network(str(tmp_path)).config == first.config
+    save_checkpoint(second, best)
+    os.utime(best, ns=(0, 0))
+    assert network(str(tmp_path)).config == second.config
 
 
 # The sheet

@@ -476,6 +476,19 @@ def test_an_empty_mask_stays_finite(name):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_a_mask_as_files_store_it_is_refused():
+    """0 and 255 mean nothing and unknown here; among the shots, one 1 is enough."""
+    model = build("base")
+    query, support, mask = episode(2)
+    stored = mask.clone()
+    stored[1] = (stored[1] == 1) * 255
+    with pytest.raises(ValueError, match=r"holds 0 and 255 and no 1.* pass \(mask > 127\)"):
+        model(query, support, stored)
+    stored[1, 0, 0, 0] = 1
+    model(query, support, stored)
+    model(query, support, torch.full_like(mask, 255))  # all unknown
+
+
 # From features, and one support set for many queries
 
 

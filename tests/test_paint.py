@@ -267,6 +267,47 @@ def test_saved_is_read_back(tmp_path):
     assert [np.array_equal(c.mask, painted(n).mask) for n, c in enumerate(back)] == [True] * 3
 
 
+def test_what_is_saved_again_is_not_there_twice(tmp_path):
+    canvases = [painted(0), painted(1)]
+    save_canvases(tmp_path, "cup", canvases)
+    pictures = {path: path.read_bytes() for path in (tmp_path / "cup").glob("*.jpg")}
+    kept = (tmp_path / "cup" / "2.png").stat().st_mtime_ns
+    canvases[0].paint(Stroke("box", [(0, 0), (20, 30)]))
+    saved = save_canvases(tmp_path, "cup", [*canvases, painted(2)])
+    assert [path.name for path in saved] == ["1.jpg", "2.jpg", "3.jpg"]
+    assert len(list((tmp_path / "cup").iterdir())) == 6
+    assert all(path.read_bytes() == content for path, content in pictures.items())
+    assert (tmp_path / "cup" / "2.png").stat().st_mtime_ns == kept
+    back = canvases_in(tmp_path / "cup")
+    assert np.array_equal(back[0].mask, canvases[0].mask)
+    assert [path.name for path in save_canvases(tmp_path, "pot", canvases)] == ["1.jpg", "2.jpg"]
+    (tmp_path / "cup" / "2.jpg").unlink()
+    assert save_canvases(tmp_path, "cup", back)[1].name == "4.jpg"
+
+
+def test_a_mended_mask_goes_back_beside_its_picture(tmp_path):
+    """Also beside a picture that is larger than it is painted on."""
+    height, width = LARGEST // 2, 2 * LARGEST
+    large = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    labels = np.zeros((height, width), np.uint8)
+    labels[:100, :200] = 255
+    Image.fromarray(large).save(tmp_path / "photo.jpeg")
+    Image.fromarray(labels).save(tmp_path / "photo.png")
+    Image.fromarray(photo()).save(tmp_path / "unlabelled.jpg")
+    before = (tmp_path / "photo.jpeg").read_bytes()
+    canvases = canvases_in(tmp_path)
+    canvases[0].paint(Stroke("box", [(50, 0), (99, LARGEST // 2 - 1)]))
+    canvases[1].paint(Stroke("box", [(3, 3), (12, 9)]))
+    saved = save_canvases(tmp_path.parent, tmp_path.name, canvases)
+    assert [path.name for path in saved] == ["photo.jpeg", "unlabelled.jpg"]
+    assert (tmp_path / "photo.jpeg").read_bytes() == before
+    mask = np.asarray(Image.open(tmp_path / "photo.png"))
+    assert mask.shape == (height, width)
+    assert mask[:100, :200].all() and mask[100:198, :1000].all() and not mask[210:].any()
+    assert np.array_equal(canvases_in(tmp_path)[1].mask, canvases[1].mask)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_canvases_of_pictures_without_masks(tmp_path):
     Image.fromarray(photo()).save(tmp_path / "b.jpg")
     Image.fromarray(photo()).save(tmp_path / "a.jpeg")

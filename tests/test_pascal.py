@@ -214,7 +214,10 @@ def test_merge_of_voc_and_sbd(tree):
     (tree / "SegmentationClassAug").rename(tree / "SegmentationClass")
     fails(tree, "VOC's own masks only", "SBD", "fss download", split="train", fold=1)
     assert opened(tree).images["bird"], "the test needs VOC alone"
-    assert opened(tree, "train", 1, allow_missing=True).images["bird"]
+    few = opened(tree, "train", 1, allow_missing=True)
+    assert few.images["bird"]
+    (note,) = few.notes
+    assert "has VOC's own masks only, a seventh of those to train on" in note
     sbd = tree / "sbd" / "cls"
     sbd.mkdir(parents=True)
     added, own, validation = "t03-0", "t03-1", "v03-0"

@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from fss.campaign.report import forest, table
+from fss.errors import InputError
 from fss.viz import FALSE_ALARM, HIT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +74,14 @@ def test_a_forest_by_hand():
     ]  # fmt: skip
     marks = {round(float(x[0]), 6): line.get_markerfacecolor() for x, line in lines if len(x) == 1}
     assert marks == {1.1: "white", 20.0: HIT, -1.0: FALSE_ALARM}
+
+
+def test_a_forest_of_many_shots():
+    rows = [row("lda", k, gain=0.01, interval=(0, 0.02)) for k in (1, 2, 5, 10)]
+    (legend,) = forest(rows).legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"{k}-shot" for k in (1, 2, 5, 10)]
+    with pytest.raises(InputError, match="5 numbers of shots .* choose 4 of 1, 2, 5, 10, 20"):
+        forest([*rows, row("lda", 20, gain=0.01, interval=(0, 0.02))])
 
 
 def tables(root, *args):

@@ -18,7 +18,9 @@ from fss.cli import _workers
 from fss.config import arm, preset, with_settings
 from fss.data import open_dataset
 from fss.episodes import EpisodeList
+from fss.errors import InputError
 from fss.evaluate import REFERENCES, evaluate
+from fss.evaluate import reference as named_reference
 from fss.files import write_atomically, write_json
 from fss.machine import describe
 from fss.model import DANet
@@ -59,8 +61,10 @@ def compare(
         shots: support pictures an episode, one table column each.
         episodes: of each list.
         seed: of the training and of the episode lists.
-        ship: put the weights of the last arm and their card into the package, as NAME.
+        ship: put the weights and their card into the package, as NAME; for one arm.
     """
+    if ship and len(arms) > 1:
+        raise SystemExit(f"--ship puts one network into the package; name one of {', '.join(arms)}")
     label = label or data
     made_on = describe()  # now: the work tree may have moved on when the training ends
     rows: list[dict[str, Any]] = []
@@ -132,7 +136,7 @@ def _measure(
     rows = []
     for k in shots:
         episode_list = EpisodeList.sample(dataset, shots=k, episodes=episodes, seed=seed)
-        predict = REFERENCES[reference] if reference else None
+        predict = named_reference(reference, model) if reference else None
         result = evaluate(model, dataset, episode_list, predict=predict, workers=_workers(-1))
         low, high = result["miou_interval"]
         print(f"{name} {k}-shot: {100 * result['miou']:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
@@ -141,4 +145,7 @@ def _measure(
 
 
 if __name__ == "__main__":
-    tyro.cli(compare)
+    try:
+        tyro.cli(compare)
+    except InputError as error:
+        raise SystemExit(str(error)) from error

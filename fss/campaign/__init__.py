@@ -339,8 +339,9 @@ def _checked(kind: str, place: str, given: Any) -> dict[str, Any]:
         part_type = int if key == "shots" else str if isinstance(value, list) else type(value)
         if not all(type(part) is part_type for part in parts):
             raise InputError(f"{name} = {value!r}: give a list of {part_type.__name__}")
-        if part_type is int and min(parts, default=0) < (0 if key in ("fold", "list_seed") else 1):
-            raise InputError(f"{name} = {value!r}: use 1 or more")
+        least = 0 if key in ("fold", "list_seed") else 1
+        if part_type is int and min(parts, default=least) < least:
+            raise InputError(f"{name} = {value!r}: use {least} or more")
     return {**known, **given}
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -26,7 +27,7 @@ from fss.data.dataset import Dataset
 from fss.engine import check_device
 from fss.episodes import EpisodeList, check_shots
 from fss.errors import InputError, Stopped
-from fss.evaluate import REFERENCES, features_of, figures, network, tally_episodes
+from fss.evaluate import features_of, figures, network, reference, tally_episodes
 from fss.features import CachedFeatures
 from fss.files import held, write_atomically
 from fss.machine import describe
@@ -35,6 +36,7 @@ from fss.run import LOG, read_log
 from fss.train import step_count, train
 
 CHILD = "FSS_RUN_OF_A_CAMPAIGN"  # set for the processes of a campaign
+ERROR = "fss: error: "  # begins the line that tells a user what to mend
 PATIENCE = 60.0  # seconds that a process has for its last checkpoint
 
 
@@ -68,7 +70,7 @@ def make_run(
             resume=True, workers=workers, progress=progress, options=run.options,
         )  # fmt: skip
     trained = time.perf_counter() - start
-    predict = REFERENCES[run.arm] if run.reference else network(model)
+    predict = reference(run.arm, model) if run.reference else network(model)
     dataset = run.open("test")
     source = features_of(
         model, dataset, cache=run.schedule.cache, workers=workers, progress=progress
@@ -239,24 +241,28 @@ def _make_all(
     waiting, slots = list(left), list(range(jobs))
     steps = {run.name: steps_of(run) for run in campaign.runs}
     finished = sum(steps.values()) - sum(steps[run.name] for run in left)
-    running: dict[str, subprocess.Popen[str]] = {}
+    running: dict[str, subprocess.Popen[bytes]] = {}
     taken: dict[str, int] = {}
     total = sum(steps.values())
     bar = tqdm(total=total, initial=finished, desc=campaign.folder.name, unit="step",
                disable=not progress, dynamic_ncols=True)  # fmt: skip
-    with bar, _ended_together(running):
+    with bar, tempfile.TemporaryDirectory() as said, _ended_together(running):
         while waiting or running:
             while waiting and len(running) < jobs:
                 run = waiting.pop(0)
                 taken[run.name] = slots.pop(0)
-                running[run.name] = _start(command(run, taken[run.name]))
+                running[run.name] = _start(
+                    command(run, taken[run.name]), Path(said) / str(taken[run.name])
+                )
             for name, process in list(running.items()):
                 if process.poll() is not None:
                     del running[name]
-                    slots.append(taken.pop(name))
+                    slot = taken.pop(name)
+                    slots.append(slot)
                     finished += steps[name]
                     if process.returncode:
-                        raise InputError(f"{name}: {_last_line(process)}")
+                        reason = _reason(process.returncode, Path(said) / str(slot))
+                        raise InputError(f"{name}: {reason}")
                     if progress:
                         bar.write(f"{name}: done")
             now = finished + sum(logged(runs / name) for name in running)
@@ -265,17 +271,26 @@ def _make_all(
             time.sleep(0.2)
 
 
-def _start(command: Sequence[str]) -> subprocess.Popen[str]:
+def _start(command: Sequence[str], said: Path) -> subprocess.Popen[bytes]:
+    """Start a run; what it says goes to a file, which no length can fill up as it does a pipe."""
     # Its own session: Ctrl-C reaches only us, and we pass it on. It watches its stdin for our end.
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", CHILD: "1"},
-    )  # fmt: skip
+    with said.open("wb") as file:
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=file,
+            start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1", CHILD: "1"},
+        )  # fmt: skip
+
+
+def _reason(code: int, said: Path) -> str:
+    """Why a run failed: the kit's own line, around which a launcher draws a box, or the last."""
+    lines = said.read_text(errors="replace").splitlines()
+    own = [line for line in lines if line.startswith(ERROR)]
+    last = [line for line in lines if line.strip("= ")]
+    return (own or last or [f"ended with {code}"])[-1].removeprefix(ERROR)
 
 
 @contextmanager
-def _ended_together(running: dict[str, subprocess.Popen[str]]) -> Iterator[None]:
+def _ended_together(running: dict[str, subprocess.Popen[bytes]]) -> Iterator[None]:
     """Whatever ends the campaign ends its processes, each with a checkpoint."""
     try:
         yield
@@ -293,12 +308,6 @@ def _ended_together(running: dict[str, subprocess.Popen[str]]) -> Iterator[None]
                 f"stopped by {signal.Signals(number).name}; the same command goes on", number
             ) from None
         raise
-
-
-def _last_line(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None
-    lines = process.stderr.read().splitlines() or [f"ended with {process.returncode}"]
-    return lines[-1].removeprefix("fss: error: ")
 
 
 def steps_of(run: Run) -> int:

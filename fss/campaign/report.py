@@ -5,10 +5,14 @@ from typing import Any
 
 from fss.campaign import REFERENCES
 from fss.campaign.paper import gains
+from fss.errors import InputError
 from fss.viz import FALSE_ALARM, HIT, NotebookFigure
 
 PAPER = gains()
 """Table 3 of the paper: gains over its base in points, 1- and 5-shot; Pascal-5i, ResNet-50."""
+
+LOOKS = ((HIT, "o"), (FALSE_ALARM, "s"), ("#009E73", "D"), ("#555555", "^"))
+"""Colour and mark of each number of shots in a figure, from the fewest on."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -54,14 +58,22 @@ def forest(rows: Rows, *, title: str | None = None, baseline: str = "base") -> N
     """Draw the gains over the baseline with their intervals, an arm a line; references left out.
 
     A filled mark is an interval that excludes zero, an empty one an interval that does not.
+
+    Raises:
+        InputError: more numbers of shots than ``LOOKS`` tells apart.
     """
     rows = [row for row in rows if row["gain"] is not None and row["arm"] not in REFERENCES]
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     shots = sorted({row["shots"] for row in rows})
+    if len(shots) > len(LOOKS):
+        raise InputError(
+            f"{len(shots)} numbers of shots are more than a figure holds; choose {len(LOOKS)} of "
+            f"{', '.join(map(str, shots))}"
+        )
     figure = NotebookFigure(figsize=(6.4, 0.9 + 0.42 * len(arms)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(0, color="black", linewidth=1)
-    for place, (k, color, marker) in enumerate(zip(shots, (HIT, FALSE_ALARM), "os", strict=False)):
+    for place, (k, (color, marker)) in enumerate(zip(shots, LOOKS, strict=False)):
         for row in (row for row in rows if row["shots"] == k):
             y = arms.index(row["arm"]) + 0.22 * (place - (len(shots) - 1) / 2)
             low, high = (100 * end for end in row["gain_interval"])
@@ -76,7 +88,7 @@ def forest(rows: Rows, *, title: str | None = None, baseline: str = "base") -> N
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=9)
+    figure.legend(loc="outside upper right", ncols=len(shots), frameon=False, fontsize=9)
     if title is not None:
         axis.set_title(title, loc="left", fontsize=11)
     return figure

@@ -110,7 +110,7 @@ def declare(
     declared = {
         "preset": "paper", "baseline": next(iter(arms)), "shots": list(SHOTS),
         "episodes": chosen.episodes, "lists": chosen.lists, "set": list(chosen.settings),
-        "options": _changed(options, DataConfig()), "scoring": _changed(scoring, Scoring()),
+        "options": changed(options, DataConfig()), "scoring": changed(scoring, Scoring()),
         "data": places, "arms": arms,
     }  # fmt: skip
     return Campaign.declared(out, declared), declared
@@ -166,8 +166,8 @@ def write_declaration(campaign: Campaign, declared: Mapping[str, Any]) -> None:
         write_atomically(path, content)
 
 
-def _changed(settings: Any, default: Any) -> dict[str, Any]:
-    """The settings that are not as by default."""
+def changed(settings: Any, default: Any) -> dict[str, Any]:
+    """Return the settings that are not as by default."""
     usual = default.to_json()
     return {key: value for key, value in settings.to_json().items() if value != usual[key]}
 

@@ -73,7 +73,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the size and of every sample's fingerprint in order.
 
-        It depends on the content alone, so a folder that has moved keeps its cached features.
+        A file's is its name, size and time of change, so that a folder which has moved keeps its
+        cached features (``mv``, ``cp -a`` and ``rsync -a`` keep the times).
         """
         digest = hashlib.sha256(f"size={self.size}\n".encode())
         for class_name, names in self.images.items():

@@ -257,8 +257,14 @@ def save_pair(stem: Path, image: np.ndarray, mask: np.ndarray) -> None:
 
     Raises `InputError` where nothing can be written.
     """
-    for array, suffix, options in ((image, ".jpg", {"quality": 95}), (mask, ".png", {})):
-        encoded = io.BytesIO()
-        form = {".jpg": "JPEG", ".png": "PNG"}[suffix]
-        Image.fromarray(array).save(encoded, format=form, **options)
-        write_atomically(stem.parent / (stem.name + suffix), encoded.getvalue())
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, format="JPEG", quality=95)
+    write_atomically(stem.parent / f"{stem.name}.jpg", encoded.getvalue())
+    save_mask(stem.parent / f"{stem.name}.png", mask)
+
+
+def save_mask(path: Path, mask: np.ndarray) -> None:
+    """Write labels uint8 [H, W] as a PNG; raises `InputError` where nothing can be written."""
+    encoded = io.BytesIO()
+    Image.fromarray(mask).save(encoded, format="PNG")
+    write_atomically(path, encoded.getvalue())

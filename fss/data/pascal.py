@@ -108,13 +108,14 @@ class Pascal:
         names = [CLASSES[label - 1] for label in wanted]
         chosen = narrowed(names, self.options.classes, f"the {split} split of {spec}")
         labels = {CLASSES.index(name) + 1 for name in chosen}
+        notes: list[str] = []
         if part == "trn" and not isinstance(self.lists, PairLists) and not self.voc.augmented:
-            self._complain(
+            few = (
                 f"{self.voc.root} has VOC's own masks only, a seventh of those to train on, "
-                f"without SBD's (cls) or SegmentationClassAug; {SOURCE}, or go on without by "
-                "--allow-missing",
-                problems,
+                "without SBD's (cls) or SegmentationClassAug"
             )
+            self._complain(f"{few}; {SOURCE}, or go on without by --allow-missing", problems)
+            notes.append(few)
         pairs, images = self._listed(part, folds, labels, problems)
         if novel and self.options.novel == "drop":
             counts = scan(self.voc, sorted({n for n, _ in pairs} & self._labelled), problems)
@@ -122,7 +123,6 @@ class Pascal:
         there = self.voc.pictures() & self._labelled
         absent = sorted(images - there)
         found = [pair for pair in pairs if pair[0] in there]
-        notes: tuple[str, ...] = ()
         if absent:
             first = ", ".join(absent[:5]) + (", ..." if absent[5:] else "")
             self._complain(
@@ -130,16 +130,23 @@ class Pascal:
                 f"mask in {self.voc.root}: {first}; add them, or go on without by --allow-missing",
                 problems,
             )
-            notes = (
+            notes.append(
                 f"{split}: {len(found)} of {len(pairs)} listed pairs of a picture and a class are "
-                f"there; {len(absent)} of {len(images)} pictures are missing: {first}",
+                f"there; {len(absent)} of {len(images)} pictures are missing: {first}"
             )
         pictures = {
             name: tuple(sorted(n for n, label in found if CLASSES[label - 1] == name))
             for name in chosen
         }
         return Dataset(
-            spec, split, fold, size, pictures, self.voc, notes=notes, all_classes=tuple(names)
+            spec,
+            split,
+            fold,
+            size,
+            pictures,
+            self.voc,
+            notes=tuple(notes),
+            all_classes=tuple(names),
         )
 
     def _complain(self, problem: str, problems: list[str] | None) -> None:

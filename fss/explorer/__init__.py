@@ -6,13 +6,15 @@ with numbers, and with PNG bytes for a page that has no kernel.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fss.checkpoint import load
+from fss.checkpoint import find_checkpoint, load
 from fss.config import arm
+from fss.data.pictures import stamp
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError, nearest
 from fss.explorer.looks import BANDS, Looks
@@ -34,14 +36,27 @@ NETWORKS = {
 COLDEST, HOTTEST = 0.1, 100.0
 
 
-@lru_cache(maxsize=len(NETWORKS))
 def network(name: str) -> DANet:
     """Load one of ``NETWORKS``, or a checkpoint (see ``fss.load``), and keep it.
 
     Raises:
         InputError: no such network.
     """
-    weights = NETWORKS.get(name, name)
+    if name in NETWORKS:
+        return _offered(name)
+    file = find_checkpoint(name)
+    return _read(file, stamp(file))
+
+
+@lru_cache(maxsize=8)
+def _read(file: Path, written: str) -> DANet:
+    """A file as it was ``written``: a run that goes on writes it anew."""
+    return load(file)
+
+
+@lru_cache(maxsize=len(NETWORKS))
+def _offered(name: str) -> DANet:
+    weights = NETWORKS[name]
     if weights is not None:
         return load(weights)
     with torch.random.fork_rng(devices=[]):
@@ -158,15 +173,21 @@ class Explorer:
         heat = self.heat()
         height, width = heat.shape[1:]
         shot, at = divmod(int(heat.argmax()), height * width)
-        objects = self.looks.object_share((height, width))
-        objects = objects.mean(0, keepdim=True) if self.shot == "mean" else self._shown(objects)
         return found | {
             "largest": float(heat.max()),
             "at": divmod(at, width),
             "shot": None if self.shot == "mean" else int(self._numbers()[shot]),
             "alike": int((heat >= ALIKE * heat.max()).sum()),
-            "on_object": float((heat * objects).sum() / heat.sum().clamp_min(1e-12)),
+            "on_object": self._on_object(),
         }
+
+    def _on_object(self) -> float:
+        """The share of the look that falls on objects: each support's look on its own object."""
+        looks = self.looks.look(self.map, self.place, temperature=self.temperature)
+        objects = self.looks.object_share((looks.shape[1], looks.shape[2]))
+        if self.shot != "mean":
+            looks, objects = self._shown(looks), self._shown(objects)
+        return float((looks * objects).sum() / looks.sum().clamp_min(1e-12))
 
     def text(self) -> str:
         """Return ``numbers`` as a line to read."""

@@ -6,12 +6,13 @@ A widget's script sends strokes and shows the PNG that comes back; all rules are
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fss.data.folder import SUFFIXES, save_pair
+from fss.data.folder import SUFFIXES, save_mask, save_pair
 from fss.data.pictures import Source, read_mask, read_rgb, resize_labels
 from fss.errors import InputError, nearest
 from fss.explorer.sheet import png
@@ -63,6 +64,7 @@ class Canvas:
         image: as it is painted on, uint8 [h,w,3].
         original: (H, W) of the picture as it came.
         mask: uint8 [h,w], 1 = object.
+        home: the picture's file, where it was read from a folder or saved to one.
 
     Raises:
         InputError: a picture too small to hold an object.
@@ -85,6 +87,17 @@ class Canvas:
             )
         self.mask: np.ndarray = np.zeros(self.image.shape[:2], np.uint8)
         self._steps: list[Stroke | np.ndarray] = []
+        self.home: Path | None = None
+        self._kept: np.ndarray | None = None  # the mask that lies beside the picture's file
+
+    def settle(self, home: Path) -> None:
+        """Note that the picture lies in that file, and the mask as it is now beside it."""
+        self.home, self._kept = home, self.mask
+
+    @property
+    def changed(self) -> bool:
+        """Whether the mask is another one than beside the picture's file."""
+        return self._kept is None or not np.array_equal(self.mask, self._kept)
 
     @classmethod
     def read(cls, source: Source) -> "Canvas":
@@ -114,7 +127,7 @@ class Canvas:
         """Take labels [H,W] of the picture's own size, 1 = object, in place of what is there.
 
         Raises:
-            InputError: of another size.
+            InputError: of another size, or of 0 and 255.
         """
         if labels.shape != self.original:
             (height, width), (rows, cols) = self.original, labels.shape
@@ -122,6 +135,8 @@ class Canvas:
                 f"{name} is {cols} x {rows} pixels, its picture {self.name} {width} x {height}; "
                 "take a mask of the picture's size"
             )
+        if (labels == 255).any() and not (labels == 1).any():
+            raise InputError(f"{name} holds 255 and no 1, its object; pass (mask > 127)")
         height, width = self.mask.shape
         self._take(resize_labels((labels == 1).astype(np.uint8), height, width))
 
@@ -207,6 +222,8 @@ def canvases_in(folder: Path) -> list[Canvas]:
         canvas = Canvas.read(path)
         if path.with_suffix(".png").is_file():
             canvas.load(path.with_suffix(".png"))
+            canvas.settle(path)
+        canvas.home = path
         canvases.append(canvas)
     return canvases
 
@@ -214,7 +231,9 @@ def canvases_in(folder: Path) -> list[Canvas]:
 def save_canvases(root: Path, class_name: str, canvases: Sequence[Canvas]) -> list[Path]:
     """Write pictures and masks as ``root/class_name/<n>.jpg`` and ``.png``, after what is there.
 
-    That is FSS-1000's layout, as ``--data folder:ROOT`` reads it.
+    That is FSS-1000's layout, as ``--data folder:ROOT`` reads it. Of a picture that lies there
+    already, only the mask is written, where it has changed: a picture that is there twice could be
+    query and support of one episode.
 
     Returns:
         The pictures' paths.
@@ -231,8 +250,15 @@ def save_canvases(root: Path, class_name: str, canvases: Sequence[Canvas]) -> li
         canvas.check()
     folder = root / class_name
     taken = [int(path.stem) for path in folder.glob("*") if path.stem.isdecimal()]
+    numbers = count(max(taken, default=0) + 1)
     saved = []
-    for n, canvas in enumerate(canvases, max(taken, default=0) + 1):
-        save_pair(folder / str(n), canvas.image, canvas.mask)
-        saved.append(folder / f"{n}.jpg")
+    for canvas in canvases:
+        home = canvas.home
+        if home is None or home.parent.resolve() != folder.resolve() or not home.is_file():
+            home = folder / f"{next(numbers)}.jpg"
+            save_pair(home.with_suffix(""), canvas.image, canvas.mask)
+        elif canvas.changed:
+            save_mask(home.with_suffix(".png"), resize_labels(canvas.mask, *canvas.original))
+        canvas.settle(home)
+        saved.append(home)
     return saved
