@@ -10,6 +10,7 @@ import tiny
 from processes import Fss
 
 from fss.campaign import Campaign, summary
+from fss.campaign.ablate import _reason
 
 DECLARED = """
 shots = [1, 2]
@@ -111,6 +112,21 @@ def test_what_a_campaign_leaves_and_refuses(world):
     mixed = Fss("ablate", world / "one", "--quiet", folder=world / "one-said")
     assert mixed.end() == 2
     assert "danet-0.json: was made with steps = 30, and campaign.toml declares 40" in mixed.err
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("a warning\nfss: error: no such thing\n====\ntrain FAILED\n====\n", "no such thing"),
+        ("Traceback ...\nValueError: what\n\n=====\n", "ValueError: what"),
+        ("", "ended with 7"),
+    ],
+)
+def test_the_reason_is_the_kits_own_line_whatever_a_launcher_draws_around_it(
+    tmp_path, said, reason
+):
+    (tmp_path / "0").write_text(said)
+    assert _reason(7, tmp_path / "0") == reason
 
 
 def test_a_run_that_fails_is_named(world):

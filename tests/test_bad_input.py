@@ -524,6 +524,25 @@ def test_two_trainings_into_one_folder(world, tmp_path):
     assert sorted(os.listdir(out)) == ["best.safetensors", "last.safetensors", "log.csv"]
 
 
+def no_memory(*args, **options):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
+
+
+def no_memory_in_numpy(*args, **options):
+    raise MemoryError("Unable to allocate 3.00 GiB for an array")
+
+
+def no_memory_on_the_cpu(*args, **options):
+    raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried ...")
+
+
+@pytest.mark.parametrize("fails", [no_memory, no_memory_in_numpy, no_memory_on_the_cpu])
+def test_too_little_memory_is_one_line(world, refused, fails):
+    args = (part.replace("{world}", str(world)) for part in EVAL)
+    line = refused(*args, patches={**TINY, "fss.evaluate.evaluate": fails})
+    assert "out of memory" in line and "--accumulate" in line
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_cache_is_made(world, tmp_path, cache, number):
     stopped = start(world, tmp_path / "run", patches={**TINY, "fss.features.extract": slow_extract})
