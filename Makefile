@@ -73,6 +73,7 @@ e2e: $(READY) ## install playwright, and Chromium where there is none, and test 
 
 bench: $(READY) ## time the kit and every notebook on this machine (eight minutes), and the memory
 	.venv/bin/python tools/bench.py
+	$(RUN) pytest -q -rs tests/e2e -k fifty_clicks  # in the browser, where make e2e has been
 	$(MAKE) tables
 
 weights: $(READY) ## train, measure and ship the weights in fss/weights (two hours)
@@ -83,6 +84,8 @@ weights: $(READY) ## train, measure and ship the weights in fss/weights (two hou
 	$(MAKE) tables
 
 photos: $(READY) ## train, measure and ship the weights for photographs: make photos PHOTOS=path
+	@[ -d "$(PHOTOS)" ] || { echo "give a folder of pictures: make photos PHOTOS=path"; exit 2; }
+	# build/mixed is gone on with; for other pictures, make clean first
 	[ -d build/mixed ] || .venv/bin/python tools/mix.py "$(PHOTOS)" build/mixed --shapes 20
 	.venv/bin/python tools/compare.py danet-lite0-photos --data folder:build/mixed \
 	  --label 'folder:$$PHOTOS with 20 classes of shapes' \
