@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -80,6 +81,11 @@ def overlay(
     return _bytes(alpha * colors + (1 - alpha) * _grey(picture))
 
 
+def heated(image: Array, mask: Array, heat: Array) -> Picture:
+    """Return a picture under ``heat`` [h,w], from 0 to its largest, its mask outlined in white."""
+    return outline(overlay(image, heat, limits=(0, float(heat.max()))), mask, "white")
+
+
 def error_map(image: Array, prediction: Array, target: Array) -> Picture:
     """Return the grey picture with hits blue, misses yellow, false alarms vermilion.
 
@@ -112,6 +118,35 @@ def error_legend() -> list[Patch]:
         Patch(facecolor=FALSE_ALARM, label="false alarm"),
         Patch(facecolor=light, edgecolor=dark, linewidth=0, hatch="/////", label="ignored"),
     ]
+
+
+def strip(
+    pictures: Mapping[str, Picture], *, width: float = 9.0, rows: int = 1
+) -> tuple[Figure, npt.NDArray[Any]]:
+    """Draw pictures in rows, each below its title; return the figure and its axes, in order.
+
+    ``width`` is in inches. Raises `InputError` for a number of pictures that fills no ``rows``.
+    """
+    if not pictures or len(pictures) % rows:
+        raise InputError(f"{len(pictures)} pictures do not fill {rows} rows")
+    size = width * rows / len(pictures)
+    figure = NotebookFigure((width, rows * (size + 0.3)), dpi=72)
+    figure.set_layout_engine("constrained", h_pad=0.08)
+    axes = figure.subplots(rows, len(pictures) // rows, squeeze=False).ravel()
+    for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
+        axis.imshow(picture)
+        axis.set_title(title, fontsize=9)
+        axis.set_axis_off()
+    return figure, axes
+
+
+def cross(axis: Axes, place: tuple[int, int], grid: tuple[int, int]) -> None:
+    """Draw a white cross with a black rim at a place of a grid that covers the axis's picture."""
+    left, right, bottom, top = axis.get_images()[0].get_extent()
+    y = top + (place[0] + 0.5) / grid[0] * (bottom - top)
+    x = left + (place[1] + 0.5) / grid[1] * (right - left)
+    for color, width in (("black", 5), ("white", 2)):
+        axis.plot(x, y, "+", color=color, markersize=13, markeredgewidth=width)
 
 
 def episode_panel(

@@ -216,6 +216,14 @@ def test_a_sheet_lays_out_what_it_gets():
     assert (drawn[:, -MARGIN:] == 255).all()
 
 
+def test_fewer_steps_of_colour_are_nearly_the_same():
+    picture = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    fine, coarse = (sheet([[Panel(picture, "a")]], side=60, steps=n) for n in (256, 32))
+    assert len(np.unique(pixels(coarse))) == 32 < len(np.unique(pixels(fine)))
+    assert np.abs(pixels(coarse).astype(int) - pixels(fine)).max() <= 5
+    assert len(coarse) < 0.9 * len(fine)
+
+
 def test_a_row_of_many_keeps_its_width():
     picture = Panel(np.zeros((50, 50, 3), np.uint8), "")
     four, seven = (pixels(sheet([[picture] * n])).shape[1] for n in (4, 7))

@@ -130,6 +130,45 @@ def test_flat_heat_takes_the_low_end():
     assert (drawn == as_bytes(to_rgb("#440154"))).all()
 
 
+def test_heated_is_an_overlay_from_nothing_to_its_largest_under_a_white_outline():
+    heat, mask = torch.tensor([[0.2, 0.2, 0.4]]), box(5, 15, 8, 20)
+    drawn = viz.heated(picture(), mask, heat)
+    same = viz.overlay(picture(), heat, limits=(0, 0.4))
+    assert np.array_equal(drawn, viz.outline(same, mask, "white"))
+    assert not np.array_equal(same, viz.overlay(picture(), heat))  # 0.2 is not nothing
+
+
+# strip, cross
+
+
+def test_a_strip_draws_all_pictures_in_rows():
+    pictures = {f"picture {n}": np.full((HEIGHT, WIDTH, 3), n, np.uint8) for n in range(6)}
+    figure, axes = viz.strip(pictures, width=6, rows=2)
+    assert isinstance(figure, viz.NotebookFigure) and figure.get_figwidth() == 6
+    assert [axis.get_title() for axis in axes] == list(pictures)
+    for drawn, given in zip(pictures_of(figure), pictures.values(), strict=True):
+        assert np.array_equal(drawn, given)
+    figure.draw_without_rendering()
+    tops = [round(axis.get_position().y1, 3) for axis in axes]
+    assert len(set(tops[:3])) == len(set(tops[3:])) == 1 and tops[0] > tops[3]
+
+
+@pytest.mark.parametrize(("count", "rows"), [(5, 2), (0, 1)])
+def test_a_strip_wants_full_rows(count, rows):
+    pictures = {str(n): np.zeros((4, 4, 3), np.uint8) for n in range(count)}
+    with pytest.raises(InputError, match=f"{count} pictures do not fill {rows} rows"):
+        viz.strip(pictures, rows=rows)
+
+
+def test_a_cross_lies_in_the_middle_of_its_place():
+    _, (axis,) = viz.strip({"": np.zeros((HEIGHT, WIDTH, 3), np.uint8)})
+    viz.cross(axis, (1, 4), (4, 6))  # rows 6..11 and columns 24..29
+    for line in axis.get_lines():
+        assert line.get_xdata() == pytest.approx([26.5])
+        assert line.get_ydata() == pytest.approx([8.5])
+    assert [line.get_color() for line in axis.get_lines()] == ["black", "white"]
+
+
 # error_map
 
 

@@ -223,8 +223,12 @@ class Explorer:
             return sheet([[*asked, *looks, *answer], supports])
         return sheet([[*asked, *answer], supports, looks])
 
-    def snapshot(self, points: Sequence[tuple[int, int]]) -> bytes:
+    def snapshot(self, points: Sequence[tuple[int, int]], *, steps: int = 256) -> bytes:
         """Draw several places, (row, column), and where each looks: the PNG above a widget.
+
+        Args:
+            points: the places.
+            steps: of each colour; 32 halve the bytes, and nobody sees it.
 
         Raises:
             InputError: a place outside the picture, or no place; the selected one stays.
@@ -244,7 +248,7 @@ class Explorer:
         panels = looks[0] if self.map == "prior" else [panel for each in looks for panel in each]
         step = max(len(looks[0]), 4 // len(looks[0]) * len(looks[0]))
         rows += [panels[n : n + step] for n in range(0, len(panels), step)]
-        return sheet(rows, compress=9)
+        return sheet(rows, compress=9, steps=steps)
 
     def asked(self, points: Sequence[tuple[int, int]] | None = None) -> Panel:
         """Draw the query and the places that ask, by default the selected one."""
