@@ -84,7 +84,8 @@ def forest(rows: Rows, *, title: str | None = None, baseline: str = "base") -> N
     seeds = {row["arm"]: row["seeds"] for row in rows}
     axis.set_yticks(range(len(arms)), [f"{arm} ({seeds[arm]})" for arm in arms])
     axis.set_ylim(len(arms) - 0.5, -0.5)
-    axis.set(xlabel=f"mIoU minus {baseline}'s, points (95 % interval over episodes and seeds)")
+    label = f"mIoU minus {baseline}'s, points (95 % interval over episodes and seeds)"
+    axis.set_xlabel(label, loc="right")  # it may be longer than the axis, and ends where that ends
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
