@@ -161,11 +161,6 @@ def eval(  # noqa: A001
     from fss.files import check_writable, write_json
     from fss.model import DANet
 
-    drawn = {"shots": shots, "episodes": episodes, "seed": seed}
-    idle = [name for name, value in drawn.items() if value is not None]
-    if list is not None and (idle or skip_small_classes):
-        option = f"--{idle[0]}" if idle else "--skip-small-classes"
-        raise InputError(f"{option} is how a list is drawn, and --list names one; leave one out")
     accelerator = start(device)
     for path in (save_list, json):
         if path is not None:
@@ -186,6 +181,17 @@ def eval(  # noqa: A001
         )
     else:
         episode_list = EpisodeList.load(list)
+        has = {
+            "shots": len(episode_list[0].support) if len(episode_list) else 0,
+            "episodes": len(episode_list),
+            "seed": episode_list.source.get("seed"),
+        }  # fmt: skip
+        for name, asked in {"shots": shots, "episodes": episodes, "seed": seed}.items():
+            if asked not in (None, has[name]):
+                raise InputError(
+                    f"--{name} {asked}: the list {list} has {has[name]}, which stays; leave "
+                    f"--{name} out"
+                )
     if save_list is not None and accelerator.is_main_process:
         episode_list.save(save_list)
     result = evaluate(
@@ -586,6 +592,7 @@ def _parse(args: list[str]) -> Callable[[], None]:
         text = next((" ".join(part.split()) for part in parts if part.strip()), "").rstrip(" .")
         command = " ".join(["fss", *(name for name in args[:1] if name in COMMANDS)])
         text += _meant(text, args[0]) if args else ""
+        text = re.sub(r"no type matching .*INT could be .* from (.*)", r"no whole number: \1", text)
         raise InputError(f"{text or 'arguments not understood'}; see {command} --help") from None
 
 

@@ -80,6 +80,10 @@ def test_a_run_from_data_to_a_mask(tmp_path, world):
     again = json.loads((tmp_path / "b.json").read_text())
     del result["seconds"], again["seconds"]
     assert again == result
+    given = ("eval", *data, "--checkpoint", run, "--list", tmp_path / "list.json")
+    for option, value, has in (("--shots", 1, 2), ("--episodes", 8, 9), ("--seed", 0, 4)):
+        assert f"{option} {value}: the list " in said(*given, option, value, code=2)
+        said(*given, option, has, "--no-cache", "--quiet")
 
     support = [world / "data" / "it's class 5" / "1.jpg", world / "data" / "it's class 5" / "1.png"]
     other = [world / "other" / "it's class 0" / "1.jpg", world / "other" / "it's class 0" / "1.png"]
