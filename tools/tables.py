@@ -64,9 +64,12 @@ def _campaign_table(campaign: str, data: str) -> str:
     run, machine = result.run, result.record["machine"]
     runs = sum(other.data == data for other in declared.runs)
     made = sum(other.run.data == data for other in results.values())
+    steps = {other.arm: other.schedule.steps for other in declared.runs if other.data == data}
+    longer = [f"{arm}: {n}" for arm, n in steps.items() if n != run.schedule.steps]
+    others = f" ({', '.join(longer)})" if longer else ""
     return (
         f"{table(rows)}\n"
-        f"{made} of {runs} runs; {run.schedule.steps} steps each, the same {run.episodes} test "
+        f"{made} of {runs} runs; {run.schedule.steps} steps each{others}, the same {run.episodes} test "
         f"episodes for all, list seed {run.list_seed}; ± is the standard deviation over the seeds, "
         f"the intervals are over episodes and seeds; {machine['cpu']}, one core a run, "
         f"torch {machine['torch']}. Made by\n`fss ablate results/{campaign}`\n"
