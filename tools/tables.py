@@ -69,8 +69,8 @@ def _campaign_table(campaign: str, data: str) -> str:
     others = f" ({', '.join(longer)})" if longer else ""
     return (
         f"{table(rows)}\n"
-        f"{made} of {runs} runs; {run.schedule.steps} steps each{others}, the same {run.episodes} test "
-        f"episodes for all, list seed {run.list_seed}; ± is the standard deviation over the seeds, "
+        f"{made} of {runs} runs; {run.schedule.steps} steps each{others}, the same {run.episodes} "
+        f"test episodes for all, list seed {run.list_seed}; ± is the standard deviation over the seeds, "
         f"the intervals are over episodes and seeds; {machine['cpu']}, one core a run, "
         f"torch {machine['torch']}. Made by\n`fss ablate results/{campaign}`\n"
     )
