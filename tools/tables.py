@@ -70,8 +70,8 @@ def _campaign_table(campaign: str, data: str) -> str:
     return (
         f"{table(rows)}\n"
         f"{made} of {runs} runs; {run.schedule.steps} steps each{others}, the same {run.episodes} "
-        f"test episodes for all, list seed {run.list_seed}; ± is the standard deviation over the seeds, "
-        f"the intervals are over episodes and seeds; {machine['cpu']}, one core a run, "
+        f"test episodes for all, list seed {run.list_seed}; ± is the standard deviation over the "
+        f"seeds, the intervals are over episodes and seeds; {machine['cpu']}, one core a run, "
         f"torch {machine['torch']}. Made by\n`fss ablate results/{campaign}`\n"
     )
 
