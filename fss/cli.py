@@ -180,6 +180,8 @@ def eval(  # noqa: A001
             drawn_from, shots=k, episodes=1000 if episodes is None else episodes, seed=seed or 0
         )
     else:
+        if skip_small_classes:
+            raise InputError("--skip-small-classes is for a list that is drawn, not for --list")
         episode_list = EpisodeList.load(list)
         has = {
             "shots": len(episode_list[0].support) if len(episode_list) else 0,

@@ -191,6 +191,8 @@ BAD = {
     "tiny size": ([*EVAL, "--size", "8"], "size 8 px is too small"),
     "size zero": ([*EVAL, "--size", "0"], "size 0 px is too small"),
     "size to predict": ([*PREDICT, *SUPPORT, *OUT, "--size", "0"], "size 0 px is too small"),
+    "a list to draw from": ([*EVAL, "--list", "{world}/none.json", "--skip-small-classes"],
+                            "--skip-small-classes is for a list that is drawn, not for --list"),
     "no list": ([*EVAL, "--list", "{world}/none"], "none: not a saved episode list"),
     "a picture as list": ([*EVAL, "--list", PICTURE + "1.png"], "not a saved episode list"),
     "no whole number": ([*EVAL, "--shots", "2.5"], "--shots: no whole number: ['2.5']"),
