@@ -107,6 +107,18 @@ class Backbone(nn.Module):
         block4 = self.block4(block3)
         return Features(block2.contiguous(), block3.contiguous(), block4.contiguous())
 
+    def notes(self, size: int) -> tuple[str, ...]:
+        """What a reader of figures for pictures of ``size`` pixels should know, as of a dataset."""
+        stride = max(self.strides)
+        off = (size - 1) % stride
+        if not self.aligned or not off:
+            return ()
+        fits = stride * round((size - 1) / stride) + 1
+        return (
+            f"{self.name}, {size} px: its maps fit {stride} k + 1 pixels, as {fits}; here they are "
+            f"taken to lie up to {off} pixels from where they do",
+        )
+
     def fingerprint(self) -> str:
         """SHA-256 over all weights and the normalisation: what the features depend on."""
         digest = hashlib.sha256()

@@ -220,7 +220,7 @@ def eval(  # noqa: A001
         f"{f' ({len(missed)} not covered)' if missed else ''}, "
         f"{result['episodes']} episodes of {result['shots']} shot, {data} {split}"
     )
-    for note in dataset.notes:
+    for note in result["notes"]:
         print(note)
     if result["leaked_classes"]:
         print(f"leak: the checkpoint was trained on {', '.join(result['leaked_classes'])}")

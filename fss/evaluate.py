@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
@@ -22,6 +21,7 @@ from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatur
 from fss.leak import leaked
 from fss.metrics import EpisodeTally
 from fss.model import DANet
+from fss.relations import cosine, pool
 from fss.resize import resize, share_of
 
 BATCH = 8
@@ -65,20 +65,11 @@ def training_free(batch: FeatureBatch, *, aligned: bool = False) -> Tensor:
         (batch.query.block4, batch.support.block4),
     ):
         likeness = [
-            F.cosine_similarity(
-                query, _mean(support, share_of(batch.mask, label, support, aligned=aligned)), dim=1
-            )
+            cosine(query, pool(support, share_of(batch.mask, label, support, aligned=aligned)))
             for label in (1, 0)
         ]
-        score = score + resize((likeness[0] - likeness[1]).unsqueeze(1), size, aligned=aligned)
+        score = score + resize(likeness[0] - likeness[1], size, aligned=aligned)
     return (score.squeeze(1) > 0).to(batch.target.dtype)
-
-
-def _mean(support: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean over shots and positions: [B,K,C,H,W], [B,K,1,H,W] -> [B,C,1,1]."""
-    total = (support * weight).sum(dim=(1, 3, 4))
-    mean = total / weight.sum(dim=(1, 3, 4)).clamp_min(1e-6)
-    return mean[:, :, None, None]
 
 
 REFERENCES: dict[str, Predictor] = {
@@ -235,7 +226,7 @@ def evaluate(
         "scored_at": scoring.at,
         "void": scoring.void,
         "leaked_classes": leak,
-        "notes": list(dataset.notes),
+        "notes": [*dataset.notes, *model.backbone.notes(dataset.size)],
         "config": model.config.to_json(),
         "trained": model.trained,
         "seconds": round(time.perf_counter() - start, 3),

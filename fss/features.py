@@ -106,16 +106,9 @@ class LiveFeatures:
             query, target, support, mask = (
                 t.to(device, non_blocking=True) for t in (query, target, support, mask)
             )
-            images = torch.cat([query, support.flatten(0, 1)])
-            masks = torch.cat([target, mask.flatten(0, 1)])
             with self.autocast():
-                maps, block4 = extract(self.model, images, masks)
-            size = len(query)
-            queries = Features(*(m[:size].float() for m in maps))
-            if block4 is not None:
-                maps = maps._replace(block4=block4)
-            supports = Features(*(m[size:].float().unflatten(0, mask.shape[:2]) for m in maps))
-            yield FeatureBatch(queries, target, supports, mask)
+                found = extract_batch(self.model, query, target, support, mask)
+            yield found
 
 
 class CachedFeatures:
@@ -195,6 +188,19 @@ class CachedFeatures:
 
     def _read(self, name: str, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(self._arrays[name][rows]).to(self.device)
+
+
+def extract_batch(
+    model: DANet, query: Tensor, target: Tensor, support: Tensor, mask: Tensor
+) -> FeatureBatch:
+    """Features of a batch of episodes' pictures [B,3,h,w] and [B,K,3,h,w] with their masks."""
+    images = torch.cat([query, support.flatten(0, 1)])
+    maps, block4 = extract(model, images, torch.cat([target, mask.flatten(0, 1)]))
+    queries = Features(*(map_[: len(query)].float() for map_ in maps))
+    if block4 is not None:
+        maps = maps._replace(block4=block4)
+    of_support = (map_[len(query) :].float().unflatten(0, mask.shape[:2]) for map_ in maps)
+    return FeatureBatch(queries, target, Features(*of_support), mask)
 
 
 @torch.no_grad()

@@ -20,7 +20,10 @@ from fss.resize import resize
 DEPTHS = (3, 4)  # block2 adds nothing (measured), and would take most of the time
 TEMPERATURE = 20.0  # inverse; where the learnt one starts
 CONTRAST = 4.0  # brings differences of cosines to the spread of the other maps
+STEEPNESS, THRESHOLD = 3.0, 0.7  # of the first guess: where it is sure, and how soon
 SURE = 0.6  # a place counts fully for the query's own prototypes above it, or below 1 - SURE
+UNSURE = 1e-3  # the weight of the other places: they decide only where no place is sure
+GROUND = 0.5  # of the support's surroundings beside the query's own: they differ more than objects
 
 
 class Labelled(NamedTuple):
@@ -133,7 +136,8 @@ class Relations(nn.Module):
         deep = list(zip(query, support, strict=True))
         contrasts = [self._resize(contrast, size) for contrast in self._contrasts(deep)]
         centred = attended[1] + attended[3]
-        sure = (3 * (centred - 0.7 + torch.stack(contrasts).sum(0))).sigmoid().detach()
+        guess = centred - THRESHOLD + torch.stack(contrasts).sum(0)
+        sure = (STEEPNESS * guess).sigmoid().detach()
         again = [self._resize(contrast, size) for contrast in self._self_support(deep, sure)]
         scaled = [CONTRAST * contrast for contrast in contrasts + again]
         return torch.cat(attended + scaled, dim=1), maps
@@ -161,13 +165,11 @@ class Relations(nn.Module):
         for q, (features, mask) in deep:
             share = F.adaptive_avg_pool2d(guess, (q.shape[-2], q.shape[-1])).unsqueeze(1)
             own = q.unsqueeze(1)
-            # Where no place is sure, the unsure ones decide by their small weights.
-            own_object = pool(own, share * (share > SURE) + 1e-3 * share)
-            own_ground = pool(own, (1 - share) * (share < 1 - SURE) + 1e-3 * (1 - share))
+            own_object = pool(own, share * (share > SURE) + UNSURE * share)
+            own_ground = pool(own, (1 - share) * (share < 1 - SURE) + UNSURE * (1 - share))
             object_, ground = pool(features, mask), pool(features, 1 - mask)
-            # Surroundings differ from picture to picture more than objects do.
             yield cosine(q, F.normalize(object_) + F.normalize(own_object)) - cosine(
-                q, 0.5 * F.normalize(ground) + F.normalize(own_ground)
+                q, GROUND * F.normalize(ground) + F.normalize(own_ground)
             )
 
 

@@ -271,9 +271,6 @@ def train(
         open_dataset(data, split=split, fold=fold, size=config.size, options=options)
         for split in ("train", "val")
     )
-    if progress:
-        for note in dict.fromkeys(training.notes + validation.notes):
-            print(note)
     if skip_small_classes:
         training, validation = (
             without_small_classes(part, config.shots) for part in (training, validation)
@@ -293,6 +290,10 @@ def train(
         torch.manual_seed(torch_seed(config.seed))
         model = DANet(model_config, pretrained=pretrained, dropout=config.dropout)
         model.to(accelerator.device)
+        if progress:
+            notes = training.notes + validation.notes + model.backbone.notes(config.size)
+            for note in dict.fromkeys(notes):
+                print(note)
         optimizer = accelerator.prepare(make_optimizer(model, config))
         run = Run(out, model, optimizer, settings, accelerator)
         run.begin(resume=resume)

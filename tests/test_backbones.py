@@ -56,6 +56,16 @@ def test_channels_and_strides(name):
     assert backbone.name == name
 
 
+def test_sizes_that_a_resnets_aligned_maps_do_not_fit_are_noted():
+    resnet = frozen("resnet50")
+    assert resnet.notes(473) == resnet.notes(65) == ()
+    for size, off, fits in ((224, 7, 225), (226, 1, 225), (470, 5, 473)):
+        (note,) = resnet.notes(size)
+        assert note.startswith(f"resnet50, {size} px")
+        assert f"as {fits};" in note and f"up to {off} pixels" in note
+    assert frozen("vgg16_bn").notes(224) == frozen("efficientnet_lite0").notes(225) == ()
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_backbone_stays_frozen(name):
     backbone = frozen(name)

@@ -242,6 +242,13 @@ def test_a_reference_has_its_backbones_geometry(monkeypatch):
         reference("training-free", network(prior="masked_input"))
 
 
+def test_a_result_notes_a_size_that_the_backbone_does_not_fit(monkeypatch):
+    model = network()
+    assert measure(model)["notes"] == []
+    monkeypatch.setattr(model.backbone, "aligned", True)  # 64 px are 8 k + 1 of no k
+    assert measure(model)["notes"] == list(model.backbone.notes(64)) != []
+
+
 def test_ignored_pixels_count_for_nothing():
     def noisy(batch: FeatureBatch) -> torch.Tensor:
         return torch.where(batch.target == 255, torch.ones_like(batch.target), truth(batch))

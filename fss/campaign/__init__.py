@@ -26,10 +26,10 @@ from fss.config import (
 from fss.data import open_dataset
 from fss.data.dataset import Dataset
 from fss.errors import InputError, nearest
+from fss.evaluate import REFERENCES
 from fss.metrics import EpisodeTally, paired_interval
 
 DECLARATION = "campaign.toml"
-REFERENCES = ("all-foreground", "training-free")
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")  # of a file or folder, on every system
 KEYS: dict[str, dict[str, Any]] = {
     "campaign": {

@@ -16,10 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from fss.backbones import Features
 from fss.config import DANetConfig, TrainConfig
 from fss.evaluate import BATCH, network
-from fss.features import FeatureBatch, extract
+from fss.features import FeatureBatch, extract_batch
 from fss.model import DANet
 from fss.train import episode_loss, make_optimizer
 
@@ -120,17 +119,13 @@ class _Live(TorchDispatchMode):
 
 
 def _batch(model: DANet, size: tuple[int, int], episodes: int, shots: int) -> FeatureBatch:
-    """Features of a batch, as ``LiveFeatures`` makes them."""
-    pictures = episodes * (1 + shots)
-    images = torch.empty(pictures, 3, *size, device="meta")
-    labels = torch.empty(pictures, *size, dtype=torch.uint8, device="meta")
-    maps, block4 = extract(model, images, labels)
-    query = Features(*(map_[:episodes].float() for map_ in maps))
-    if block4 is not None:
-        maps = maps._replace(block4=block4)
-    shape = (episodes, shots)
-    support = Features(*(map_[episodes:].float().unflatten(0, shape) for map_ in maps))
-    return FeatureBatch(query, labels[:episodes], support, labels[episodes:].unflatten(0, shape))
+    return extract_batch(
+        model,
+        torch.empty(episodes, 3, *size, device="meta"),
+        torch.empty(episodes, *size, dtype=torch.uint8, device="meta"),
+        torch.empty(episodes, shots, 3, *size, device="meta"),
+        torch.empty(episodes, shots, *size, dtype=torch.uint8, device="meta"),
+    )
 
 
 def _bytes(tensor: Tensor) -> int:

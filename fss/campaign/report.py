@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fss.campaign import REFERENCES
 from fss.campaign.paper import gains
 from fss.errors import InputError
+from fss.evaluate import REFERENCES
 from fss.viz import FALSE_ALARM, HIT, NotebookFigure
 
 PAPER = gains()
