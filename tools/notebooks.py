@@ -81,6 +81,7 @@ def refresh(path: Path, timeout: int | None) -> None:
         notebook,
         kernel_name=KERNEL,
         timeout=timeout,
+        coalesce_streams=True,  # else printed lines fall apart at other places in every run
         record_timing=False,
         store_widget_state=False,
         extra_arguments=QUIET,
