@@ -287,11 +287,12 @@ def check(
     problems: list[str] = []
     datasets = open_whole(data, fold=fold, size=size, options=options, problems=problems)
     notes = (note for dataset in datasets for note in dataset.notes)
-    for line in dict.fromkeys(chain(report(data, options), notes)):
+    for line in dict.fromkeys(chain(report(data, options, problems), notes)):
         print(line)
     found = 0
     bad = check_pictures(datasets, workers=max(1, _workers(workers)), progress=not quiet)
-    for problem in chain(dict.fromkeys(problems), bad):  # a folder's own comes with every split
+    known = dict.fromkeys(problems)  # a folder's own comes with every split
+    for problem in chain(known, (each for each in bad if each not in known)):
         print(problem)
         found += 1
     lines = "1 problem" if found == 1 else f"{found} problems"
@@ -616,10 +617,10 @@ def _meant(text: str, command: str) -> str:
 def _jobs(count: int, device: str, launch: str) -> int:
     if count < 0 and launch:  # whose processes share out what there is
         return 1
-    if count < 0 and device == "cuda":
+    if count < 0 and device != "cpu":
         import torch
 
-        return max(1, torch.cuda.device_count())
+        return max(1, torch.cuda.device_count()) if device == "cuda" else 1
     return _workers(count) or 1
 
 

@@ -144,12 +144,14 @@ class CachedFeatures:
         self.rows = {sample: row for row, sample in enumerate(samples.samples)}
         self.folder = cache_folder() / "features" / _key(model, dataset, mirrors)
         total = len(samples) * (2 if mirrors else 1)
-        self.maps = _open(self.folder, total)
-        if self.maps is None:
+        maps = _open(self.folder, total)
+        if maps is None:
             _build(self.folder, model, samples, mirrors, workers, progress)
-            self.maps = _open(self.folder, total)
-        if self.maps is None:
+            maps = _open(self.folder, total)
+        if maps is None:
             raise InputError(f"{self.folder}: the cache vanished while it was made; run it again")
+        self.maps = maps
+        self._support_block4 = "block4_masked" if "block4_masked" in maps else "block4"
 
     def batches(
         self, episodes: Sequence[Episode], batch: int, *, start: int = 0, stride: int | None = None
@@ -170,15 +172,6 @@ class CachedFeatures:
                 self._read("mask", support),
             )
 
-    @property
-    def _support_block4(self) -> str:
-        return "block4_masked" if "block4_masked" in self._arrays else "block4"
-
-    @property
-    def _arrays(self) -> dict[str, np.ndarray]:
-        assert self.maps is not None
-        return self.maps
-
     def _rows(self, episode: Episode, index: int) -> list[int]:
         rows = [self.rows[episode.class_name, n] for n in (episode.query, *episode.support)]
         if self.mirrors:
@@ -187,7 +180,7 @@ class CachedFeatures:
         return rows
 
     def _read(self, name: str, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(self._arrays[name][rows]).to(self.device)
+        return torch.from_numpy(self.maps[name][rows]).to(self.device)
 
 
 def extract_batch(

@@ -133,12 +133,15 @@ class Relations(nn.Module):
                 attended.append(self._resize(mask, size))
                 if weights is not None:
                     maps[f"match{depth}_by_shot"] = weights
-        deep = list(zip(query, support, strict=True))
-        contrasts = [self._resize(contrast, size) for contrast in self._contrasts(deep)]
+        pooled = [
+            (q, pool(features, mask), pool(features, 1 - mask))
+            for q, (features, mask) in zip(query, support, strict=True)
+        ]
+        contrasts = [self._resize(cosine(q, o) - cosine(q, g), size) for q, o, g in pooled]
         centred = attended[1] + attended[3]
         guess = centred - THRESHOLD + torch.stack(contrasts).sum(0)
         sure = (STEEPNESS * guess).sigmoid().detach()
-        again = [self._resize(contrast, size) for contrast in self._self_support(deep, sure)]
+        again = [self._resize(contrast, size) for contrast in self._self_support(pooled, sure)]
         scaled = [CONTRAST * contrast for contrast in contrasts + again]
         return torch.cat(attended + scaled, dim=1), maps
 
@@ -153,21 +156,14 @@ class Relations(nn.Module):
         return resize(map_, size, aligned=self.aligned)
 
     @staticmethod
-    def _contrasts(deep: Sequence[tuple[Tensor, Labelled]]) -> Iterator[Tensor]:
-        for q, (features, mask) in deep:
-            object_, ground = pool(features, mask), pool(features, 1 - mask)
-            yield cosine(q, object_) - cosine(q, ground)
-
-    @staticmethod
     def _self_support(
-        deep: Sequence[tuple[Tensor, Labelled]], guess: Float[Tensor, "B 1 H W"]
+        pooled: Sequence[tuple[Tensor, Tensor, Tensor]], guess: Float[Tensor, "B 1 H W"]
     ) -> Iterator[Tensor]:
-        for q, (features, mask) in deep:
+        for q, object_, ground in pooled:
             share = F.adaptive_avg_pool2d(guess, (q.shape[-2], q.shape[-1])).unsqueeze(1)
             own = q.unsqueeze(1)
             own_object = pool(own, share * (share > SURE) + UNSURE * share)
             own_ground = pool(own, (1 - share) * (share < 1 - SURE) + UNSURE * (1 - share))
-            object_, ground = pool(features, mask), pool(features, 1 - mask)
             yield cosine(q, F.normalize(object_) + F.normalize(own_object)) - cosine(
                 q, GROUND * F.normalize(ground) + F.normalize(own_ground)
             )

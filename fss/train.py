@@ -260,7 +260,7 @@ def train(
             that holds another run, or that another process trains into; a resume with other
             settings.
         NonFinite: the loss or its gradient is not finite; ``out/nonfinite.safetensors`` holds all
-            that ``replay`` needs to repeat the step.
+            that ``replay`` needs to repeat the step (of several processes, but for their dropout).
         Stopped: SIGINT or SIGTERM came; the last step is saved.
     """
     out = Path(out)
@@ -362,7 +362,8 @@ def _reproducible(error: NonFinite, run: Run, stream: Sequence[Episode], batch: 
     """Keep what the step started from, and say where."""
     first = run.step * batch
     guilty = [{"index": first + row, **asdict(stream[first + row])} for row in error.rows]
-    path = run.save_failed(reason=str(error), episodes=guilty)
+    parts = run.accelerator.gradient_accumulation_steps
+    path = run.save_failed(reason=str(error), episodes=guilty, accumulate=parts)
     episode = guilty[0]
     others = f" (and {len(guilty) - 1} more)" if guilty[1:] else ""
     return NonFinite(
@@ -391,7 +392,8 @@ def replay(path: str | Path, *, device: str = "cpu", pretrained: bool | str | Pa
         )
     config = TrainConfig.from_json(trained["train"])
     options = DataConfig.from_json(trained.get("options", {}))
-    accelerator = start(device, precision=config.precision)
+    parts = trained["nonfinite"].get("accumulate", 1)
+    accelerator = start(device, precision=config.precision, accumulate=parts)
     dataset = open_dataset(
         trained["data"], split="train", fold=trained["fold"], size=config.size, options=options
     )
@@ -408,7 +410,7 @@ def replay(path: str | Path, *, device: str = "cpu", pretrained: bool | str | Pa
     restore(model, optimizer, header, tensors, Path(path), accelerator)
     source = LiveFeatures(
         model, dataset, augment=_augmentation(config), seed=config.seed,
-        autocast=accelerator.autocast,
+        autocast=nullcontext if config.cache else accelerator.autocast,  # as in `_source`
     )  # fmt: skip
     step = trained["step"]
     batch = next(source.batches(stream, config.batch, start=step * config.batch))

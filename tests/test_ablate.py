@@ -10,7 +10,9 @@ import tiny
 from processes import Fss
 
 from fss.campaign import Campaign, summary
-from fss.campaign.ablate import _reason
+from fss.campaign.ablate import _reason, ablate, needed
+from fss.checkpoint import read_checkpoint
+from fss.errors import InputError
 
 DECLARED = """
 shots = [1, 2]
@@ -91,6 +93,9 @@ def test_what_a_campaign_leaves_and_refuses(world):
     assert record["figures"]["2"]["episodes"] == len(result.tallies[2]) == 6
     assert record["figures"]["1"]["miou"] == result.tallies[1].miou()
     assert record["machine"]["threads"] and record["kept"]["step"] in (10, 20, 30)
+    last = read_checkpoint(world / "runs" / "one" / "boxes" / "danet-0" / "last.safetensors")[0]
+    assert record["seconds"]["train"] == last["trained"]["seconds"] > 0
+    assert record["seconds"]["measure"] > 0
     assert str(world) not in (world / "one" / "boxes" / "danet-0.json").read_text()
     assert [row["shots"] for row in summary({"": result})] == [1, 2]
 
@@ -127,6 +132,25 @@ def test_the_reason_is_the_kits_own_line_whatever_a_launcher_draws_around_it(
 ):
     (tmp_path / "0").write_text(said)
     assert _reason(7, tmp_path / "0") == reason
+
+
+def test_other_data_is_read_before_the_first_run(world, monkeypatch):
+    declared = world / "campaign.toml"
+    declared.write_text(DECLARED)
+    reads = [(n.split, n.spec) for n in needed(Campaign.read(world).runs)]
+    assert sorted(reads, key=str) == [
+        ("test", "folder:$BOXES"), ("test", None), ("train", None), ("val", None),
+    ]  # fmt: skip
+    other = tiny.write_boxes(world / "other", 6, 4)
+    monkeypatch.setenv("OTHER", str(other))
+    declared.write_text(DECLARED.replace('again = "folder:$BOXES"', 'again = "folder:$OTHER"'))
+    (other / "test.txt").write_text("\n".join(Campaign.read(world).runs[0].open("train").classes))
+    with pytest.raises(InputError, match=r"also folder:\$OTHER: a leak, .* training classes"):
+        ablate(world, runs=world / "runs", jobs=1, progress=False)
+    monkeypatch.setenv("OTHER", str(world / "none"))
+    with pytest.raises(InputError, match="none"):
+        ablate(world, runs=world / "runs", jobs=1, progress=False)
+    assert not (world / "runs").exists()
 
 
 def test_a_run_that_fails_is_named(world):

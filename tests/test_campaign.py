@@ -109,6 +109,9 @@ def test_a_private_path_stays_in_the_environment(folder, monkeypatch):
         ("= { seeds = 2 }", "= 2", "arms.base: is a table of arm, set, seeds, data"),
         ("shots = [1]", "shots = [0]", r"shots = \[0\]: use 1 or more"),
         ("shots = [1]", "shots = 1", "shots = 1: give a list"),
+        ("shots = [1]", "shots = []", "declares no shots"),
+        ("steps=20", "seed=7", "set seed=7: give arms.base a number of seeds"),
+        ("prior=none", "seed=7", "set seed=7: give arms.no-prior a number of seeds"),
         ("episodes = 2", "epsodes = 2", "epsodes: no such key; did you mean 'episodes'"),
         ("training-free", "training", "references: no 'training'; did you mean 'training-free'"),
         ("steps=20", "stpes=20", "no setting 'stpes'; did you mean 'steps'"),
@@ -152,6 +155,13 @@ def test_results_of_other_settings_are_not_mixed_in(folder):
         Campaign.read(folder).results()
     write(campaign, "mine/base-0", tally((1, 2), (3, 4)), episodes=3)
     with pytest.raises(InputError, match="was made with episodes = 3"):
+        campaign.results()
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)), shots=[1, 5])
+    with pytest.raises(InputError, match=r"was made with shots = \[1, 5\], and .* \[1\]"):
+        campaign.results()
+    training = campaign.runs[-1].schedule.override({"shots": 2}).to_json()
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)), train=training)
+    with pytest.raises(InputError, match="was made with shots of the training = 2, and .* 1"):
         campaign.results()
 
 

@@ -17,7 +17,7 @@ from processes import Fss
 from tiny import tiny_backbones, write_boxes
 
 import fss
-from fss.cli import COMMANDS, main
+from fss.cli import COMMANDS, _jobs, main
 from fss.config import DataConfig, Scoring
 from fss.episodes import EpisodeList
 
@@ -295,3 +295,13 @@ def test_the_package_offers_load_and_nothing_unknown():
     assert fss.load is load
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
         fss.laod  # noqa: B018
+
+
+def test_runs_at_a_time(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    asked = [("cpu", ""), ("cuda", ""), ("cuda:1", ""), ("cuda", "torchrun"), ("cpu", "torchrun")]
+    assert [_jobs(-1, *each) for each in asked] == [2, 3, 1, 1, 1]
+    assert [_jobs(5, *each) for each in asked] == [5] * 5

@@ -53,6 +53,7 @@ def test_what_is_counted_is_what_is_done(config, schedule, tmp_path):
     source = CachedFeatures(model, data)
     held = sum(array.nbytes for array in source.maps.values())
     assert cost.features == held / len(source.rows)
+    assert count(config, schedule.override({"shots": 2}), (1,)).features == cost.features
 
     run = Run(tmp_path, model, optimizer, {"train": {}}, accelerator)
     run.validated(0.5)

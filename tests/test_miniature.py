@@ -68,6 +68,14 @@ def test_a_border_of_255_lies_around_every_object():
     assert unknown[4][unknown[1]].all() and unknown[4].sum() > 2 * unknown[1].sum()
 
 
+def test_a_border_of_no_pixels_lies_within():
+    _, labels = paste([3, 7], 5, np.random.default_rng(0), border=0)
+    _, wide = paste([3, 7], 5, np.random.default_rng(0), border=1)
+    assert {*np.unique(labels)} == {0, 3, 7, 255}
+    assert (labels == 255).sum() < (wide == 255).sum()
+    assert np.array_equal(np.isin(labels, (3, 7)), np.isin(wide, (3, 7)))
+
+
 def test_the_last_one_lies_on_top():
     _, under = paste([3], 5, np.random.default_rng(0))
     _, both = paste([3, 7], 5, np.random.default_rng(0))

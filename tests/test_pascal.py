@@ -378,21 +378,31 @@ def test_report_counts_and_compares(tree):
     assert not any("own scan of fold" in line for line in scanned)
 
 
+def test_report_of_part_of_a_tree_takes_the_lists_that_are_given(tree, tmp_path):
+    (tree / "fold_lists").rename(tmp_path / "lists")
+    (tree / "ImageSets" / "Segmentation" / "val.txt").unlink()
+    lines = list(Pascal(tree, DataConfig(lists=str(tmp_path / "lists"))).report())
+    assert lines[0] == "fold 0: 10 validation pairs"
+    assert any(line.startswith("own scan of fold 0: 10 pairs") for line in lines)
+
+
 def test_check_in_a_process(tree, tmp_path):
     picture = tree / "JPEGImages" / "v-mixed.jpg"
     picture.write_bytes(picture.read_bytes()[:-300])
     mask = tree / "SegmentationClassAug" / "t01-0.png"
-    mask.write_bytes(mask.read_bytes()[:-30])
+    tested = tree / "SegmentationClassAug" / "v03-0.png"
+    for each in (mask, tested):
+        each.write_bytes(each.read_bytes()[:-30])
     (tree / "JPEGImages" / "t20-0.jpg").unlink()
     check = ("check", "--data", f"pascal5i:{tree}", "--size", SIZE, "--workers", 1, "--quiet")
     process = Fss(*check, folder=tmp_path)
     assert process.end() == 1 and process.err == ""
     lines = process.out.splitlines()
-    assert lines[0] == "fold 0: 10 validation pairs" and lines[-1].endswith("3 problems")
-    for told in (str(picture), str(mask), "t20-0; add them"):
+    assert lines[0] == "fold 0: 10 validation pairs" and lines[-1].endswith("4 problems")
+    for told in (str(picture), str(mask), str(tested), "t20-0; add them"):
         assert len([line for line in lines if told in line]) == 1
-    picture.unlink()
-    mask.unlink()
+    for spoilt in (picture, mask, tested):
+        spoilt.unlink()
     process = Fss(*check, "--allow-missing", folder=tmp_path)
     assert process.end() == 0, process.err
     lines = process.out.splitlines()

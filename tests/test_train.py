@@ -754,6 +754,20 @@ def test_a_step_that_is_not_finite_is_not_taken_and_can_be_repeated(
         replay(failed)
 
 
+@pytest.mark.parametrize(("precision", "parts"), [("bfloat16", 1), ("float32", 2)])
+def test_a_failed_step_is_repeated_as_it_was_computed(tmp_path, monkeypatch, precision, parts):
+    config, losses = replace(SHORT, val_every=100, dropout=0.5, precision=precision), []
+    monkeypatch.setattr(
+        training, "train_step", lambda *a: losses.append(train_step(*a)) or losses[-1]
+    )
+    run(tmp_path / "sound", config, accumulate=parts)
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "episode_loss", nan_in(6 * parts, "loss"))
+        with pytest.raises(NonFinite, match="^step 7"):
+            run(tmp_path / "run", config, accumulate=parts)
+    assert replay(tmp_path / "run" / "nonfinite.safetensors") == losses[6]
+
+
 def test_the_episode_that_is_not_finite_is_told_from_its_batch(tmp_path, monkeypatch):
     segment = DANet.segment_features
 

@@ -279,9 +279,10 @@ def notes(runs: Sequence[Run]) -> list[str]:
 
 def _runs(campaign: Mapping[str, Any]) -> list[Run]:
     runs = []
-    for key in ("data", "arms"):
+    for key in ("data", "arms", "shots"):
         if not campaign[key]:
             raise InputError(f"declares no {key}")
+    for key in ("data", "arms"):
         for name in campaign[key]:
             if not NAME.fullmatch(name):
                 raise InputError(f"{key}.{name}: use small letters, digits, '-', '_' and '.'")
@@ -315,6 +316,9 @@ def _runs(campaign: Mapping[str, Any]) -> list[Run]:
                     raise InputError(f"arms.{name}.data: no data {wanted!r}; {hint}")
             if options["data"] and data not in options["data"]:
                 continue
+            if seed := next((s for s in base + options["set"] if s.startswith("seed=")), None):
+                raise InputError(f"set {seed}: give arms.{name} a number of seeds, which are 0, 1 "
+                                 "and so on: seeds = N")  # fmt: skip
             config, schedule = with_settings(
                 arm(options["arm"] or name), preset(campaign["preset"]), base + options["set"]
             )
@@ -358,7 +362,12 @@ def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with those of network and training beside the others."""
-    return {**settings, **settings.get("config", {}), **settings.get("train", {})} | {
-        "config": None, "train": None,
+    """Settings with those of network and training beside the others.
+
+    Two have one name: the shots of the episodes that are trained on, and those of the test lists.
+    """
+    train = settings.get("train", {})
+    return {**settings, **settings.get("config", {}), **train} | {
+        "config": None, "train": None, "shots": settings.get("shots"),
+        "shots of the training": train.get("shots"),
     }  # fmt: skip

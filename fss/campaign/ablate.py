@@ -22,17 +22,19 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from fss.campaign import Campaign, Run
+from fss.checkpoint import read_checkpoint
 from fss.config import Scoring
 from fss.data.dataset import Dataset
-from fss.engine import check_device
+from fss.engine import check_device, start
 from fss.episodes import EpisodeList, check_shots
 from fss.errors import InputError, Stopped
 from fss.evaluate import features_of, figures, network, reference, tally_episodes
 from fss.features import CachedFeatures
 from fss.files import held, write_atomically
+from fss.leak import leaked
 from fss.machine import describe
 from fss.model import DANet
-from fss.run import LOG, read_log
+from fss.run import LAST, LOG, read_log
 from fss.train import step_count, train
 
 CHILD = "FSS_RUN_OF_A_CAMPAIGN"  # set for the processes of a campaign
@@ -61,15 +63,14 @@ def make_run(
     """
     out = runs / run.name
     machine = describe()  # now: the code on disk may have changed when the training ends
-    start = time.perf_counter()
     if run.reference:
-        model = DANet(run.config).to(device)
+        model = DANet(run.config).to(start(device).device)
     else:
         model = train(
             run.config, run.schedule, run.open_spec(), out, fold=run.fold, device=device,
             resume=True, workers=workers, progress=progress, options=run.options,
         )  # fmt: skip
-    trained = time.perf_counter() - start
+    began = time.perf_counter()
     predict = reference(run.arm, model) if run.reference else network(model)
     dataset = run.open("test")
     source = features_of(
@@ -105,13 +106,13 @@ def make_run(
     if int(os.environ.get("RANK", 0)) > 0:  # of several processes of a launcher, the first writes
         return
     record |= {"figures": measured, "by_list": by_list, "episodes_sha256": lists}
+    seconds = {"measure": round(time.perf_counter() - began, 1)}
     if not run.reference:
         kept = {key: model.trained[key] for key in ("step", "best")}
         record |= {"kept": kept, "log": read_log(out / LOG)}
+        seconds["train"] = read_checkpoint(out / LAST)[0]["trained"]["seconds"]  # of all sittings
     record |= {"tallies": tallies} | ({"also": also} if also else {})
-    record["seconds"] = {
-        "train": round(trained, 1), "all": round(time.perf_counter() - start, 1)
-    }  # fmt: skip
+    record["seconds"] = seconds
     path = campaign.path(run)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(v)}" for key, v in record.items())
@@ -192,11 +193,19 @@ def obey_parent() -> None:
 
 
 class Needed(NamedTuple):
-    """Pictures that some runs read, and whether they also read the mirror image of each."""
+    """Pictures that some runs read, and whether they also read the mirror image of each.
+
+    ``spec`` is that of other data that the runs are measured on, None for their own.
+    """
 
     run: Run
     split: str
     mirrors: bool
+    spec: str | None
+
+    def open(self) -> Dataset:
+        """Open them."""
+        return self.run.open(self.split, self.spec)
 
 
 def needed(runs: Iterable[Run]) -> list[Needed]:
@@ -204,20 +213,33 @@ def needed(runs: Iterable[Run]) -> list[Needed]:
     found: dict[tuple[Any, ...], Needed] = {}
     for run in runs:
         masked = run.config.prior == "masked_input"
-        for split in ("test",) if run.reference else ("train", "val", "test"):
+        own = ("test",) if run.reference else ("train", "val", "test")
+        other = [("test", spec) for spec in run.also.values()]
+        for split, spec in [*((split, None) for split in own), *other]:
             mirrors = split == "train" and run.schedule.augment == "flip"
-            key = (run.spec, split, run.fold, run.schedule.size, run.config.backbone, masked,
+            key = (run.spec, spec, split, run.fold, run.schedule.size, run.config.backbone, masked,
                    mirrors, run.schedule.cache)  # fmt: skip
-            found.setdefault(key, Needed(run, split, mirrors))
+            found.setdefault(key, Needed(run, split, mirrors, spec))
     return list(found.values())
 
 
 def _check_and_warm(left: Sequence[Run], device: str, workers: int, progress: bool) -> None:
     """Open all data before the first run starts, and extract the features that runs share."""
+    for run in {run.data: run for run in left if not run.reference}.values():
+        for spec in run.also.values():
+            leak = leaked({"classes": run.open("train").classes}, run.open("test", spec))
+            if leak:
+                raise InputError(
+                    f"{run.data}, also {spec}: a leak, {', '.join(leak[:5])} being among the "
+                    "training classes; take other data"
+                )
     backbones = set()
-    for run, split, mirrors in needed(left):
-        dataset = run.open(split)
-        if split == "test":
+    for pictures in needed(left):
+        run, split, mirrors, other = pictures
+        dataset = pictures.open()
+        if other is not None:
+            check_shots(dataset, 1)
+        elif split == "test":
             check_shots(dataset, max(run.shots))
             if run.scoring != Scoring():  # whether there are labels of their own size
                 first = dataset.classes[0]

@@ -69,9 +69,10 @@ def count(config: DANetConfig, schedule: TrainConfig, shots: Sequence[int]) -> C
         model.train()
         extracted, batch = multiply_adds(_batch, model, size, schedule.batch, schedule.shots)
         head, slots = multiply_adds(step, batch)
-        maps = [*batch.query, *([batch.support.block4] if config.prior == "masked_input" else [])]
+        masked = [batch.support.block4[:, 0]] if config.prior == "masked_input" else []
+        maps = [*batch.query, *masked]
         features = sum(map_[0].numel() * 2 for map_ in maps) + size[0] * size[1]  # half, and mask
-        del batch, maps
+        del batch, maps, masked
         model.eval()
         episodes = {}
         for k in shots:

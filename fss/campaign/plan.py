@@ -42,9 +42,9 @@ def plan(campaign: Campaign, done: Mapping[str, Result], runs: Path, tflops: flo
         total += hours
         largest, saved = max(largest, cost.memory), saved + cost.saved
     cached = 0
-    for run, split, mirrors in needed(run for run in left if run.schedule.cache):
-        images = run.open(split).images.values()
-        pictures = sum(map(len, images)) * (2 if mirrors else 1)
+    for needs in needed(run for run in left if run.schedule.cache):
+        run, images = needs.run, needs.open().images.values()
+        pictures = sum(map(len, images)) * (2 if needs.mirrors else 1)
         total += _hours(pictures * _cost(run).picture, tflops)
         cached += pictures * _cost(run).features
     first = campaign.runs[0]

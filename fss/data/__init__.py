@@ -80,13 +80,21 @@ def open_whole(
     ]
 
 
-def report(spec: str, options: DataConfig = DataConfig()) -> Iterator[str]:
-    """Yield lines about a data set as a whole: for pascal5i the pairs of each fold."""
+def report(
+    spec: str, options: DataConfig = DataConfig(), problems: list[str] | None = None
+) -> Iterator[str]:
+    """Yield lines about a data set as a whole: for pascal5i the pairs of each fold.
+
+    Args:
+        spec: as for ``open_dataset``.
+        options: likewise.
+        problems: gets what would raise otherwise.
+    """
     kind, _, rest = _parts(spec, options)
     if kind == "pascal5i":
         from fss.data.pascal import Pascal
 
-        yield from Pascal(Path(rest), options).report()
+        yield from Pascal(Path(rest), options).report(problems)
 
 
 def _parts(spec: str, options: DataConfig) -> tuple[str, str, str]:

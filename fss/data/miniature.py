@@ -56,7 +56,8 @@ def paste(
         box = slice(top, top + len(on)), slice(left, left + on.shape[1])
         canvas[box][on], mask[box][on] = image[on], label
     objects = [mask == label for label in labels]
-    borders = [binary_dilation(on, iterations=border) & ~binary_erosion(on) for on in objects]
+    wide = [binary_dilation(on, iterations=border) if border else on for on in objects]
+    borders = [outer & ~binary_erosion(on) for outer, on in zip(wide, objects, strict=True)]
     mask[np.any(borders, axis=0)] = IGNORE
     return canvas, mask
 

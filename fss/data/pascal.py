@@ -179,14 +179,16 @@ class Pascal:
     def _images(self, part: str) -> list[str]:
         """What the own scan goes over: VOC's own sets, training enlarged by SBD.
 
-        Where VOC's `val.txt` is missing, the pictures of the lists beside the tree take its place.
+        Where VOC's `val.txt` is missing, the pictures of the lists take its place: those that were
+        asked for, else those beside the tree.
         """
         sets = self.voc.root / "ImageSets" / "Segmentation"
         if (sets / "val.txt").is_file():
             val = read_images(sets / "val.txt")
-        elif isinstance(self._beside, PairLists):
-            beside = self._beside
-            val = sorted({n for fold in range(FOLDS) for n, _ in beside.pairs("val", fold)})
+        elif isinstance(lists := self.lists or self._beside, PairLists):
+            val = sorted({n for fold in range(FOLDS) for n, _ in lists.pairs("val", fold)})
+        elif lists is not None:
+            val = sorted(lists.images("val"))
         else:
             raise InputError(
                 f"{self.voc.root} is only part of a VOC tree, without "
@@ -206,7 +208,7 @@ class Pascal:
             for part, split in zip(PARTS, ("training", "validation"), strict=True)
         ]
 
-    def report(self) -> Iterator[str]:
+    def report(self, problems: list[str] | None = None) -> Iterator[str]:
         """Say how many validation pairs each fold has, and how the own scan differs.
 
         HSNet's lists are those of Shaban et al., whose code keeps an object by a copy of its mask
@@ -217,13 +219,12 @@ class Pascal:
         """
         pairs = {}
         for fold in range(FOLDS):
-            pairs[fold] = set(self._listed("val", [fold], set(labels_of(fold)), None)[0])
+            pairs[fold] = set(self._listed("val", [fold], set(labels_of(fold)), problems)[0])
             yield f"fold {fold}: {len(pairs[fold])} validation pairs"
         source = f"the lists in {self.lists.folder}" if self.lists else "the own scan"
         yield f"counted by {source}"
-        own = Pascal(self.path, DataConfig(lists="scan"))
-        images = sorted(set(own._images("val")) & self._labelled)
-        counts = scan(self.voc, images)
+        images = sorted(set(self._images("val")) & self._labelled)
+        counts = scan(self.voc, images, problems)
         if isinstance(self.lists, PairLists):
             yield from self._compare(pairs, counts)
         pixels = sum(sum(labels.values()) for labels in counts.values())
