@@ -187,23 +187,34 @@ def extract_batch(
     model: DANet, query: Tensor, target: Tensor, support: Tensor, mask: Tensor
 ) -> FeatureBatch:
     """Features of a batch of episodes' pictures [B,3,h,w] and [B,K,3,h,w] with their masks."""
-    images = torch.cat([query, support.flatten(0, 1)])
-    maps, block4 = extract(model, images, torch.cat([target, mask.flatten(0, 1)]))
-    queries = Features(*(map_[: len(query)].float() for map_ in maps))
+    images, labels = (
+        torch.cat([query, support.flatten(0, 1)]),
+        torch.cat([target, mask.flatten(0, 1)]),
+    )
+    first = len(query)
+    maps, block4 = extract(model, images, labels, first=first)
+    supports = Features(*(map_[first:] for map_ in maps))
     if block4 is not None:
-        maps = maps._replace(block4=block4)
-    of_support = (map_[len(query) :].float().unflatten(0, mask.shape[:2]) for map_ in maps)
-    return FeatureBatch(queries, target, Features(*of_support), mask)
+        supports = supports._replace(block4=block4)
+    return FeatureBatch(
+        Features(*(map_[:first].float() for map_ in maps)),
+        target,
+        Features(*(map_.float().unflatten(0, mask.shape[:2]) for map_ in supports)),
+        mask,
+    )
 
 
 @torch.no_grad()
-def extract(model: DANet, images: Tensor, masks: Tensor) -> tuple[Features, Tensor | None]:
+def extract(
+    model: DANet, images: Tensor, masks: Tensor, *, first: int = 0
+) -> tuple[Features, Tensor | None]:
     """Half-precision features of pictures [B,3,h,w], and PFENet's block4 of the masked block3.
 
-    The second is None unless the network's prior asks for it (``prior="masked_input"``). Pictures
-    go through the backbone in chunks of one size, the last one filled up, so that a picture's
-    features do not depend on what it is extracted with (not so on a GPU, which would waste up to
-    half of its time on it where a process has one episode, and rounds as it likes anyway).
+    The second is None unless the network's prior asks for it (``prior="masked_input"``), and holds
+    the pictures from ``first`` on: nobody needs that of a query. Pictures go through the backbone
+    in chunks of one size, the last one filled up, so that a picture's features do not depend on
+    what it is extracted with (not so on a GPU, which would waste up to half of its time on it where
+    a process has one episode, and rounds as it likes anyway).
     """
     parts, masked = [], []
     number = _chunk(*images.shape[-2:])
@@ -215,8 +226,9 @@ def extract(model: DANet, images: Tensor, masks: Tensor) -> tuple[Features, Tens
             labels = torch.cat([labels, labels.new_zeros(number - keep, *labels.shape[1:])])
         features = model.backbone(chunk)
         parts.append([map_[:keep].half() for map_ in features])
-        if model.config.prior == "masked_input":
-            masked.append(model.masked_block4(features.block3, labels)[:keep].half())
+        if model.config.prior == "masked_input" and start + keep > first:
+            block4 = model.masked_block4(features.block3, labels)
+            masked.append(block4[max(0, first - start) : keep].half())
     joined = Features(*(torch.cat(maps) for maps in zip(*parts, strict=True)))
     return joined, torch.cat(masked) if masked else None
 

@@ -11,7 +11,7 @@ from fss.config import DANetConfig, TrainConfig
 from fss.engine import start
 from fss.episodes import EpisodeStream
 from fss.evaluate import network
-from fss.features import CachedFeatures, LiveFeatures
+from fss.features import CachedFeatures, LiveFeatures, extract
 from fss.model import DANet
 from fss.run import Run
 from fss.train import make_optimizer, train_step
@@ -53,6 +53,11 @@ def test_what_is_counted_is_what_is_done(config, schedule, tmp_path):
     source = CachedFeatures(model, data)
     held = sum(array.nbytes for array in source.maps.values())
     assert cost.features == held / len(source.rows)
+    assert cost.head == cached.step
+    images, labels = torch.zeros(16, 3, 64, 64), torch.zeros(16, 64, 64, dtype=torch.uint8)
+    with FlopCounterMode(display=False) as counter:
+        extract(model, images, labels)
+    assert cost.picture == counter.get_total_flops() / 2 / 16
     assert count(config, schedule.override({"shots": 2}), (1,)).features == cost.features
 
     run = Run(tmp_path, model, optimizer, {"train": {}}, accelerator)

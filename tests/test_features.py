@@ -46,9 +46,9 @@ def extracted(monkeypatch):
     """How many chunks of pictures go through ``extract``."""
     calls = []
 
-    def counted(model, images, masks):
+    def counted(model, images, masks, **options):
         calls.append(len(images))
-        return extract(model, images, masks)
+        return extract(model, images, masks, **options)
 
     monkeypatch.setattr("fss.features.extract", counted)
     return calls
@@ -65,6 +65,21 @@ def test_cached_features_are_the_live_ones(prior, mirrors):
     assert [len(b[0]) for b in read(cached, 4)] == [4, 4, 3]
     assert same(read(cached, 4, start=4), read(cached, 4)[1:])
     assert same(read(live, 4, start=4), read(cached, 4)[1:])
+
+
+def test_masked_block4_is_made_of_the_support_alone(monkeypatch):
+    monkeypatch.setattr("fss.features.CHUNK", 2)
+    model, calls = network(prior="masked_input"), []
+    make = model.masked_block4
+    monkeypatch.setattr(model, "masked_block4", lambda *args: calls.append(1) or make(*args))
+    images, labels = torch.rand(7, 3, 64, 96), torch.randint(0, 2, (7, 64, 96), dtype=torch.uint8)
+    maps, whole = extract(model, images, labels)
+    assert len(whole) == 7 and len(calls) == 4
+    for first, chunks in ((4, 2), (5, 2), (6, 1)):
+        calls.clear()
+        again, masked = extract(model, images, labels, first=first)
+        assert torch.equal(masked, whole[first:]) and len(calls) == chunks
+        assert all(map(torch.equal, again, maps))
 
 
 def test_cached_features_are_the_live_ones_of_a_real_backbone():

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fss.config import DANetConfig, TrainConfig
 from fss.evaluate import BATCH, network
-from fss.features import FeatureBatch, extract_batch
+from fss.features import CHUNK, FeatureBatch, extract, extract_batch
 from fss.model import DANet
 from fss.train import episode_loss, make_optimizer
 
@@ -29,14 +29,16 @@ class Cost:
 
     Attributes:
         step: multiply-adds of a training step, without the backbone's where features are cached.
+        head: those of the step without the backbone's.
         episodes: those of an episode of the evaluation, by shots; likewise.
-        picture: those of the features of a picture.
+        picture: those of the features of a picture, as a cache holds them.
         memory: bytes of all tensors that are alive at one time, at most, weights among them.
         features: bytes that a cache needs for a picture.
         saved: bytes of a run's two checkpoints.
     """
 
     step: float
+    head: float
     episodes: Mapping[int, float]
     picture: float
     memory: int
@@ -80,13 +82,16 @@ def count(config: DANetConfig, schedule: TrainConfig, shots: Sequence[int]) -> C
             with torch.no_grad():
                 asked, _ = multiply_adds(network(model), batch)
             episodes[k] = (asked + (0 if schedule.cache else backbone)) / BATCH
-            picture = backbone / BATCH / (1 + k)
             del batch
+        images = torch.empty(CHUNK, 3, *size, device="meta")
+        labels = torch.empty(CHUNK, *size, dtype=torch.uint8, device="meta")
+        pictures, _ = multiply_adds(extract, model, images, labels)
     weights = list(model.head_state().values())
     return Cost(
+        head=head,
         step=head + (0 if schedule.cache else extracted),
         episodes=episodes,
-        picture=picture,
+        picture=pictures / CHUNK,
         memory=live.peak,
         features=features,
         saved=sum(map(_bytes, (*weights, *weights, *slots))),
