@@ -187,11 +187,8 @@ def extract_batch(
     model: DANet, query: Tensor, target: Tensor, support: Tensor, mask: Tensor
 ) -> FeatureBatch:
     """Features of a batch of episodes' pictures [B,3,h,w] and [B,K,3,h,w] with their masks."""
-    images, labels = (
-        torch.cat([query, support.flatten(0, 1)]),
-        torch.cat([target, mask.flatten(0, 1)]),
-    )
-    first = len(query)
+    images, first = torch.cat([query, support.flatten(0, 1)]), len(query)
+    labels = torch.cat([target, mask.flatten(0, 1)])
     maps, block4 = extract(model, images, labels, first=first)
     supports = Features(*(map_[first:] for map_ in maps))
     if block4 is not None:

@@ -20,7 +20,7 @@ from fss.resize import resize
 DEPTHS = (3, 4)  # block2 adds nothing (measured), and would take most of the time
 TEMPERATURE = 20.0  # inverse; where the learnt one starts
 CONTRAST = 4.0  # brings differences of cosines to the spread of the other maps
-STEEPNESS, THRESHOLD = 3.0, 0.7  # of the first guess: where it is sure, and how soon
+STEEPNESS, THRESHOLD = 3.0, 0.7  # of the first guess: how soon it is sure, and from where on
 SURE = 0.6  # a place counts fully for the query's own prototypes above it, or below 1 - SURE
 UNSURE = 1e-3  # the weight of the other places: they decide only where no place is sure
 GROUND = 0.5  # of the support's surroundings beside the query's own: they differ more than objects
