@@ -77,9 +77,9 @@ bench: $(READY) ## time the kit and every notebook on this machine (eight minute
 	$(MAKE) tables
 
 weights: $(READY) ## train, measure and ship the weights in fss/weights (two hours)
-	.venv/bin/python tools/compare.py danet-lite0-shapes --data shapes:extra=5000 --arms repaired \
+	.venv/bin/python tools/compare.py intended-lite0-shapes --data shapes:extra=5000 --arms intended \
 	  --ship --set steps=24000 val_every=2000
-	.venv/bin/python tools/compare.py published-lite0-shapes --arms danet --ship \
+	.venv/bin/python tools/compare.py published-lite0-shapes --arms published --ship \
 	  --set steps=10000 val_every=1000
 	$(MAKE) tables
 
@@ -87,12 +87,12 @@ photos: $(READY) ## train, measure and ship the weights for photographs: make ph
 	@[ -d "$(PHOTOS)" ] || { echo "give a folder of pictures: make photos PHOTOS=path"; exit 2; }
 	# build/mixed is gone on with; for other pictures, make clean first
 	[ -d build/mixed ] || .venv/bin/python tools/mix.py "$(PHOTOS)" build/mixed --shapes 20
-	.venv/bin/python tools/compare.py danet-lite0-photos --data folder:build/mixed \
+	.venv/bin/python tools/compare.py best-lite0-photos --data folder:build/mixed \
 	  --label 'folder:$$PHOTOS with 20 classes of shapes' \
 	  --command 'make photos PHOTOS=path/to/photos' --arms best --ship \
 	  --set size=256 steps=6000 val_every=1000 lr=0.002 dropout=0.5 iou_weight=1
 	.venv/bin/python tools/qualitative.py build/photos --data folder:build/mixed \
-	  --checkpoint danet-lite0-photos
+	  --checkpoint best-lite0-photos
 	$(MAKE) tables
 
 ablation: $(READY) ## the runs that the campaigns still lack (a day): make ablation PHOTOS=path

@@ -86,10 +86,7 @@ def foreground(mask: Float[Tensor, "... J"]) -> Tensor:
 def _check_mask(mask: Tensor | None, support: Tensor) -> None:
     expected = (*support.shape[:2], 1, *support.shape[3:])
     if mask is not None and tuple(mask.shape) != expected:
-        raise ValueError(
-            f"mask {tuple(mask.shape)} must be [B,K,1,H,W] = {expected}; "
-            "resize it to the features first"
-        )
+        raise ValueError(f"mask {tuple(mask.shape)} must be [B,K,1,H,W] = {expected}; resize it to the features first")
 
 
 class _QueryKeyValue(nn.Module):
@@ -189,10 +186,7 @@ class LightAttention(_QueryKeyValue):
         Raises ValueError where the shapes do not fit together.
         """
         q, k, v = self.project(query, support, mask)
-        rows, cols = (
-            attention_weights(t.query, t.key, scale=t.scale, keep=t.keep)
-            for t in self._tokens(q, k, mask)
-        )
+        rows, cols = (attention_weights(t.query, t.key, scale=t.scale, keep=t.keep) for t in self._tokens(q, k, mask))
         maps = LightMaps(rows.mean(1), cols.mean(1), rows, cols)
         if self.value == "query":
             row_term = torch.einsum("bij,bcjw->bciw", maps.rows, v)
@@ -348,9 +342,7 @@ class PrototypicalChannelAttention(nn.Module):
         return prototype, ChannelMaps(weights.unflatten(-1, support.shape[3:]))
 
 
-def masked_average(
-    support: Float[Tensor, "B K C H W"], mask: Float[Tensor, "B K 1 H W"]
-) -> Float[Tensor, "B C"]:
+def masked_average(support: Float[Tensor, "B K C H W"], mask: Float[Tensor, "B K 1 H W"]) -> Float[Tensor, "B C"]:
     """Masked average pooling, the prototype of the arms without channel attention.
 
     sum(features * mask) / (area + 5e-4), as in PFENet (Tian et al., 2020); mean over the shots. A

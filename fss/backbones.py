@@ -24,16 +24,23 @@ RANGE = 16.0  # far above what resampling or noise adds to 0..1, far below any p
 LITE0 = ((127 / 255,) * 3, (128 / 255,) * 3)  # the usual mean and std fail silently here
 # A ResNet whose stem is three 3x3 convolutions: where its parts lie in our backbone.
 DEEP_STAGES = {
-    "layer1": "block2.10", "layer2": "block2.11", "layer3": "block3", "layer4": "block4",
-}  # fmt: skip
+    "layer1": "block2.10",
+    "layer2": "block2.11",
+    "layer3": "block3",
+    "layer4": "block4",
+}
 DEEP_STEMS = {  # a weight that tells who named them -> where the parts of the stem lie
     "layer0.6.weight": {"layer0": "block2"},  # PFENet
     "conv1.6.weight": {"conv1": "block2", "bn1": "block2.7"},  # timm
     "conv3.weight": {  # semseg, whose ImageNet weights PSPNet and PFENet begin with
-        "conv1": "block2.0", "bn1": "block2.1", "conv2": "block2.3", "bn2": "block2.4",
-        "conv3": "block2.6", "bn3": "block2.7",
+        "conv1": "block2.0",
+        "bn1": "block2.1",
+        "conv2": "block2.3",
+        "bn2": "block2.4",
+        "conv3": "block2.6",
+        "bn3": "block2.7",
     },
-}  # fmt: skip
+}
 
 
 class Features(NamedTuple):
@@ -98,9 +105,7 @@ class Backbone(nn.Module):
         seen = images.numel() and not images.is_meta  # a meta tensor has a shape alone
         largest = images.amax().item() if seen else 0.0
         if not largest <= RANGE:  # so written, it also refuses nan
-            raise ValueError(
-                f"expected pictures in 0..1, got values up to {largest:.4g}; divide by 255"
-            )
+            raise ValueError(f"expected pictures in 0..1, got values up to {largest:.4g}; divide by 255")
         normal = (images - self.mean) / self.std
         block2 = self.block2(normal.contiguous(memory_format=torch.channels_last))
         block3 = self.block3(block2)
@@ -178,9 +183,12 @@ def _efficientnet_lite0(name: str, weights: bool | _File) -> Backbone:
         nn.Sequential(net.conv_stem, net.bn1, *stages[:3]),
         nn.Sequential(*stages[3:5]),
         nn.Sequential(*stages[5:]),
-        channels=(40, 112, 320), strides=(8, 16, 32), normalisation=LITE0, spread=8.0,
+        channels=(40, 112, 320),
+        strides=(8, 16, 32),
+        normalisation=LITE0,
+        spread=8.0,
         name=name,
-    )  # fmt: skip
+    )
 
 
 def _lite0_file() -> Path:
@@ -198,16 +206,19 @@ def _lite0_file() -> Path:
 
 def _rename_lite0(weights: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     """From the flat names of efficientnet-pytorch to timm's; loading finds what is not known."""
-    prefixes = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head",
-                "_bn1": "bn2", "_fc": "classifier"}  # fmt: skip
-    expanded = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw",
-                "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
-    separable = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw",
-                 "_bn2": "bn2"}  # fmt: skip
+    prefixes = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    expanded = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
+    separable = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     places = [
-        (i, j) for i, stage in enumerate(net.get_submodule("blocks").children())
-        for j, _ in enumerate(stage.children())
-    ]  # fmt: skip
+        (i, j) for i, stage in enumerate(net.get_submodule("blocks").children()) for j, _ in enumerate(stage.children())
+    ]
     for index, (stage, block) in enumerate(places):
         parts = separable if stage == 0 else expanded  # block 0 has no expansion
         for old, new in parts.items():
@@ -251,10 +262,15 @@ def _dilated(name: str, net: Any, *stem: nn.Module) -> Backbone:
             elif key.endswith("downsample.0"):
                 module.stride = (1, 1)
     return Backbone(
-        nn.Sequential(*stem, net.layer1, net.layer2), net.layer3, net.layer4,
-        channels=(512, 1024, 2048), strides=(8, 8, 8), normalisation=IMAGENET, aligned=True,
+        nn.Sequential(*stem, net.layer1, net.layer2),
+        net.layer3,
+        net.layer4,
+        channels=(512, 1024, 2048),
+        strides=(8, 8, 8),
+        normalisation=IMAGENET,
+        aligned=True,
         name=name,
-    )  # fmt: skip
+    )
 
 
 def _deep_stem(state: dict[str, Tensor]) -> dict[str, str] | None:
@@ -278,9 +294,14 @@ def _vgg(name: str, weights: bool | _File) -> Backbone:
     """Cut after the third and fourth pooling, as in PFENet; the last pooling is dropped."""
     layers = _torchvision(name, weights).features
     return Backbone(
-        layers[:24], layers[24:34], layers[34:43],
-        channels=(256, 512, 512), strides=(8, 16, 16), normalisation=IMAGENET, name=name,
-    )  # fmt: skip
+        layers[:24],
+        layers[24:34],
+        layers[34:43],
+        channels=(256, 512, 512),
+        strides=(8, 16, 16),
+        normalisation=IMAGENET,
+        name=name,
+    )
 
 
 def _torchvision(name: str, weights: bool | _File) -> Any:
@@ -320,9 +341,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             "carry code; save network.state_dict() alone"
         ) from error
     except Exception as error:  # torch and safetensors raise a dozen kinds
-        raise InputError(
-            f"{path}: not a readable state dict ({_reason(error)}); download it again"
-        ) from error
+        raise InputError(f"{path}: not a readable state dict ({_reason(error)}); download it again") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"{path}: holds no state dict; save network.state_dict()")
@@ -338,9 +357,7 @@ def _load(net: nn.Module, name: str, file: _File) -> None:
     try:
         net.load_state_dict(file.state)
     except (RuntimeError, AttributeError, TypeError) as error:
-        raise InputError(
-            f"{file.path}: weights of another network ({_reason(error)}); give those of {name}"
-        ) from error
+        raise InputError(f"{file.path}: weights of another network ({_reason(error)}); give those of {name}") from error
 
 
 BUILDERS: dict[str, Callable[[str, bool | _File], Backbone]] = {

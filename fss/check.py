@@ -31,9 +31,7 @@ def check_pictures(datasets: Iterable[Dataset], *, workers: int, progress: bool)
             told.add(problem)
 
 
-def _read(
-    dataset: Dataset, samples: list[tuple[str, str]], workers: int, progress: bool
-) -> Iterator[str]:
+def _read(dataset: Dataset, samples: list[tuple[str, str]], workers: int, progress: bool) -> Iterator[str]:
     pool = ProcessPoolExecutor(workers, initializer=_leave_signals_to_the_parent)
     try:
         results = pool.map(partial(_problem, dataset.reader, dataset.size), samples, chunksize=16)
@@ -42,8 +40,7 @@ def _read(
         yield from (problem for problem in bar if problem)
     except BrokenProcessPool as error:
         raise InputError(
-            "a process that read pictures was killed, probably for lack of memory; "
-            "check with --workers 1"
+            "a process that read pictures was killed, probably for lack of memory; check with --workers 1"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -104,7 +104,7 @@ def load(name: str | Path, *, pretrained: bool | str | Path = True) -> DANet:
     """Load a trained network, in eval mode.
 
     Args:
-        name: a shipped checkpoint (``"danet-lite0-shapes"``), a file, or a run's folder.
+        name: a shipped checkpoint (``"intended-lite0-shapes"``), a file, or a run's folder.
         pretrained: the backbone's weights, as for ``DANet``.
 
     Returns:

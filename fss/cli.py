@@ -42,20 +42,14 @@ Scored = Annotated[Scoring, _help(name="", help="what predictions are compared w
 Fold = Annotated[int, _help(help="0..3, the fold kept for the test; ignored by data without folds")]
 Device = Annotated[str, _help(help="cpu, cuda, cuda:1, ...")]
 Workers = Annotated[int, _help(help="processes that read pictures; -1 means one a core, at most 4")]
-BackboneWeights = Annotated[
-    Path | None, _help(help="file of the backbone's ImageNet weights", metavar="PATH")
-]
-SkipSmallClasses = Annotated[
-    bool, _help(help="leave out classes with fewer pictures than an episode needs")
-]
+BackboneWeights = Annotated[Path | None, _help(help="file of the backbone's ImageNet weights", metavar="PATH")]
+SkipSmallClasses = Annotated[bool, _help(help="leave out classes with fewer pictures than an episode needs")]
 Set = Annotated[
     tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]],
     _help(help="other settings: --set channels=96 steps=4000", metavar="NAME=VALUE ..."),
 ]
 Quiet = Annotated[bool, _help(help="no progress bars")]
-Jobs = Annotated[
-    int, _help(help="runs at a time; -1 means one a core or a GPU, and one with a launcher")
-]
+Jobs = Annotated[int, _help(help="runs at a time; -1 means one a core or a GPU, and one with a launcher")]
 Readers = Annotated[
     int,
     _help(help="processes that read pictures, of each run; -1 means none on a CPU, else up to 4"),
@@ -71,7 +65,7 @@ def train(
     out: Annotated[Path, _help(help="folder of the run: weights and log", metavar="PATH")],
     data: Data = "shapes",
     preset: Annotated[str, _help(help="quick (minutes on two cores) or paper")] = "quick",
-    arm: Annotated[str, _help(help=", ".join(ARMS))] = "danet",
+    arm: Annotated[str, _help(help=", ".join(ARMS))] = "published",
     fold: Fold = 0,
     seed: Annotated[int, _help(help="of weights, episodes, augmentation and dropout")] = 0,
     set: Set = (),  # noqa: A002
@@ -117,31 +111,22 @@ def train(
 def eval(  # noqa: A001
     checkpoint: Annotated[
         str,
-        _help(
-            help="a shipped name, a file, a run's folder, or one of the references "
-            "all-foreground and training-free"
-        ),
-    ] = "danet-lite0-shapes",
+        _help(help="a shipped name, a file, a run's folder, or one of the references all-foreground and prototype"),
+    ] = "intended-lite0-shapes",
     data: Data = "shapes",
     split: Annotated[str, _help(help="train, val or test")] = "test",
     fold: Fold = 0,
     options: Options = DataConfig(),
     scoring: Scored = Scoring(),
-    allow_leak: Annotated[
-        bool, _help(help="measure a checkpoint also on classes that it was trained on")
-    ] = False,
+    allow_leak: Annotated[bool, _help(help="measure a checkpoint also on classes that it was trained on")] = False,
     shots: Annotated[int | None, _help(help="support pictures an episode; default: 1")] = None,
     episodes: Annotated[int | None, _help(help="episodes of the list; default: 1000")] = None,
     seed: Annotated[int | None, _help(help="of the episode list; default: 0")] = None,
-    size: Annotated[
-        int | None, _help(help="side of the pictures; default: as the checkpoint was trained")
-    ] = None,
+    size: Annotated[int | None, _help(help="side of the pictures; default: as the checkpoint was trained")] = None,
     list: Annotated[  # noqa: A002
         Path | None, _help(help="evaluate this saved list instead", metavar="PATH")
     ] = None,
-    save_list: Annotated[
-        Path | None, _help(help="write the episode list there", metavar="PATH")
-    ] = None,
+    save_list: Annotated[Path | None, _help(help="write the episode list there", metavar="PATH")] = None,
     json: Annotated[  # noqa: A002
         Path | None, _help(help="write all figures there", metavar="PATH")
     ] = None,
@@ -187,13 +172,10 @@ def eval(  # noqa: A001
             "shots": len(episode_list[0].support) if len(episode_list) else 0,
             "episodes": len(episode_list),
             "seed": episode_list.source.get("seed"),
-        }  # fmt: skip
+        }
         for name, asked in {"shots": shots, "episodes": episodes, "seed": seed}.items():
             if asked not in (None, has[name]):
-                raise InputError(
-                    f"--{name} {asked}: the list {list} has {has[name]}, which stays; leave "
-                    f"--{name} out"
-                )
+                raise InputError(f"--{name} {asked}: the list {list} has {has[name]}, which stays; leave --{name} out")
     if save_list is not None and accelerator.is_main_process:
         episode_list.save(save_list)
     result = evaluate(
@@ -235,12 +217,8 @@ def predict(
     ],
     query: Annotated[Path, _help(help="the picture to segment", metavar="IMAGE")],
     out: Annotated[Path, _help(help="the mask, a PNG of 0 and 255", metavar="MASK")],
-    checkpoint: Annotated[
-        str, _help(help="a shipped name, a file, or a run's folder")
-    ] = "danet-lite0-shapes",
-    size: Annotated[
-        int | None, _help(help="side the pictures are fitted into; default: as trained")
-    ] = None,
+    checkpoint: Annotated[str, _help(help="a shipped name, a file, or a run's folder")] = "intended-lite0-shapes",
+    size: Annotated[int | None, _help(help="side the pictures are fitted into; default: as trained")] = None,
     device: Device = "cpu",
     backbone_weights: BackboneWeights = None,
 ) -> None:
@@ -259,9 +237,7 @@ def predict(
 
 
 def replay(
-    failed: Annotated[
-        Path, _help(help="a run's nonfinite.safetensors", metavar="PATH"), tyro.conf.Positional
-    ],
+    failed: Annotated[Path, _help(help="a run's nonfinite.safetensors", metavar="PATH"), tyro.conf.Positional],
     device: Device = "cpu",
     backbone_weights: BackboneWeights = None,
 ) -> None:
@@ -313,8 +289,8 @@ def bench(
     ] = None,
 ) -> None:
     """Measure what the kit costs on this machine, in minutes."""
-    from fss.bench import measure, tables
     from fss.files import check_writable, write_json
+    from fss.lab.bench import measure, tables
 
     if json is not None:
         check_writable(json)
@@ -331,9 +307,7 @@ def ablate(
         _help(help="folder with campaign.toml; gets the results", metavar="FOLDER"),
         tyro.conf.Positional,
     ],
-    only: Annotated[
-        str | None, _help(help="make this run, in this process", metavar="DATA/ARM-SEED")
-    ] = None,
+    only: Annotated[str | None, _help(help="make this run, in this process", metavar="DATA/ARM-SEED")] = None,
     jobs: Jobs = -1,
     runs: Runs = Path("runs"),
     launch: Launch = "",
@@ -342,18 +316,22 @@ def ablate(
     quiet: Quiet = False,
 ) -> None:
     """Train and measure arms x seeds x data, as FOLDER/campaign.toml declares; resumable."""
-    from fss.campaign import Campaign
-    from fss.campaign.ablate import CHILD, make_run, obey_parent
-    from fss.campaign.ablate import ablate as make
+    from fss.lab.ablate import CHILD, make_run, obey_parent
+    from fss.lab.ablate import ablate as make
+    from fss.lab.campaign import Campaign
 
     if CHILD not in os.environ:  # a campaign tells its processes its own folder
         runs = runs / campaign.resolve().name
     if only is None:
         make(
-            campaign, runs=runs, jobs=_jobs(jobs, device, launch),
-            device=device, workers=_readers(workers, device), launch=_words(launch),
+            campaign,
+            runs=runs,
+            jobs=_jobs(jobs, device, launch),
+            device=device,
+            workers=_readers(workers, device),
+            launch=_words(launch),
             progress=not quiet,
-        )  # fmt: skip
+        )
         return
     obey_parent()
     declared = Campaign.read(campaign)
@@ -364,35 +342,29 @@ def ablate(
         print(f"{declared.path(names[only])}: is there already; remove it to measure anew")
         return
     make_run(
-        declared, names[only], runs, device=device, workers=_readers(workers, device),
+        declared,
+        names[only],
+        runs,
+        device=device,
+        workers=_readers(workers, device),
         progress=not quiet,
-    )  # fmt: skip
+    )
 
 
 def reproduce(
-    table: Annotated[
-        str, _help(help="table1, table2 or table3", metavar="TABLE"), tyro.conf.Positional
-    ],
+    table: Annotated[str, _help(help="table1, table2 or table3", metavar="TABLE"), tyro.conf.Positional],
     data: Data,
-    preset: Annotated[
-        str, _help(help="paper, or smoke: minutes on two cores, to try the machinery")
-    ] = "paper",
+    preset: Annotated[str, _help(help="paper, or smoke: minutes on two cores, to try the machinery")] = "paper",
     out: Annotated[
         Path | None,
         _help(help="folder of the results; default: reproduced/TABLE", metavar="FOLDER"),
     ] = None,
-    folds: Annotated[
-        tuple[int, ...], _help(help="of Pascal-5i, to run alone; default: all, or 0 and 1 in smoke")
-    ] = (),
+    folds: Annotated[tuple[int, ...], _help(help="of Pascal-5i, to run alone; default: all, or 0 and 1 in smoke")] = (),
     set: Set = (),  # noqa: A002
     options: Options = DataConfig(),
     scoring: Scored = Scoring(at="label"),
-    dry_run: Annotated[
-        bool, _help(help="print the runs, what is done, and what the rest takes; make nothing")
-    ] = False,
-    tflops: Annotated[
-        float, _help(help="what the GPU really does in a second, for the hours of --dry-run")
-    ] = 6.0,
+    dry_run: Annotated[bool, _help(help="print the runs, what is done, and what the rest takes; make nothing")] = False,
+    tflops: Annotated[float, _help(help="what the GPU really does in a second, for the hours of --dry-run")] = 6.0,
     jobs: Jobs = -1,
     runs: Runs = Path("runs"),
     launch: Launch = "",
@@ -401,18 +373,16 @@ def reproduce(
     quiet: Quiet = False,
 ) -> None:
     """Make one of the paper's tables and set it beside the paper's figures; resumable."""
-    from fss.campaign.ablate import ablate as make
-    from fss.campaign.paper import table_of
-    from fss.campaign.plan import plan
-    from fss.campaign.reproduce import changed, choose, declare, write_declaration
     from fss.engine import check_device
     from fss.files import check_writable, write_atomically
+    from fss.lab.ablate import ablate as make
+    from fss.lab.paper import table_of
+    from fss.lab.plan import plan
+    from fss.lab.reproduce import changed, choose, declare, write_declaration
 
     folder = out or Path("reproduced") / table
     settings = sum(set, ())
-    whole, declared = declare(
-        table, data, folder, preset=preset, settings=settings, options=options, scoring=scoring
-    )
+    whole, declared = declare(table, data, folder, preset=preset, settings=settings, options=options, scoring=scoring)
     campaign = choose(whole, table, preset, folds)
     names = [run.name for run in campaign.runs]
     weights = runs / folder.resolve().name
@@ -426,9 +396,15 @@ def reproduce(
     started = _words(launch)
     write_declaration(whole, declared)
     make(
-        folder, runs=weights, jobs=_jobs(jobs, device, launch), device=device,
-        workers=_readers(workers, device), launch=started, names=names, progress=not quiet,
-    )  # fmt: skip
+        folder,
+        runs=weights,
+        jobs=_jobs(jobs, device, launch),
+        device=device,
+        workers=_readers(workers, device),
+        launch=started,
+        names=names,
+        progress=not quiet,
+    )
     words = ["fss", "reproduce", table, "--data", data, "--preset", preset]
     words += ["--folds", *map(str, folds)] if folds else []
     words += ["--set", *settings] if settings else []

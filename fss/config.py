@@ -132,7 +132,7 @@ class DANetConfig(_Checked):
         return cls().override(overrides)
 
     @classmethod
-    def repaired(cls, **overrides: Any) -> Self:
+    def intended(cls, **overrides: Any) -> Self:
         """DANet as its text means it: support values, scaled, the background not looked at."""
         meant = cls(value="support", scaled=True, mask_background=True, masked_pool=True)
         return meant.override(overrides)
@@ -145,9 +145,7 @@ class DANetConfig(_Checked):
     @classmethod
     def pfenet(cls, **overrides: Any) -> Self:
         """PFENet (Tian et al., 2020), the baseline of the paper's Table 3."""
-        baseline = cls(
-            lda=False, pca=False, decoder="fem", prior="masked_input", mask_before_reduce=False
-        )
+        baseline = cls(lda=False, pca=False, decoder="fem", prior="masked_input", mask_before_reduce=False)
         return baseline.override(overrides)
 
 
@@ -155,8 +153,8 @@ ARMS: Mapping[str, DANetConfig] = {
     "base": DANetConfig.published(lda=False, pca=False),
     "pca": DANetConfig.published(lda=False),
     "lda": DANetConfig.published(pca=False),
-    "danet": DANetConfig.published(),
-    "repaired": DANetConfig.repaired(),
+    "published": DANetConfig.published(),
+    "intended": DANetConfig.intended(),
     "pfenet": DANetConfig.pfenet(),
     "best": DANetConfig.best(),
 }
@@ -268,9 +266,20 @@ class TrainConfig(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         lowest: dict[str, float] = dict(
-            epochs=1, batch=1, shots=1, size=32, lr=0, warmup=0, lr_multiplier=0, weight_decay=0,
-            aux_weight=0, iou_weight=0, seed=0, val_every=1, val_episodes=1,
-        )  # fmt: skip
+            epochs=1,
+            batch=1,
+            shots=1,
+            size=32,
+            lr=0,
+            warmup=0,
+            lr_multiplier=0,
+            weight_decay=0,
+            aux_weight=0,
+            iou_weight=0,
+            seed=0,
+            val_every=1,
+            val_episodes=1,
+        )
         if self.steps is not None:
             lowest["steps"] = 1
         for name, least in lowest.items():
@@ -289,11 +298,21 @@ class TrainConfig(_Checked):
 PRESETS: Mapping[str, TrainConfig] = {
     "quick": TrainConfig(),
     "paper": TrainConfig(
-        steps=None, epochs=200, batch=4, size=473, optimizer="sgd", lr=2.5e-3, warmup=0,
-        weight_decay=1e-4, dropout=0.5, augment="paper", cache=False, val_every=5000,
+        steps=None,
+        epochs=200,
+        batch=4,
+        size=473,
+        optimizer="sgd",
+        lr=2.5e-3,
+        warmup=0,
+        weight_decay=1e-4,
+        dropout=0.5,
+        augment="paper",
+        cache=False,
+        val_every=5000,
         val_episodes=1000,
     ),
-}  # fmt: skip
+}
 """``quick``: minutes on two CPU cores. ``paper``: the schedule of the paper and of PFENet, whose
 network is set apart from it: ``backbone=resnet50 channels=256``, as ``fss reproduce`` does."""
 

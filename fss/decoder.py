@@ -110,9 +110,7 @@ class FeatureEnrichment(nn.Module):
         scales: how many.
     """
 
-    def __init__(
-        self, channels: int, *, prior: int, bins: int | None = None, scales: int = 4
-    ) -> None:
+    def __init__(self, channels: int, *, prior: int, bins: int | None = None, scales: int = 4) -> None:
         super().__init__()
         self.bins = bins
         self.merges = nn.ModuleList(_comparison(channels, prior) for _ in range(scales))
@@ -134,9 +132,7 @@ class FeatureEnrichment(nn.Module):
         finest = full if self.bins is None else (self.bins, self.bins)
         pyramid: list[Tensor] = []
         inner = []
-        for i, (merge, refine, classify) in enumerate(
-            zip(self.merges, self.refines, self.inner, strict=True)
-        ):
+        for i, (merge, refine, classify) in enumerate(zip(self.merges, self.refines, self.inner, strict=True)):
             size = (math.ceil(finest[0] / 2**i), math.ceil(finest[1] / 2**i))
             x = merge(_merge(query, prototype, prior, size))
             if i > 0:

@@ -231,9 +231,7 @@ def _answer(url: str, start: int, path: Path) -> Any:
         reason = str(getattr(error.reason, "strerror", None) or error.reason)
     except (OSError, HTTPException, ValueError) as error:  # a redirection may be no address at all
         reason = str(error) or type(error).__name__
-    raise InputError(
-        f"{url}: cannot be fetched ({reason[:200]}); check the network, or {_by_hand(path)}"
-    )
+    raise InputError(f"{url}: cannot be fetched ({reason[:200]}); check the network, or {_by_hand(path)}")
 
 
 def _blocks(answer: Any) -> Iterator[bytes]:
@@ -257,8 +255,7 @@ def _is_published(path: Path, source: Source) -> bool:
 def _check_room(folder: Path, size: int) -> None:
     if size > (free := shutil.disk_usage(folder).free):
         raise InputError(
-            f"{folder}: {size:,} bytes are needed and {free:,} are free; make room, or choose "
-            "another place with --out"
+            f"{folder}: {size:,} bytes are needed and {free:,} are free; make room, or choose another place with --out"
         )
 
 
@@ -373,7 +370,6 @@ def _sbd_mask(path: Path) -> UInt8[np.ndarray, "H W"]:
             raise ValueError("not one class of 0..20 a pixel")
     except Exception as error:  # scipy and Pillow raise a dozen kinds
         raise InputError(
-            f"{path}: no mask of SBD ({str(error)[:100] or type(error).__name__}); unpack the "
-            "archive again"
+            f"{path}: no mask of SBD ({str(error)[:100] or type(error).__name__}); unpack the archive again"
         ) from error
     return mask.astype(np.uint8)

@@ -24,9 +24,7 @@ _lone: "Accelerator | None" = None
 PATIENCE = timedelta(days=1)  # the others wait while the main process fills the feature cache
 
 
-def start(
-    device: str = "cpu", *, precision: Precision = "float32", accumulate: int = 1
-) -> "Accelerator":
+def start(device: str = "cpu", *, precision: Precision = "float32", accumulate: int = 1) -> "Accelerator":
     """Join the processes that a launcher started, or be the only one.
 
     Args:

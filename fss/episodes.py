@@ -126,9 +126,7 @@ class EpisodeList(Sequence[Episode]):
         if seed < 0:
             raise InputError(f"seed = {seed}: use 0 or more")
         stream = EpisodeStream(dataset, shots, seed, episodes)
-        source = dict(
-            data=dataset.spec, split=dataset.split, fold=dataset.fold, shots=shots, seed=seed
-        )
+        source = dict(data=dataset.spec, split=dataset.split, fold=dataset.fold, shots=shots, seed=seed)
         return cls(tuple(stream), source)
 
     @property
@@ -150,10 +148,7 @@ class EpisodeList(Sequence[Episode]):
         """
         try:
             content = json.loads(Path(path).read_bytes())
-            episodes = tuple(
-                Episode(e["class_name"], e["query"], tuple(e["support"]))
-                for e in content["episodes"]
-            )
+            episodes = tuple(Episode(e["class_name"], e["query"], tuple(e["support"])) for e in content["episodes"])
             loaded = cls(episodes, dict(content["source"]))
             recorded = content["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:

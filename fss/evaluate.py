@@ -51,7 +51,7 @@ def all_foreground(batch: FeatureBatch) -> Tensor:
     return torch.ones_like(batch.target)
 
 
-def training_free(batch: FeatureBatch, *, aligned: bool = False) -> Tensor:
+def by_prototype(batch: FeatureBatch, *, aligned: bool = False) -> Tensor:
     """Label each position by the nearer of two mean features, by cosine; nothing is trained.
 
     Foreground and background prototypes are masked averages over all shots of block3 and block4;
@@ -65,8 +65,7 @@ def training_free(batch: FeatureBatch, *, aligned: bool = False) -> Tensor:
         (batch.query.block4, batch.support.block4),
     ):
         likeness = [
-            cosine(query, pool(support, share_of(batch.mask, label, support, aligned=aligned)))
-            for label in (1, 0)
+            cosine(query, pool(support, share_of(batch.mask, label, support, aligned=aligned))) for label in (1, 0)
         ]
         score = score + resize(likeness[0] - likeness[1], size, aligned=aligned)
     return (score.squeeze(1) > 0).to(batch.target.dtype)
@@ -74,7 +73,7 @@ def training_free(batch: FeatureBatch, *, aligned: bool = False) -> Tensor:
 
 REFERENCES: dict[str, Predictor] = {
     "all-foreground": all_foreground,
-    "training-free": training_free,
+    "prototype": by_prototype,
 }
 """What ``--checkpoint`` takes besides a network; ``reference`` fits one to a backbone."""
 
@@ -85,14 +84,13 @@ def reference(name: str, model: DANet) -> Predictor:
     Raises:
         InputError: the network masks the support before block4, whose background is then not there.
     """
-    if name != "training-free":
+    if name != "prototype":
         return REFERENCES[name]
     if model.config.prior == "masked_input":
         raise InputError(
-            f"{name} needs the support's whole block4, which prior = masked_input masks; take "
-            "another prior"
+            f"{name} needs the support's whole block4, which prior = masked_input masks; take another prior"
         )
-    return partial(training_free, aligned=model.backbone.aligned)
+    return partial(by_prototype, aligned=model.backbone.aligned)
 
 
 @torch.no_grad()
@@ -123,9 +121,7 @@ def tally_episodes(
             if scoring == Scoring():
                 tally.update(predict(batch), batch.target, ids)
             else:
-                for mask, episode, place in zip(
-                    predict(batch).cpu().numpy(), asked, ids, strict=True
-                ):
+                for mask, episode, place in zip(predict(batch).cpu().numpy(), asked, ids, strict=True):
                     own = dataset.reader.own_mask(episode.class_name, episode.query)
                     predicted, target = _comparable(mask, own, scoring)
                     tally.update(predicted[None], target[None], place[None])
@@ -150,9 +146,7 @@ def features_of(
     return LiveFeatures(model, dataset, workers=workers)
 
 
-def _comparable(
-    predicted: np.ndarray, own: np.ndarray, scoring: Scoring
-) -> tuple[np.ndarray, np.ndarray]:
+def _comparable(predicted: np.ndarray, own: np.ndarray, scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
     """Bring a prediction [size, size] and the label at its own size, [H, W], to one size."""
     if scoring.void == "background":
         own = np.where(own == IGNORE, 0, own).astype(np.uint8)

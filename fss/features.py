@@ -99,13 +99,9 @@ class LiveFeatures:
         """Yield batches; see ``FeatureSource``."""
         device = self.model.backbone.mean.device
         pictures = EpisodeDataset(self.dataset, episodes, augment=self.augment, seed=self.seed)
-        loader = episode_loader(
-            pictures, batch=batch, workers=self.workers, start=start, stride=stride
-        )
+        loader = episode_loader(pictures, batch=batch, workers=self.workers, start=start, stride=stride)
         for query, target, support, mask in read_all(loader):
-            query, target, support, mask = (
-                t.to(device, non_blocking=True) for t in (query, target, support, mask)
-            )
+            query, target, support, mask = (t.to(device, non_blocking=True) for t in (query, target, support, mask))
             with self.autocast():
                 found = extract_batch(self.model, query, target, support, mask)
             yield found
@@ -183,9 +179,7 @@ class CachedFeatures:
         return torch.from_numpy(self.maps[name][rows]).to(self.device)
 
 
-def extract_batch(
-    model: DANet, query: Tensor, target: Tensor, support: Tensor, mask: Tensor
-) -> FeatureBatch:
+def extract_batch(model: DANet, query: Tensor, target: Tensor, support: Tensor, mask: Tensor) -> FeatureBatch:
     """Features of a batch of episodes' pictures [B,3,h,w] and [B,K,3,h,w] with their masks."""
     images, first = torch.cat([query, support.flatten(0, 1)]), len(query)
     labels = torch.cat([target, mask.flatten(0, 1)])
@@ -202,9 +196,7 @@ def extract_batch(
 
 
 @torch.no_grad()
-def extract(
-    model: DANet, images: Tensor, masks: Tensor, *, first: int = 0
-) -> tuple[Features, Tensor | None]:
+def extract(model: DANet, images: Tensor, masks: Tensor, *, first: int = 0) -> tuple[Features, Tensor | None]:
     """Half-precision features of pictures [B,3,h,w], and PFENet's block4 of the masked block3.
 
     The second is None unless the network's prior asks for it (``prior="masked_input"``), and holds
@@ -259,9 +251,13 @@ def _key(model: DANet, dataset: Dataset, mirrors: bool) -> str:
     """Name a cache by everything that its content depends on."""
     masked_input = model.config.prior == "masked_input"
     parts = [
-        FORMAT, dataset.fingerprint(), model.config.backbone, model.backbone.fingerprint(),
-        f"masked_input={masked_input}", f"mirrors={mirrors}",
-    ]  # fmt: skip
+        FORMAT,
+        dataset.fingerprint(),
+        model.config.backbone,
+        model.backbone.fingerprint(),
+        f"masked_input={masked_input}",
+        f"mirrors={mirrors}",
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -283,9 +279,7 @@ def _open(folder: Path, rows: int) -> dict[str, np.ndarray] | None:
         return None
 
 
-def _build(
-    folder: Path, model: DANet, samples: _Samples, mirrors: bool, workers: int, progress: bool
-) -> None:
+def _build(folder: Path, model: DANet, samples: _Samples, mirrors: bool, workers: int, progress: bool) -> None:
     """Extract all pictures into a folder beside ``folder``, then rename it."""
     cap = _cap()
     # Not named by the process: in containers, the next one often has the number of a killed one.
@@ -346,9 +340,7 @@ def _sample_arrays(model: DANet, images: Tensor, masks: Tensor) -> dict[str, np.
     return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
-def _create(
-    folder: Path, first: dict[str, np.ndarray], total: int, cap: float
-) -> dict[str, np.ndarray]:
+def _create(folder: Path, first: dict[str, np.ndarray], total: int, cap: float) -> dict[str, np.ndarray]:
     """Make the files for ``total`` pictures' arrays, each like the ``first`` ones.
 
     Older caches make room where all would exceed the cap. The files are sparse at first, and a disk

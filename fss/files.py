@@ -82,8 +82,7 @@ def held(folder: str | Path) -> Iterator[None]:
                 lock.acquire(timeout=0)
             except Timeout:
                 raise InputError(
-                    f"{folder}: another process is writing here; wait for its end, or choose "
-                    "another folder"
+                    f"{folder}: another process is writing here; wait for its end, or choose another folder"
                 ) from None
         try:
             yield
@@ -103,9 +102,7 @@ def _as_input_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); choose another place or make room"
-        ) from error
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place or make room") from error
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -67,9 +67,7 @@ class EpisodeTally:
                 "one shape [B,H,W]: resize one to the other, and add the batch axis with [None]"
             )
         if classes.shape != predicted.shape[:1]:
-            raise InputError(
-                f"class_ids {list(classes.shape)} must be [{len(predicted)}]: one for each episode"
-            )
+            raise InputError(f"class_ids {list(classes.shape)} must be [{len(predicted)}]: one for each episode")
         object_hit, object_label = predicted == 1, labels == 1
         valid = labels != IGNORED
         _refuse_labels("prediction", predicted, object_hit | (predicted == 0), "0 and 1")
@@ -79,9 +77,7 @@ class EpisodeTally:
         intersection = (object_hit & object_label).sum((1, 2))
         union = ((object_hit & valid) | object_label).sum((1, 2))
         pixels = valid.sum((1, 2))
-        rows = np.stack(
-            [classes, intersection, union, pixels - union, pixels - intersection], axis=1
-        )
+        rows = np.stack([classes, intersection, union, pixels - union, pixels - intersection], axis=1)
         self.counts = np.concatenate([self.counts, rows.astype(np.int64)])
 
     def __len__(self) -> int:
@@ -265,6 +261,4 @@ def _refuse_labels(
     known: str,
 ) -> None:
     if not allowed.all():
-        raise InputError(
-            f"{name} holds the label {labels[~allowed][0]}: it takes {known} (1 = the object)"
-        )
+        raise InputError(f"{name} holds the label {labels[~allowed][0]}: it takes {known} (1 = the object)")

@@ -70,9 +70,7 @@ class SupportCode(NamedTuple):
     labelled: tuple[Labelled, ...] = ()  # block3 and block4; for the relations
 
 
-def prior_mask(
-    query: Float[Tensor, "B C h w"], support: Float[Tensor, "B K C h w"]
-) -> Float[Tensor, "B 1 h w"]:
+def prior_mask(query: Float[Tensor, "B C h w"], support: Float[Tensor, "B K C h w"]) -> Float[Tensor, "B 1 h w"]:
     """PFENet's prior (Tian et al., 2020): how much a query position looks like the object.
 
     The largest cosine similarity with any position of the masked block4 features ``support``,
@@ -107,9 +105,7 @@ class DANet(nn.Module):
             network.
     """
 
-    def __init__(
-        self, config: DANetConfig, *, pretrained: bool | str | Path = True, dropout: float = 0.5
-    ) -> None:
+    def __init__(self, config: DANetConfig, *, pretrained: bool | str | Path = True, dropout: float = 0.5) -> None:
         super().__init__()
         self.trained: dict[str, Any] = {}
         self.backbone = load_backbone(config.backbone, pretrained)
@@ -118,15 +114,11 @@ class DANet(nn.Module):
         self.config = config
         c2, c3, _ = self.backbone.channels
         channels = config.channels
-        options = dict(
-            value=config.value, scaled=config.scaled, mask_background=config.mask_background
-        )
+        options = dict(value=config.value, scaled=config.scaled, mask_background=config.mask_background)
         self.light = LightAttention(c2, **options) if config.lda else None  # type: ignore[arg-type]
         self.dense = DenseAttention(channels, **options) if config.lda else None  # type: ignore[arg-type]
         self.channel = (
-            PrototypicalChannelAttention(
-                channels, reduction=max(1, channels // SQUEEZED), masked=config.masked_pool
-            )
+            PrototypicalChannelAttention(channels, reduction=max(1, channels // SQUEEZED), masked=config.masked_pool)
             if config.pca
             else None
         )
@@ -201,9 +193,7 @@ class DANet(nn.Module):
         _check_labels(mask)
         return self.encode_features(self.support_features(support, mask), mask)
 
-    def segment(
-        self, query: Float[Tensor, "B 3 h w"], code: SupportCode, *, need_maps: bool = False
-    ) -> Prediction:
+    def segment(self, query: Float[Tensor, "B 3 h w"], code: SupportCode, *, need_maps: bool = False) -> Prediction:
         """Segment a query by an encoded support set; the same logits as ``forward``."""
         size = (query.shape[-2], query.shape[-1])
         return self.segment_features(self.backbone(query), code, size, need_maps=need_maps)
@@ -215,9 +205,7 @@ class DANet(nn.Module):
         """
         features = self.backbone(support.flatten(0, 1))
         if self.config.prior == "masked_input":
-            features = features._replace(
-                block4=self.masked_block4(features.block3, mask.flatten(0, 1))
-            )
+            features = features._replace(block4=self.masked_block4(features.block3, mask.flatten(0, 1)))
         return Features(*(map_.unflatten(0, support.shape[:2]) for map_ in features))
 
     def masked_block4(self, block3: Float[Tensor, "B C H W"], mask: Tensor) -> Tensor:
@@ -264,9 +252,7 @@ class DANet(nn.Module):
             maps |= _named(light_maps)
         attended = self.reduce_query(self._join(block2, block3))  # D_q, Eq. 4
         if self.dense is not None:
-            attended, dense_maps = self.dense(
-                attended, code.reduced, code.mask, need_map=need_maps
-            )  # Eq. 5
+            attended, dense_maps = self.dense(attended, code.reduced, code.mask, need_map=need_maps)  # Eq. 5
             maps |= _named(dense_maps)
         prior, found = self.prior(query, code, need_maps=need_maps)
         maps |= found
@@ -352,6 +338,5 @@ def _check_labels(mask: Tensor) -> None:
     stored = (labels == 255).any(1) & (labels == 0).any(1) & ~(labels == 1).any(1)
     if stored.any():
         raise ValueError(
-            "the mask holds 0 and 255 and no 1, and 255 means unknown: nothing would be object; "
-            "pass (mask > 127)"
+            "the mask holds 0 and 255 and no 1, and 255 means unknown: nothing would be object; pass (mask > 127)"
         )

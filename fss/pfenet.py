@@ -47,8 +47,7 @@ def load_pfenet(state_dict: Mapping[str, Any]) -> DANet:
         InputError: weights that are missing, unknown or of another shape.
     """
     given = {  # a file of the authors holds more, and was written by DataParallel
-        name.removeprefix("module."): tensor
-        for name, tensor in state_dict.get("state_dict", state_dict).items()
+        name.removeprefix("module."): tensor for name, tensor in state_dict.get("state_dict", state_dict).items()
     }
     model = DANet(PUBLISHED, pretrained=False)
     own = {
@@ -59,9 +58,7 @@ def load_pfenet(state_dict: Mapping[str, Any]) -> DANet:
     # Counters of BatchNorm, which nothing reads, are not in every file.
     given = {name: t for name, t in own.items() if name.endswith("num_batches_tracked")} | given
     odd = sorted(own.keys() ^ given.keys())
-    odd = odd or sorted(
-        name for name in own if getattr(given[name], "shape", None) != own[name].shape
-    )
+    odd = odd or sorted(name for name in own if getattr(given[name], "shape", None) != own[name].shape)
     if odd:
         raise InputError(
             f"not the weights of a published PFENet with a ResNet-50: {len(odd)} do not fit, first "

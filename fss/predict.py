@@ -42,9 +42,7 @@ def predict_array(
     return unletterbox(labels, (height, width))
 
 
-def predict_files(
-    model: DANet, support: Sequence[tuple[Path, Path]], query: Path, out: Path, size: int
-) -> float:
+def predict_files(model: DANet, support: Sequence[tuple[Path, Path]], query: Path, out: Path, size: int) -> float:
     """Write the predicted mask of ``query`` to ``out``: a PNG of 0 and 255 at the query's size.
 
     Returns:

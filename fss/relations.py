@@ -73,9 +73,7 @@ class MaskAttention(nn.Module):
             weights = weights.unflatten(2, (shots, -1)).transpose(1, 2)
         else:
             rows = q.split(CHUNK, dim=1)
-            attended = torch.cat(
-                [attention_weights(part, s, scale=scale) @ labels for part in rows], dim=1
-            )
+            attended = torch.cat([attention_weights(part, s, scale=scale) @ labels for part in rows], dim=1)
         return attended.transpose(1, 2).unflatten(2, query.shape[2:]), weights
 
     def tokens(self, query: Float[Tensor, "B C h w"], support: Labelled) -> Tokens:
@@ -106,8 +104,7 @@ class Relations(nn.Module):
     def __init__(self, *, aligned: bool) -> None:
         super().__init__()
         self.attend = nn.ModuleList(
-            nn.ModuleList(MaskAttention(centred=centred) for centred in (False, True))
-            for _ in DEPTHS
+            nn.ModuleList(MaskAttention(centred=centred) for centred in (False, True)) for _ in DEPTHS
         )
         self.aligned = aligned
 
@@ -169,15 +166,11 @@ class Relations(nn.Module):
             )
 
 
-def pool(
-    features: Float[Tensor, "B K C h w"], weight: Float[Tensor, "B K 1 h w"]
-) -> Float[Tensor, "B C"]:
+def pool(features: Float[Tensor, "B K C h w"], weight: Float[Tensor, "B K 1 h w"]) -> Float[Tensor, "B C"]:
     """Weighted mean over the places of all shots together; zeros where no place has weight."""
     return (features * weight).sum((1, 3, 4)) / weight.sum((1, 3, 4)).clamp_min(1e-6)
 
 
-def cosine(
-    query: Float[Tensor, "B C h w"], prototype: Float[Tensor, "B C"]
-) -> Float[Tensor, "B 1 h w"]:
+def cosine(query: Float[Tensor, "B C h w"], prototype: Float[Tensor, "B C"]) -> Float[Tensor, "B 1 h w"]:
     """Cosine of each place with a prototype; 0 for one of zeros."""
     return F.cosine_similarity(query, prototype[..., None, None], dim=1).unsqueeze(1)

@@ -49,13 +49,9 @@ class Run:
         last = self.out / LAST
         held = [name for name in (LAST, BEST, LOG, FAILED) if (self.out / name).exists()]
         if held and not resume:
-            raise InputError(
-                f"{self.out}: holds a run already; add --resume to go on, or choose another folder"
-            )
+            raise InputError(f"{self.out}: holds a run already; add --resume to go on, or choose another folder")
         if held and not last.is_file():
-            raise InputError(
-                f"{self.out}: holds {held[0]}, but no {LAST} to go on from; choose another folder"
-            )
+            raise InputError(f"{self.out}: holds {held[0]}, but no {LAST} to go on from; choose another folder")
         if held:
             self._resume(last)
         self.accelerator.wait_for_everyone()  # all have seen the folder as it was
@@ -158,8 +154,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         if tuple(header) != COLUMNS:
             raise ValueError(f"its first line is {','.join(header)!r}, not {','.join(COLUMNS)!r}")
         return [
-            {"step": int(step)}
-            | {name: float(cell) for name, cell in zip(header[1:], cells, strict=True) if cell}
+            {"step": int(step)} | {name: float(cell) for name, cell in zip(header[1:], cells, strict=True) if cell}
             for step, *cells in rows
         ]
     except (ValueError, csv.Error) as error:
@@ -192,9 +187,7 @@ def restore(
             name, _, slot = key.removeprefix(OPTIMIZER).rpartition("/")
             state["state"].setdefault(names.index(name), {})[slot] = tensor
     if header["trained"]["step"] and not state["state"]:
-        raise InputError(
-            f"{path}: holds no state of the optimiser; only a run's own {LAST} can be resumed"
-        )
+        raise InputError(f"{path}: holds no state of the optimiser; only a run's own {LAST} can be resumed")
     optimizer.load_state_dict(state)
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(header["trained"]["scaler"])

@@ -62,9 +62,12 @@ class Whole(NamedTuple):
 
 
 def episode_loss(
-    prediction: Prediction, target: Tensor, aux_weight: float, iou_weight: float = 0.0,
+    prediction: Prediction,
+    target: Tensor,
+    aux_weight: float,
+    iou_weight: float = 0.0,
     whole: Whole | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Cross-entropy over the labelled pixels, plus soft IoU, plus the decoder's inner losses.
 
     255 is ignored. ``target`` [B,h,w]; inner logits are resized to it, as in PFENet. The soft IoU
@@ -124,9 +127,13 @@ def make_optimizer(model: DANet, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def train_step(
-    model: DANet, optimizer: torch.optim.Optimizer, batch: FeatureBatch, aux_weight: float,
-    iou_weight: float = 0.0, accelerator: Accelerator | None = None,
-) -> float:  # fmt: skip
+    model: DANet,
+    optimizer: torch.optim.Optimizer,
+    batch: FeatureBatch,
+    aux_weight: float,
+    iou_weight: float = 0.0,
+    accelerator: Accelerator | None = None,
+) -> float:
     """One optimiser step on one batch; returns the loss.
 
     Of several processes, each passes its share of the batch. All sum their gradients, take the same
@@ -181,17 +188,24 @@ def split(batch: FeatureBatch, parts: int) -> list[FeatureBatch]:
     rows = [slice(first, first + size) for first in range(0, len(batch.target), size)]
     return [
         FeatureBatch(
-            Features(*(map_[part] for map_ in batch.query)), batch.target[part],
-            Features(*(map_[part] for map_ in batch.support)), batch.mask[part],
+            Features(*(map_[part] for map_ in batch.query)),
+            batch.target[part],
+            Features(*(map_[part] for map_ in batch.support)),
+            batch.mask[part],
         )
         for part in rows
-    ]  # fmt: skip
+    ]
 
 
 def take_step(
-    model: DANet, optimizer: torch.optim.Optimizer, batch: FeatureBatch, config: TrainConfig,
-    step: int, steps: int, accelerator: Accelerator | None = None,
-) -> float:  # fmt: skip
+    model: DANet,
+    optimizer: torch.optim.Optimizer,
+    batch: FeatureBatch,
+    config: TrainConfig,
+    step: int,
+    steps: int,
+    accelerator: Accelerator | None = None,
+) -> float:
     """Take step ``step`` of ``steps``, at its learning rate and with its dropout.
 
     Each process draws its own dropout, so that with another number of processes or of parts other
@@ -268,24 +282,25 @@ def train(
     mine = share(accelerator, config.batch)
     progress = progress and accelerator.is_main_process
     training, validation = (
-        open_dataset(data, split=split, fold=fold, size=config.size, options=options)
-        for split in ("train", "val")
+        open_dataset(data, split=split, fold=fold, size=config.size, options=options) for split in ("train", "val")
     )
     if skip_small_classes:
-        training, validation = (
-            without_small_classes(part, config.shots) for part in (training, validation)
-        )
-    val_list = EpisodeList.sample(
-        validation, shots=config.shots, episodes=config.val_episodes, seed=config.seed
-    )
+        training, validation = (without_small_classes(part, config.shots) for part in (training, validation))
+    val_list = EpisodeList.sample(validation, shots=config.shots, episodes=config.val_episodes, seed=config.seed)
     steps = step_count(config, training)
     stream = EpisodeStream(training, config.shots, config.seed, steps * config.batch)
     settings = {
-        "data": data, "fold": training.fold, "split": "train", "size": config.size,
-        "training_classes": len(training.classes), "skip_small_classes": skip_small_classes,
+        "data": data,
+        "fold": training.fold,
+        "split": "train",
+        "size": config.size,
+        "training_classes": len(training.classes),
+        "skip_small_classes": skip_small_classes,
         "pictures_sha256": [training.fingerprint(), validation.fingerprint()],
-        "options": options.to_json(), **seen(training), "train": config.to_json(),
-    }  # fmt: skip
+        "options": options.to_json(),
+        **seen(training),
+        "train": config.to_json(),
+    }
     with held(out) if accelerator.is_main_process else nullcontext():
         torch.manual_seed(torch_seed(config.seed))
         model = DANet(model_config, pretrained=pretrained, dropout=config.dropout)
@@ -298,18 +313,20 @@ def train(
         run = Run(out, model, optimizer, settings, accelerator)
         run.begin(resume=resume)
         with accelerator.main_process_first():
-            source = _source(
-                model, training, config, workers, progress, accelerator.autocast, augment=True
-            )
+            source = _source(model, training, config, workers, progress, accelerator.autocast, augment=True)
             val_source = _source(model, validation, config, workers, progress, augment=False)
         if run.step == 0:
             if resume and progress:
                 print(f"{out}: no step is saved there yet, so the run starts with the first")
             run.save()  # whenever the run is killed, there is something to resume from
         bar = tqdm(
-            total=steps, initial=run.step, desc="train", unit="step", disable=not progress,
+            total=steps,
+            initial=run.step,
+            desc="train",
+            unit="step",
+            disable=not progress,
             dynamic_ncols=True,
-        )  # fmt: skip
+        )
         first = run.step * config.batch + accelerator.process_index * mine
         batches = source.batches(stream, mine, start=first, stride=config.batch)
         with bar, _stop_signals() as stop:
@@ -326,9 +343,7 @@ def train(
                     run.log(step=run.step, loss=round(loss, 6))
                 if run.step % config.val_every == 0 or finished:
                     model.eval()
-                    tally = tally_episodes(
-                        network(model), val_source, validation, val_list.episodes
-                    )
+                    tally = tally_episodes(network(model), val_source, validation, val_list.episodes)
                     run.validated(tally.miou())
                     if progress:
                         bar.write(f"step {run.step}: validation mIoU {100 * tally.miou():.1f}")
@@ -387,31 +402,30 @@ def replay(path: str | Path, *, device: str = "cpu", pretrained: bool | str | Pa
     header, tensors = read_checkpoint(path)
     trained = header["trained"]
     if "nonfinite" not in trained:
-        raise InputError(
-            f"{path}: is not kept of a failed step; give a run's nonfinite.safetensors"
-        )
+        raise InputError(f"{path}: is not kept of a failed step; give a run's nonfinite.safetensors")
     config = TrainConfig.from_json(trained["train"])
     options = DataConfig.from_json(trained.get("options", {}))
     parts = trained["nonfinite"].get("accumulate", 1)
     accelerator = start(device, precision=config.precision, accumulate=parts)
-    dataset = open_dataset(
-        trained["data"], split="train", fold=trained["fold"], size=config.size, options=options
-    )
+    dataset = open_dataset(trained["data"], split="train", fold=trained["fold"], size=config.size, options=options)
     if trained["skip_small_classes"]:
         dataset = without_small_classes(dataset, config.shots)
     if dataset.fingerprint() != trained["pictures_sha256"][0]:
         raise InputError(f"{trained['data']}: the pictures have changed since the run of {path}")
     steps = step_count(config, dataset)
     stream = EpisodeStream(dataset, config.shots, config.seed, steps * config.batch)
-    model = DANet(
-        DANetConfig.from_json(header["config"]), pretrained=pretrained, dropout=config.dropout
-    ).to(accelerator.device)
+    model = DANet(DANetConfig.from_json(header["config"]), pretrained=pretrained, dropout=config.dropout).to(
+        accelerator.device
+    )
     optimizer = accelerator.prepare(make_optimizer(model, config))
     restore(model, optimizer, header, tensors, Path(path), accelerator)
     source = LiveFeatures(
-        model, dataset, augment=_augmentation(config), seed=config.seed,
+        model,
+        dataset,
+        augment=_augmentation(config),
+        seed=config.seed,
         autocast=nullcontext if config.cache else accelerator.autocast,  # as in `_source`
-    )  # fmt: skip
+    )
     step = trained["step"]
     batch = next(source.batches(stream, config.batch, start=step * config.batch))
     return take_step(model, optimizer, batch, config, step, steps, accelerator)
@@ -429,13 +443,9 @@ def _source(
 ) -> FeatureSource:
     if config.cache:
         mirrors = augment and config.augment == "flip"
-        return CachedFeatures(
-            model, dataset, mirrors=mirrors, seed=config.seed, workers=workers, progress=progress
-        )
+        return CachedFeatures(model, dataset, mirrors=mirrors, seed=config.seed, workers=workers, progress=progress)
     change = _augmentation(config) if augment else None
-    return LiveFeatures(
-        model, dataset, augment=change, seed=config.seed, workers=workers, autocast=autocast
-    )  # fmt: skip
+    return LiveFeatures(model, dataset, augment=change, seed=config.seed, workers=workers, autocast=autocast)
 
 
 def _augmentation(config: TrainConfig) -> Augment | None:

@@ -58,9 +58,7 @@ def outline(image: Array, mask: Array, color: str = MISS, *, width: int | None =
     return picture
 
 
-def overlay(
-    image: Array, heat: Array, *, alpha: float = 0.65, limits: tuple[float, float] | None = None
-) -> Picture:
+def overlay(image: Array, heat: Array, *, alpha: float = 0.65, limits: tuple[float, float] | None = None) -> Picture:
     """Return ``heat`` [h,w] of any resolution in viridis over the picture in grey.
 
     The heat is stretched from ``limits``, by default its own minimum and maximum, to the map's ends
@@ -74,9 +72,7 @@ def overlay(
     low, high = limits or (float(values.min()), float(values.max()))
     stretched = (values - low) / ((high - low) or 1.0)
     height, width = picture.shape[:2]
-    resized = np.asarray(
-        Image.fromarray(stretched).resize((width, height), Image.Resampling.BILINEAR)
-    )
+    resized = np.asarray(Image.fromarray(stretched).resize((width, height), Image.Resampling.BILINEAR))
     colors = matplotlib.colormaps["viridis"](resized.clip(0, 1))[..., :3]
     return _bytes(alpha * colors + (1 - alpha) * _grey(picture))
 
@@ -120,9 +116,7 @@ def error_legend() -> list[Patch]:
     ]
 
 
-def strip(
-    pictures: Mapping[str, Picture], *, width: float = 9.0, rows: int = 1
-) -> tuple[Figure, npt.NDArray[Any]]:
+def strip(pictures: Mapping[str, Picture], *, width: float = 9.0, rows: int = 1) -> tuple[Figure, npt.NDArray[Any]]:
     """Draw pictures in rows, each below its title; return the figure and its axes, in order.
 
     ``width`` is in inches. Raises `InputError` for a number of pictures that fills no ``rows``.
@@ -187,16 +181,11 @@ def episode_panel(
         ),
         layout="constrained",
     )
-    axes = figure.subplots(
-        len(arrays[0]), 5, squeeze=False, width_ratios=[support_width, 1, 1, 1, 1]
-    )
-    for row, (shots_of, masks, asked, truth, found) in zip(
-        axes, zip(*arrays, strict=True), strict=True
-    ):
+    axes = figure.subplots(len(arrays[0]), 5, squeeze=False, width_ratios=[support_width, 1, 1, 1, 1])
+    for row, (shots_of, masks, asked, truth, found) in zip(axes, zip(*arrays, strict=True), strict=True):
         line = None if shown == 1 else max(2, round(min(masks.shape[1:]) / 40))
         strip = [
-            outline(picture, mask, width=line)
-            for picture, mask in zip(shots_of[:shown], masks[:shown], strict=True)
+            outline(picture, mask, width=line) for picture, mask in zip(shots_of[:shown], masks[:shown], strict=True)
         ]
         pictures = [
             _montage(strip),
@@ -219,26 +208,27 @@ def episode_panel(
 
 
 def qualitative(
-    support: Array, support_mask: Array, query: Array, target: Array, prediction: Array,
-    *, captions: Sequence[str],
-) -> Figure:  # fmt: skip
+    support: Array,
+    support_mask: Array,
+    query: Array,
+    target: Array,
+    prediction: Array,
+    *,
+    captions: Sequence[str],
+) -> Figure:
     """Draw a column an episode, as Fig. 2 of the paper: support, query, result.
 
     One-shot episodes: pictures [B,3,H,W] and label maps [B,H,W]; a caption below each column.
     """
     arrays = [_numpy(array) for array in (support, support_mask, query, target, prediction)]
-    if [array.ndim for array in arrays] != [4, 3, 4, 3, 3] or {len(a) for a in arrays} != {
-        len(captions)
-    }:
+    if [array.ndim for array in arrays] != [4, 3, 4, 3, 3] or {len(a) for a in arrays} != {len(captions)}:
         raise InputError(
             "support and query are [B,3,H,W], masks, target and prediction [B,H,W], with B "
             f"captions; got {', '.join(str(list(a.shape)) for a in arrays)} and {len(captions)}"
         )
     heads = ("support", "query and truth", "result")
     height, width = arrays[3].shape[1:]
-    figure = NotebookFigure(
-        figsize=(1.3 * len(captions) + 0.3, 3 * 1.3 * height / width + 0.7), layout="constrained"
-    )
+    figure = NotebookFigure(figsize=(1.3 * len(captions) + 0.3, 3 * 1.3 * height / width + 0.7), layout="constrained")
     axes = figure.subplots(3, len(captions), squeeze=False)
     for column, (shot, mask, asked, truth, found), caption in zip(
         axes.T, zip(*arrays, strict=True), captions, strict=True
@@ -274,9 +264,7 @@ def training_curves(log_records: Iterable[Mapping[str, Any]]) -> Figure:
         window = max(1, len(losses) // 20)
         axis.plot(*losses.T, color=HIT, alpha=0.35 if window > 1 else 1, linewidth=1)
         if window > 1:
-            means = [
-                np.convolve(column, np.full(window, 1 / window), "valid") for column in losses.T
-            ]
+            means = [np.convolve(column, np.full(window, 1 / window), "valid") for column in losses.T]
             axis.plot(*means, color=HIT, linewidth=2, label=f"mean of {window} records")
             axis.legend(frameon=False, fontsize=9)
         axis.set(xlabel="step", ylabel="training loss", ylim=(0, None))
@@ -347,13 +335,9 @@ def _rgb(image: Array) -> Picture:
     if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3:
         return array
     if array.dtype.kind != "f" or array.ndim != 3 or array.shape[0] != 3:
-        raise InputError(
-            f"picture is {array.dtype} {list(array.shape)}: pass float [3,H,W] or uint8 [H,W,3]"
-        )
+        raise InputError(f"picture is {array.dtype} {list(array.shape)}: pass float [3,H,W] or uint8 [H,W,3]")
     if not (array.min() >= -0.01 and array.max() <= 1.01):
-        raise InputError(
-            f"picture spans {array.min():.2f}..{array.max():.2f}: pass RGB in 0..1, not normalised"
-        )
+        raise InputError(f"picture spans {array.min():.2f}..{array.max():.2f}: pass RGB in 0..1, not normalised")
     return _bytes(array.transpose(1, 2, 0))
 
 

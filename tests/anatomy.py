@@ -35,9 +35,7 @@ SKELETON = {
 PARAMETERS = {"FAST": "True", "SEED": "0", "DEVICE": '"cpu"'}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # Paths of one machine, and addresses in default reprs: other readers and other runs have others.
-OF_ONE_MACHINE = re.compile(
-    r"(?<![\w./])/(home|private|root|tmp|Users|var|work)/|\b[A-Z]:\\|\b0x[0-9a-f]{6,}"
-)
+OF_ONE_MACHINE = re.compile(r"(?<![\w./])/(home|private|root|tmp|Users|var|work)/|\b[A-Z]:\\|\b0x[0-9a-f]{6,}")
 # What makes nbval see other outputs than JupyterLab does.
 NOT_COMPARABLE = re.compile(r"\b(?:clear_output|interact|Output)\(|from tqdm import")
 
@@ -71,11 +69,7 @@ def is_valid(notebook: NotebookNode, path: Path) -> list[str]:
 
 
 def is_of_no_machine(notebook: NotebookNode, path: Path) -> list[str]:
-    found = [
-        f"cell {i}: {match[0]!r}"
-        for i, text in texts(notebook)
-        if (match := OF_ONE_MACHINE.search(text))
-    ]
+    found = [f"cell {i}: {match[0]!r}" for i, text in texts(notebook) if (match := OF_ONE_MACHINE.search(text))]
     found += [f"metadata.{key}" for key in ("papermill", "widgets") if key in notebook.metadata]
     if "version" in notebook.metadata.get("language_info", {}):
         found.append("metadata.language_info.version")
@@ -151,11 +145,7 @@ def has_captions(notebook: NotebookNode, path: Path) -> list[str]:
 
 def shown(notebook: NotebookNode, kind: str) -> list[int]:
     """The cells that show something of a MIME type."""
-    return [
-        i
-        for i, cell in code(notebook)
-        if any(kind in output.get("data", {}) for output in cell.outputs)
-    ]
+    return [i for i, cell in code(notebook) if any(kind in output.get("data", {}) for output in cell.outputs)]
 
 
 def has_a_widget(notebook: NotebookNode, path: Path) -> list[str]:
@@ -173,11 +163,7 @@ def has_a_widget(notebook: NotebookNode, path: Path) -> list[str]:
 def is_long_enough(notebook: NotebookNode, path: Path) -> list[str]:
     cells, pictures = len(notebook.cells), len(shown(notebook, "image/png"))
     found = [] if cells >= FEWEST_CELLS else [f"{cells} cells, fewer than {FEWEST_CELLS}"]
-    return found + (
-        []
-        if pictures >= FEWEST_PICTURES
-        else [f"{pictures} pictures, fewer than {FEWEST_PICTURES}"]
-    )
+    return found + ([] if pictures >= FEWEST_PICTURES else [f"{pictures} pictures, fewer than {FEWEST_PICTURES}"])
 
 
 def has_the_skeleton(notebook: NotebookNode, path: Path) -> list[str]:

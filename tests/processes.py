@@ -19,9 +19,7 @@ CONTEXT.set_forkserver_preload(["fss.check", "fss.cli", "fss.predict", "fss.trai
 PATIENCE = 240  # seconds; only a hanging test takes that long
 
 
-def _main(
-    args: Sequence[str], out: str, err: str, environment: dict[str, str], patches: dict[str, Any]
-) -> None:
+def _main(args: Sequence[str], out: str, err: str, environment: dict[str, str], patches: dict[str, Any]) -> None:
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     # A process of a fork server starts its own workers by a server too, which imports torch anew.

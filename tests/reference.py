@@ -86,9 +86,7 @@ def softmax_over(scores, allowed):
     if not any(allowed):
         allowed = [True] * len(scores)
     top = max(score for score, ok in zip(scores, allowed, strict=True) if ok)
-    powers = [
-        math.exp(score - top) if ok else 0.0 for score, ok in zip(scores, allowed, strict=True)
-    ]
+    powers = [math.exp(score - top) if ok else 0.0 for score, ok in zip(scores, allowed, strict=True)]
     return [power / sum(powers) for power in powers]
 
 
@@ -96,16 +94,10 @@ def tokens_of(picture, kind):
     """Cut [C,H,W] into the things that attend: all numbers of a row, of a column, or of a pixel."""
     channels, height, width = picture.shape
     if kind == "rows":
-        return [
-            [picture[c, y, x] for c in range(channels) for x in range(width)] for y in range(height)
-        ]
+        return [[picture[c, y, x] for c in range(channels) for x in range(width)] for y in range(height)]
     if kind == "cols":
-        return [
-            [picture[c, y, x] for c in range(channels) for y in range(height)] for x in range(width)
-        ]
-    return [
-        [picture[c, y, x] for c in range(channels)] for y in range(height) for x in range(width)
-    ]
+        return [[picture[c, y, x] for c in range(channels) for y in range(height)] for x in range(width)]
+    return [[picture[c, y, x] for c in range(channels)] for y in range(height) for x in range(width)]
 
 
 def spatial_map(query, support, mask, projections, kind, *, scaled, mask_background):
@@ -161,11 +153,7 @@ def spatial_attention(query, support, mask, projections, gates, *, value="query"
             out += gate * carry(sum(maps[kind]) / len(support), own, kind)
         else:
             for attention, shot in zip(maps[kind], support, strict=True):
-                out += (
-                    gate
-                    * carry(attention, project(shot, projections["value"]), kind)
-                    / len(support)
-                )
+                out += gate * carry(attention, project(shot, projections["value"]), kind) / len(support)
     return out, maps
 
 

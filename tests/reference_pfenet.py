@@ -90,8 +90,7 @@ class PFENet:
 
     def normed(self, conv, norm, x, **options):
         mean, var, gain, shift = (
-            self.state[f"{norm}.{part}"].view(-1, 1, 1)
-            for part in ("running_mean", "running_var", "weight", "bias")
+            self.state[f"{norm}.{part}"].view(-1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias")
         )
         return (self.conv(conv, x, **options) - mean) / (var + 1e-5).sqrt() * gain + shift
 

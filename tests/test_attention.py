@@ -27,9 +27,7 @@ SPATIAL = {
 GATES = {"rows": "alpha", "cols": "beta", "dense": "theta"}
 OPTIONS = [
     {"value": value, "scaled": scaled, "mask_background": hidden}
-    for value, scaled, hidden in itertools.product(
-        ("query", "support"), (False, True), (False, True)
-    )
+    for value, scaled, hidden in itertools.product(("query", "support"), (False, True), (False, True))
 ]
 
 
@@ -85,14 +83,16 @@ def test_spatial_attention_is_the_loop(kind, options, shots):
     query, support, mask = episode(shots)
     with torch.no_grad():
         out, maps = module(query, support, mask)
-    projections = {
-        name: projection(getattr(module, f"{name}_proj")) for name in ("query", "key", "value")
-    }
+    projections = {name: projection(getattr(module, f"{name}_proj")) for name in ("query", "key", "value")}
     for b in range(B):
         expected, expected_maps = reference.spatial_attention(
-            query[b].numpy(), support[b].numpy(), mask[b, :, 0].numpy(), projections, gates,
+            query[b].numpy(),
+            support[b].numpy(),
+            mask[b, :, 0].numpy(),
+            projections,
+            gates,
             **options,
-        )  # fmt: skip
+        )
         torch.testing.assert_close(out[b], torch.from_numpy(expected))
         for name, by_shot in expected_maps.items():
             by_shot = torch.stack([torch.from_numpy(each) for each in by_shot])
@@ -110,9 +110,12 @@ def test_channel_attention_is_the_loop(masked, shots):
         prototype, maps = module(support, mask)
     for b in range(B):
         expected, weights = reference.channel_attention(
-            support[b].numpy(), mask[b, :, 0].numpy(),
-            projection(module.squeeze), projection(module.expand), masked=masked,
-        )  # fmt: skip
+            support[b].numpy(),
+            mask[b, :, 0].numpy(),
+            projection(module.squeeze),
+            projection(module.expand),
+            masked=masked,
+        )
         torch.testing.assert_close(prototype[b], torch.from_numpy(expected))
         torch.testing.assert_close(maps.weights[b], torch.from_numpy(weights))
 
@@ -149,9 +152,7 @@ def test_dense_attention_by_hand(toy):
         module.theta.fill_(2)
     out, maps = module(*toy)
     first = [3 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 8]
-    torch.testing.assert_close(
-        maps.dense, torch.tensor([[first] + 5 * [6 * [1 / 6]]], dtype=torch.float64)
-    )
+    torch.testing.assert_close(maps.dense, torch.tensor([[first] + 5 * [6 * [1 / 6]]], dtype=torch.float64))
     sixth = 2 / 6
     shares = [[2 * 3 / 8 + math.log(3), sixth, sixth], [sixth, sixth, sixth]]
     torch.testing.assert_close(out, picture(shares))
@@ -164,9 +165,7 @@ def test_dense_attention_by_hand_without_the_background(toy):
     _, maps = module(*toy, mask)
     first = [3 / 4, 0, 0, 0, 0, 1 / 4]
     others = [1 / 2, 0, 0, 0, 0, 1 / 2]
-    torch.testing.assert_close(
-        maps.dense, torch.tensor([[first] + 5 * [others]], dtype=torch.float64)
-    )
+    torch.testing.assert_close(maps.dense, torch.tensor([[first] + 5 * [others]], dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("masked", "share"), [(False, 4 / 9), (True, 4 / 5)])
@@ -211,7 +210,7 @@ def gradcheck(module, *inputs):
     return torch.autograd.gradcheck(outputs, (*tensors, inputs[-1]))
 
 
-@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[-1]], ids=["published", "repaired"])
+@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[-1]], ids=["published", "intended"])
 @pytest.mark.parametrize("kind", SPATIAL)
 def test_gradients_of_spatial_attention(kind, options):
     module = opened(kind, 4, **options)
@@ -279,9 +278,7 @@ def test_without_a_map_no_n_by_n_tensor_is_made():
 @pytest.mark.parametrize("options", OPTIONS[:4], ids=str)
 @pytest.mark.parametrize("kind", SPATIAL)
 @settings(max_examples=10, deadline=None)
-@given(
-    seed=st.integers(0, 2**31), shots=st.integers(1, 3), size=st.tuples(*[st.integers(1, 5)] * 2)
-)
+@given(seed=st.integers(0, 2**31), shots=st.integers(1, 3), size=st.tuples(*[st.integers(1, 5)] * 2))
 def test_rows_sum_to_one_and_maps_are_means_of_shots(kind, options, seed, shots, size):
     torch.manual_seed(seed)
     query = torch.randn(1, 8, *size)
@@ -407,7 +404,7 @@ def outputs(kind, options, query, support, mask):
         return opened(kind, **options)(query, support, mask)[0]
 
 
-@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[-1]], ids=["published", "repaired"])
+@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[-1]], ids=["published", "intended"])
 @pytest.mark.parametrize("kind", [*SPATIAL, "channel"])
 def test_the_order_of_shots_does_not_matter_and_their_number_does_not_either(kind, options):
     query, support, mask = episode(3)
@@ -428,9 +425,7 @@ def test_huge_scores_stay_finite(kind):
     query, support, _ = episode(2, dtype=torch.float32)
     module = opened(kind, dtype=torch.float32)
     with torch.no_grad():
-        scores = module.query_proj(query * 500).flatten(2).mT @ module.key_proj(
-            support[:, 0] * 500
-        ).flatten(2)
+        scores = module.query_proj(query * 500).flatten(2).mT @ module.key_proj(support[:, 0] * 500).flatten(2)
         assert scores.max() > 70_000
         out, maps = module(query * 500, support * 500)
     assert out.isfinite().all()

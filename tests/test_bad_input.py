@@ -161,54 +161,75 @@ BAD = {
     "empty folder": ([*TRAIN, "--data", "folder:{world}/empty"], "no class folders"),
     "no classes in it": ([*EVAL, "--data", "folder:{world}/data/it's class 5"], "no class folders"),
     "pictures, not classes": ([*EVAL, "--data", "folder:{world}"], "no pictures in {world}/run"),
-    "no mask": ([*TRAIN, "--data", "folder:{world}/unpaired"],
-                "0/2.jpg; add 2.png beside it, or remove the picture (and 2 more, which fss check"),
-    "small class": ([*EVAL, "--data", "folder:{world}/small"],
-                    "class \"it's class 5\" has 1 pictures, but a 1-shot episode needs 2"),
-    "no class large enough": ([*EVAL, "--shots", "9", "--skip-small-classes"],
-                              "no test class has the 10 pictures that a 9-shot episode needs"),
+    "no mask": (
+        [*TRAIN, "--data", "folder:{world}/unpaired"],
+        "0/2.jpg; add 2.png beside it, or remove the picture (and 2 more, which fss check",
+    ),
+    "small class": (
+        [*EVAL, "--data", "folder:{world}/small"],
+        'class "it\'s class 5" has 1 pictures, but a 1-shot episode needs 2',
+    ),
+    "no class large enough": (
+        [*EVAL, "--shots", "9", "--skip-small-classes"],
+        "no test class has the 10 pictures that a 9-shot episode needs",
+    ),
     "truncated picture": ([*EVAL, "--data", "folder:{world}/broken"], "5/4.jpg cannot be read"),
-    "mask of other size": ([*TRAIN, "--data", "folder:{world}/odd", "--workers", "0"],
-                           "1.png is 60 x 80 pixels, its picture 1.jpg 80 x 60"),
-    "mask without an object": ([*TRAIN, "--data", "folder:{world}/bare", "--workers", "2"],
-                               "0/1.png marks no object (all 0); mark it with 255, or remove"),
-    "no VOC tree": ([*EVAL, "--data", "pascal5i:{world}/data"],
-                    "data is no VOC tree, without JPEGImages and masks (SegmentationClassAug, or"),
-    "a class of another split": ([*EVAL, "--classes", "it's class 0"],
-                                 "no class \"it's class 0\" in the test split of folder:{world}"),
+    "mask of other size": (
+        [*TRAIN, "--data", "folder:{world}/odd", "--workers", "0"],
+        "1.png is 60 x 80 pixels, its picture 1.jpg 80 x 60",
+    ),
+    "mask without an object": (
+        [*TRAIN, "--data", "folder:{world}/bare", "--workers", "2"],
+        "0/1.png marks no object (all 0); mark it with 255, or remove",
+    ),
+    "no VOC tree": (
+        [*EVAL, "--data", "pascal5i:{world}/data"],
+        "data is no VOC tree, without JPEGImages and masks (SegmentationClassAug, or",
+    ),
+    "a class of another split": (
+        [*EVAL, "--classes", "it's class 0"],
+        'no class "it\'s class 0" in the test split of folder:{world}',
+    ),
     "no lists of classes": ([*EVAL, "--lists", "{world}/empty"], "no lists of classes in {world}/"),
     "an option of other data": ([*EVAL, "--novel", "drop"], "--novel says nothing about 'folder'"),
     "unknown policy": ([*EVAL, "--novel", "keep"], "--novel"),
     "no pixels": ([*EVAL, "--min-pixels", "0"], "DataConfig.min_pixels = 0: use 1 or more"),
-    "no size of their own": ([*EVAL, "--data", "shapes", "--at", "label"],
-                             "these pictures have no size of their own"),
+    "no size of their own": ([*EVAL, "--data", "shapes", "--at", "label"], "these pictures have no size of their own"),
     # episodes
     "no shots": ([*EVAL, "--shots", "0"], "shots = 0: an episode needs at least 1"),
-    "too many shots": ([*EVAL, "--shots", "4"], "class \"it's class 4\" has 4 pictures"),
+    "too many shots": ([*EVAL, "--shots", "4"], 'class "it\'s class 4" has 4 pictures'),
     "shots to train": ([*TRAIN, "--set", "shots=4"], "has 4 pictures"),
     "no episodes": ([*EVAL, "--episodes", "0"], "episodes = 0: use 1 or more"),
     "seed of a list": ([*EVAL, "--seed", "-3"], "seed = -3: use 0 or more"),
     "tiny size": ([*EVAL, "--size", "8"], "size 8 px is too small"),
     "size zero": ([*EVAL, "--size", "0"], "size 0 px is too small"),
     "size to predict": ([*PREDICT, *SUPPORT, *OUT, "--size", "0"], "size 0 px is too small"),
-    "a list to draw from": ([*EVAL, "--list", "{world}/none.json", "--skip-small-classes"],
-                            "--skip-small-classes is for a list that is drawn, not for --list"),
+    "a list to draw from": (
+        [*EVAL, "--list", "{world}/none.json", "--skip-small-classes"],
+        "--skip-small-classes is for a list that is drawn, not for --list",
+    ),
     "no list": ([*EVAL, "--list", "{world}/none"], "none: not a saved episode list"),
     "a picture as list": ([*EVAL, "--list", PICTURE + "1.png"], "not a saved episode list"),
     "no whole number": ([*EVAL, "--shots", "2.5"], "--shots: no whole number: ['2.5']"),
     "empty list": ([*EVAL, "--list", "{world}/none.json"], "the episode list is empty"),
     # checkpoints
-    "no checkpoint": ([*EVAL, "--checkpoint", "danet"], "no checkpoint 'danet': no such file"),
+    "no checkpoint": ([*EVAL, "--checkpoint", "published"], "no checkpoint 'published': no such file"),
     "no run": ([*EVAL, "--checkpoint", "{world}/data"], "data: no best.safetensors"),
     "truncated": ([*EVAL, "--checkpoint", "{world}/short.safetensors"], "not a whole safetensors"),
     "foreign": ([*EVAL, "--checkpoint", "{world}/foreign.safetensors"], "not a checkpoint of this"),
     "pickle": ([*EVAL, "--checkpoint", "{world}/code.pt"], "never opened, since they can carry co"),
-    "other network": ([*EVAL, "--checkpoint", "{world}/other.safetensors"],
-                      "other.safetensors: weights of another architecture"),
-    "other backbone": ([*EVAL, "--checkpoint", "{world}/backbone.safetensors"],
-                       "backbone.safetensors: trained on other efficientnet_lite0 weights"),
-    "no state to resume": (["train", *DATA, "--out", "{world}/half", "--resume"],
-                           "holds best.safetensors, but no last.safetensors to go on from"),
+    "other network": (
+        [*EVAL, "--checkpoint", "{world}/other.safetensors"],
+        "other.safetensors: weights of another architecture",
+    ),
+    "other backbone": (
+        [*EVAL, "--checkpoint", "{world}/backbone.safetensors"],
+        "backbone.safetensors: trained on other efficientnet_lite0 weights",
+    ),
+    "no state to resume": (
+        ["train", *DATA, "--out", "{world}/half", "--resume"],
+        "holds best.safetensors, but no last.safetensors to go on from",
+    ),
     "half a run": (["train", *DATA, "--out", "{world}/half"], "half: holds a run already"),
     "text": ([*PREDICT, *SUPPORT, *OUT, "--checkpoint", "{world}/file"], "not a whole safetensors"),
     # places to write
@@ -224,15 +245,20 @@ BAD = {
     # prediction
     "mask no PNG": ([*PREDICT, *SUPPORT, "--out", "{tmp}/mask.jpg"], "let the name end in .png"),
     "mask over input": ([*PREDICT, *SUPPORT, "--out", PICTURE + "1.png"], "is one of the inputs"),
-    "query is support": ([*PREDICT, *OUT, "--support", PICTURE + "2.jpg", PICTURE + "2.png"],
-                         "2.jpg: is both support and query"),
-    "query is a link to the support": ([*PREDICT, *OUT, "--support", PICTURE + "1.jpg",
-                                        PICTURE + "1.png", "--query", "{world}/link.jpg"],
-                                       "link.jpg: is both support and query"),
+    "query is support": (
+        [*PREDICT, *OUT, "--support", PICTURE + "2.jpg", PICTURE + "2.png"],
+        "2.jpg: is both support and query",
+    ),
+    "query is a link to the support": (
+        [*PREDICT, *OUT, "--support", PICTURE + "1.jpg", PICTURE + "1.png", "--query", "{world}/link.jpg"],
+        "link.jpg: is both support and query",
+    ),
     "query is no picture": ([*PREDICT, *SUPPORT, *OUT, "--query", "{world}/file"], "is no picture"),
-    "mask of other picture": ([*PREDICT, *OUT, "--support", PICTURE + "1.jpg",
-                               "{world}/other/it's class 0/1.png"], "is 90 x 50 pixels"),
-}  # fmt: skip
+    "mask of other picture": (
+        [*PREDICT, *OUT, "--support", PICTURE + "1.jpg", "{world}/other/it's class 0/1.png"],
+        "is 90 x 50 pixels",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -373,9 +399,15 @@ def test_pictures_of_every_kind_are_read(world, tmp_path, said):
     palette = colour.convert("P")
     palette.save(folder / "query's.png")
     code, out, err = said(
-        "predict", "--checkpoint", world / "run", *support,
-        "--query", folder / "query's.png", "--out", folder / "mask's.png",
-    )  # fmt: skip
+        "predict",
+        "--checkpoint",
+        world / "run",
+        *support,
+        "--query",
+        folder / "query's.png",
+        "--out",
+        folder / "mask's.png",
+    )
     assert (code, err) == (0, ""), err
     with Image.open(folder / "mask's.png") as image:
         assert image.size == (70, 50)
@@ -383,9 +415,18 @@ def test_pictures_of_every_kind_are_read(world, tmp_path, said):
 
 def test_small_classes_are_left_out_on_demand_and_count_as_not_covered(world, tmp_path, said):
     code, _, err = said(
-        "eval", "--checkpoint", world / "run", "--data", f"folder:{world / 'small'}", "--quiet",
-        "--skip-small-classes", "--episodes", "5", "--json", tmp_path / "x.json",
-    )  # fmt: skip
+        "eval",
+        "--checkpoint",
+        world / "run",
+        "--data",
+        f"folder:{world / 'small'}",
+        "--quiet",
+        "--skip-small-classes",
+        "--episodes",
+        "5",
+        "--json",
+        tmp_path / "x.json",
+    )
     assert (code, err) == (0, "")
     result = json.loads((tmp_path / "x.json").read_text())
     assert (list(result["per_class"]), result["classes"]) == (["it's class 4"], 1)
@@ -515,8 +556,7 @@ def test_two_trainings_into_one_folder(world, tmp_path):
         second = start(world, out, "steps=1000000", "val_every=5", *more)
         assert second.end() == 2
         assert second.err.splitlines()[-1] == (
-            f"fss: error: {out}: another process is writing here; wait for its end, "
-            "or choose another folder"
+            f"fss: error: {out}: another process is writing here; wait for its end, or choose another folder"
         )
     first.send(signal.SIGTERM)  # it was not disturbed
     assert first.end() == 143

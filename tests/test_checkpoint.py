@@ -17,7 +17,7 @@ from fss.config import DANetConfig
 from fss.errors import InputError
 from fss.model import DANet
 
-CONFIG = DANetConfig.repaired(channels=8, decoder="fem", prior="masked_input")
+CONFIG = DANetConfig.intended(channels=8, decoder="fem", prior="masked_input")
 TRAINED = {"data": "shapes", "size": 224, "steps": 1000, "miou": 0.7, "classes": ["a", "Möwe"]}
 
 
@@ -135,23 +135,23 @@ def test_a_run_folder_is_its_best_checkpoint(saved, tmp_path):
 
 def test_names_of_shipped_checkpoints(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "WEIGHTS", tmp_path)
-    for name in ("danet-lite0-shapes", "base-lite0-shapes"):
+    for name in ("intended-lite0-shapes", "base-lite0-shapes"):
         (tmp_path / f"{name}.safetensors").write_bytes(saved[1].read_bytes())
-    assert find_checkpoint("danet-lite0-shapes") == tmp_path / "danet-lite0-shapes.safetensors"
+    assert find_checkpoint("intended-lite0-shapes") == tmp_path / "intended-lite0-shapes.safetensors"
     assert fss.load("base-lite0-shapes").trained == TRAINED
-    refused("danet-lite-shapes", "no checkpoint .*did you mean 'danet-lite0-shapes'")
-    refused("somewhere/x.safetensors", "known: base-lite0-shapes, danet-lite0-shapes")
+    refused("intended-lite-shapes", "no checkpoint .*did you mean 'intended-lite0-shapes'")
+    refused("somewhere/x.safetensors", "known: base-lite0-shapes, intended-lite0-shapes")
 
 
 def test_a_shipped_name_means_the_shipped_weights_in_every_folder(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "WEIGHTS", tmp_path / "weights")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "danet").write_bytes(saved[1].read_bytes())
-    assert find_checkpoint("danet") == Path("danet")  # not shipped
+    (tmp_path / "published").write_bytes(saved[1].read_bytes())
+    assert find_checkpoint("published") == Path("published")  # not shipped
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "danet.safetensors").write_bytes(b"")
-    assert find_checkpoint("danet") == tmp_path / "weights" / "danet.safetensors"
-    assert find_checkpoint("./danet") == find_checkpoint(Path("danet")) == Path("danet")
+    (tmp_path / "weights" / "published.safetensors").write_bytes(b"")
+    assert find_checkpoint("published") == tmp_path / "weights" / "published.safetensors"
+    assert find_checkpoint("./published") == find_checkpoint(Path("published")) == Path("published")
 
 
 # Files that are something else
@@ -191,11 +191,16 @@ def test_a_pickle_is_never_opened(tmp_path, name, write):
 @pytest.mark.parametrize(
     "header",
     [
-        {"config": None}, {"trained": None}, {"config": "{"}, {"trained": ""}, {"config": "[]"},
-        {"config": "null"}, {"trained": "3"},
+        {"config": None},
+        {"trained": None},
+        {"config": "{"},
+        {"trained": ""},
+        {"config": "[]"},
+        {"config": "null"},
+        {"trained": "3"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_damaged_header(saved, tmp_path, header):
     refused(rewritten(saved, tmp_path / "x", **header), "damaged header .*copy or train it again")
 
@@ -208,9 +213,7 @@ def test_a_config_of_another_version(saved, tmp_path):
     assert "'ppm', 'fem'" in refused(rewritten(saved, tmp_path / "x", config=odd), "unet")
 
 
-@pytest.mark.parametrize(
-    "settings", [{"channels": 16}, {"decoder": "ppm"}, {"lda": False}, {"prior": None}], ids=str
-)
+@pytest.mark.parametrize("settings", [{"channels": 16}, {"decoder": "ppm"}, {"lda": False}, {"prior": None}], ids=str)
 def test_weights_of_another_architecture(saved, tmp_path, settings):
     config = json.dumps(CONFIG.to_json() | settings)
     path = rewritten(saved, tmp_path / "x", config=config)

@@ -52,18 +52,23 @@ def test_a_run_from_data_to_a_mask(tmp_path, world):
     data = ("--data", f"folder:{world / 'data'}")
     run = tmp_path / "run"
     settings = ("--set", "steps=3", "size=64", "--set", "val_every=2", "channels=8", "batch=2")
-    out = said(
-        "train", *data, "--out", run, *settings, "val_episodes=3", "seed=7", "--workers", "2"
-    )
+    out = said("train", *data, "--out", run, *settings, "val_episodes=3", "seed=7", "--workers", "2")
     lines = out.splitlines()
     assert [line.split(":")[0] for line in lines[:2]] == ["step 2", "step 3"]
     assert lines[-1].startswith(f"{run}/best.safetensors: validation mIoU ")
 
     shared = ("eval", *data, "--checkpoint", run, "--shots", "2", "--quiet")
     out = said(
-        *shared, "--episodes", "9", "--seed", "4",
-        "--save-list", tmp_path / "list.json", "--json", tmp_path / "a" / "a.json",
-    )  # fmt: skip
+        *shared,
+        "--episodes",
+        "9",
+        "--seed",
+        "4",
+        "--save-list",
+        tmp_path / "list.json",
+        "--json",
+        tmp_path / "a" / "a.json",
+    )
     result = json.loads((tmp_path / "a" / "a.json").read_text())
     assert out.startswith(f"mIoU {100 * result['miou']:.1f} [")
     assert "9 episodes of 2 shot" in out
@@ -94,10 +99,7 @@ def test_a_run_from_data_to_a_mask(tmp_path, world):
         assert image.size == (80, 60)
         found = np.asarray(image)
     assert set(np.unique(found)) <= {0, 255}
-    assert (
-        out
-        == f"{tmp_path / 'mask.png'}: {100 * (found > 0).mean():.1f} % of the picture is object\n"
-    )
+    assert out == f"{tmp_path / 'mask.png'}: {100 * (found > 0).mean():.1f} % of the picture is object\n"
 
     assert said("check", *data, "--workers", "2").endswith("every picture is sound\n")
     out = said("check", "--data", f"folder:{world / 'broken'}", "--workers", "2", "--quiet", code=1)
@@ -113,9 +115,7 @@ def test_a_run_from_data_to_a_mask(tmp_path, world):
 
 def python(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
-    return subprocess.run(
-        [sys.executable, *args], cwd=cwd, env=environment, capture_output=True, text=True
-    )
+    return subprocess.run([sys.executable, *args], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 def test_the_package_runs_and_answers_bad_input_with_2(tmp_path):
@@ -157,9 +157,12 @@ def test_help_explains_every_option(command, capsys):
                 (first,) = re.findall(rf"\n    {field.name}: (.+)", told)
                 assert " ".join(first.split()[:5]) in text, field.name
         elif name != "return":
-            positional = {"failed": "fss replay .*PATH", "campaign": "fss ablate .*FOLDER",
-                          "what": "fss download .*NAME",
-                          "table": "fss reproduce .*TABLE"}  # fmt: skip
+            positional = {
+                "failed": "fss replay .*PATH",
+                "campaign": "fss ablate .*FOLDER",
+                "what": "fss download .*NAME",
+                "table": "fss reproduce .*TABLE",
+            }
             option = rf"--(no-)?{name.replace('_', '-')}\b"
             assert re.search(positional.get(name, option), text), name
             (told,) = (part.help for part in kind.__metadata__ if getattr(part, "help", None))
@@ -214,7 +217,7 @@ def test_options_reach_their_command(monkeypatch):
         Path("o.json"),
         Path("l.json"),
     )
-    assert seen["checkpoint"] == "danet-lite0-shapes"
+    assert seen["checkpoint"] == "intended-lite0-shapes"
     assert (seen["options"], seen["scoring"]) == (DataConfig(), Scoring())
     seen = call(monkeypatch, "eval", "--classes", "cat,cow", "--allow-missing", "--at", "label")
     assert seen["options"] == DataConfig(classes="cat,cow", allow_missing=True)
@@ -236,11 +239,25 @@ def test_options_reach_their_command(monkeypatch):
     assert seen["support"] == ((Path("a"), Path("b")), (Path("c"), Path("d")))
 
 
-@pytest.mark.parametrize("reference", ["all-foreground", "training-free"])
+@pytest.mark.parametrize("reference", ["all-foreground", "prototype"])
 def test_references_are_evaluated_by_name(reference, world, capsys, tmp_path):
     with tiny_backbones():
-        main(["eval", "--quiet", "--checkpoint", reference, "--data", f"folder:{world / 'data'}",
-              "--size", "64", "--episodes", "5", "--json", str(tmp_path / "x.json")])  # fmt: skip
+        main(
+            [
+                "eval",
+                "--quiet",
+                "--checkpoint",
+                reference,
+                "--data",
+                f"folder:{world / 'data'}",
+                "--size",
+                "64",
+                "--episodes",
+                "5",
+                "--json",
+                str(tmp_path / "x.json"),
+            ]
+        )
     result = json.loads((tmp_path / "x.json").read_text())
     assert result["checkpoint"] == reference and 0 < result["miou"] < 1
     assert f"mIoU {100 * result['miou']:.1f}" in capsys.readouterr().out

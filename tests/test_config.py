@@ -12,24 +12,39 @@ from fss.config import ARMS, PRESETS, DANetConfig, TrainConfig, arm, preset
 from fss.errors import InputError
 
 PUBLISHED = {
-    "backbone": "efficientnet_lite0", "channels": 64, "lda": True, "pca": True,
-    "prior": "masked_features", "decoder": "ppm", "value": "query", "scaled": False,
-    "mask_background": False, "masked_pool": False, "mask_before_reduce": True, "taps": "both",
+    "backbone": "efficientnet_lite0",
+    "channels": 64,
+    "lda": True,
+    "pca": True,
+    "prior": "masked_features",
+    "decoder": "ppm",
+    "value": "query",
+    "scaled": False,
+    "mask_background": False,
+    "masked_pool": False,
+    "mask_before_reduce": True,
+    "taps": "both",
     "fem_bins": None,
-}  # fmt: skip
+}
 REPAIRED = PUBLISHED | {
-    "value": "support", "scaled": True, "mask_background": True, "masked_pool": True,
-}  # fmt: skip
+    "value": "support",
+    "scaled": True,
+    "mask_background": True,
+    "masked_pool": True,
+}
 PFENET = PUBLISHED | {
-    "lda": False, "pca": False, "decoder": "fem", "prior": "masked_input",
+    "lda": False,
+    "pca": False,
+    "decoder": "fem",
+    "prior": "masked_input",
     "mask_before_reduce": False,
-}  # fmt: skip
+}
 
 
 def test_class_methods():
     assert DANetConfig().to_json() == PUBLISHED
     assert DANetConfig.published().to_json() == PUBLISHED
-    assert DANetConfig.repaired().to_json() == REPAIRED
+    assert DANetConfig.intended().to_json() == REPAIRED
     assert DANetConfig.pfenet().to_json() == PFENET
 
 
@@ -38,8 +53,8 @@ def test_arms():
         "base": PUBLISHED | {"lda": False, "pca": False},
         "pca": PUBLISHED | {"lda": False},
         "lda": PUBLISHED | {"pca": False},
-        "danet": PUBLISHED,
-        "repaired": REPAIRED,
+        "published": PUBLISHED,
+        "intended": REPAIRED,
         "pfenet": PFENET,
         "best": PUBLISHED | {"lda": False, "pca": False, "prior": "relations"},
     }
@@ -57,7 +72,7 @@ def test_paper_preset_is_the_papers():
     assert set(PRESETS) == {"quick", "paper"}
 
 
-@pytest.mark.parametrize("make", ["published", "repaired", "pfenet", "best"])
+@pytest.mark.parametrize("make", ["published", "intended", "pfenet", "best"])
 def test_overrides(make):
     plain = getattr(DANetConfig, make)()
     changed = getattr(DANetConfig, make)(channels=8, prior=None, value="support")
@@ -141,8 +156,8 @@ def test_constructors_check_too():
 @pytest.mark.parametrize(
     ("find", "name", "message"),
     [
-        (arm, "dannet", "unknown arm 'dannet'; did you mean 'danet'?"),
-        (arm, "x", "unknown arm 'x'; known: base, pca, lda, danet, repaired, pfenet, best"),
+        (arm, "publishd", "unknown arm 'publishd'; did you mean 'published'?"),
+        (arm, "x", "unknown arm 'x'; known: base, pca, lda, published, intended, pfenet, best"),
         (preset, "papers", "unknown preset 'papers'; did you mean 'paper'?"),
     ],
 )
@@ -166,7 +181,7 @@ def test_settings_are_frozen(config):
     prior=st.sampled_from(["masked_features", "masked_input", None]),
 )
 def test_network_settings_survive_json(**settings):
-    config = DANetConfig.repaired(**settings)
+    config = DANetConfig.intended(**settings)
     assert DANetConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 

@@ -132,8 +132,11 @@ def test_fem_coarser_scales_learn_from_finer_ones_only():
         decoder.merges[1][0].weight.mul_(1.5)
     _, after = decoder(*inputs())
     assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [
-        True, False, False, False,
-    ]  # fmt: skip
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("make", DECODERS)

@@ -258,9 +258,7 @@ def test_a_certificate_that_nobody_vouches_for(server, tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_not_there(server, tmp_path):
-    with pytest.raises(
-        InputError, match="cannot be fetched .404 Not Found.; check the network, or"
-    ):
+    with pytest.raises(InputError, match="cannot be fetched .404 Not Found.; check the network, or"):
         fetch(Source(f"{server.url}/x", "0"), tmp_path / "x")
 
 
@@ -575,17 +573,13 @@ def test_without_a_network_there_is_one_line(where, tmp_path, said):
     code, text, err = said("pascal5i", "--out", out, sources={"VOC": Source(where, "0")})
     assert (code, text, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"fss: error: {where}: cannot be fetched (")
-    assert err.endswith(
-        f"); check the network, or get that file elsewhere, put it at {out}/x, and run again\n"
-    )
+    assert err.endswith(f"); check the network, or get that file elsewhere, put it at {out}/x, and run again\n")
     assert names(tmp_path) == []
 
 
 def test_a_hostile_archive_in_place_of_voc(server, tmp_path, said):
     source = server.publish("VOC.tar", tar(GOOD, ("../evil", b"!")))
-    code, out, err = said(
-        "pascal5i", "--out", tmp_path / "data", "--quiet", sources={"VOC": source}
-    )
+    code, out, err = said("pascal5i", "--out", tmp_path / "data", "--quiet", sources={"VOC": source})
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "VOC.tar: not unpacked, since its member '../evil' would leave the folder" in err
     assert names(tmp_path) == ["data", "data/VOC.tar"]

@@ -39,9 +39,7 @@ from fss.train import (
 )
 
 ROOT = Path(__file__).parent.parent
-SHORT = TrainConfig(
-    steps=8, batch=4, size=64, warmup=3, lr=5e-3, dropout=0.0, val_every=5, val_episodes=3
-)
+SHORT = TrainConfig(steps=8, batch=4, size=64, warmup=3, lr=5e-3, dropout=0.0, val_every=5, val_episodes=3)
 DATA = boxes(4, 6, split="train")
 
 
@@ -59,9 +57,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_the_losses_of_parts_add_up_to_the_loss_of_the_batch():
     generator = torch.Generator().manual_seed(0)
     logits, inner = (torch.randn(4, 2, *s, generator=generator) for s in ((6, 5), (3, 2)))
-    target = torch.tensor([0, 1, 255], dtype=torch.uint8)[
-        torch.randint(3, (4, 6, 5), generator=generator)
-    ]
+    target = torch.tensor([0, 1, 255], dtype=torch.uint8)[torch.randint(3, (4, 6, 5), generator=generator)]
     target[1] = 255  # an episode, and a part, without a labelled pixel
     whole = Whole((target != 255).sum(), 4)
     expected = episode_loss(Prediction(logits, aux=[inner]), target, 0.4, 0.7)
@@ -113,9 +109,7 @@ def test_processes_share_out_every_episode_once(n, world):
         assert all(i // 8 % world == shares.index(part) for i in part)
 
 
-@pytest.mark.parametrize(
-    ("batch", "world", "parts", "mine"), [(4, 1, 1, 4), (4, 2, 2, 2), (4, 4, 1, 1), (6, 3, 2, 2)]
-)
+@pytest.mark.parametrize(("batch", "world", "parts", "mine"), [(4, 1, 1, 4), (4, 2, 2, 2), (4, 4, 1, 1), (6, 3, 2, 2)])
 def test_the_share_of_a_process(batch, world, parts, mine):
     started = SimpleNamespace(num_processes=world, gradient_accumulation_steps=parts)
     assert share(started, batch) == mine
@@ -212,7 +206,7 @@ def run(out: Path, **options: Any) -> DANet:
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-@pytest.mark.parametrize("arm", [DANetConfig.repaired, DANetConfig.pfenet, DANetConfig.best])
+@pytest.mark.parametrize("arm", [DANetConfig.intended, DANetConfig.pfenet, DANetConfig.best])
 def test_a_step_in_a_narrow_format_is_nearly_the_same(precision, arm):
     losses, moved, used = [], [], []
     for each in ("float32", precision):
@@ -265,9 +259,7 @@ def test_a_gradient_that_no_scale_mends_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_a_run_in_float16_resumes_bit_for_bit_with_its_scale(
-    tmp_path, tiny_world, monkeypatch, cache
-):
+def test_a_run_in_float16_resumes_bit_for_bit_with_its_scale(tmp_path, tiny_world, monkeypatch, cache):
     monkeypatch.setattr(training, "start", narrow)  # its scale grows after every second step
     settings = dict(precision="float16", cache=cache, dropout=0.3)
     run(tmp_path / "unbroken", **settings)
@@ -320,10 +312,12 @@ def launch(folder: Path, *args: Any, count: int = 2, **patches: Any) -> list[Fss
         environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
         processes.append(
             Fss(
-                *args, folder=own, environment=environment,
+                *args,
+                folder=own,
+                environment=environment,
                 patches={"fss.model.load_backbone": load_tiny, "fss.train.LOG_EVERY": 1} | patches,
             )
-        )  # fmt: skip
+        )
     return processes
 
 
@@ -334,9 +328,22 @@ def end(processes: list[Fss], code: int = 0) -> None:
 
 def training_of(data: Path, out: Path, *settings: str) -> list[Any]:
     return [
-        "train", "--data", f"folder:{data}", "--out", out, "--workers", "0", "--quiet",
-        "--set", "channels=8", "size=64", "batch=4", "val_every=5", "val_episodes=11", *settings,
-    ]  # fmt: skip
+        "train",
+        "--data",
+        f"folder:{data}",
+        "--out",
+        out,
+        "--workers",
+        "0",
+        "--quiet",
+        "--set",
+        "channels=8",
+        "size=64",
+        "batch=4",
+        "val_every=5",
+        "val_episodes=11",
+        *settings,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -384,9 +391,7 @@ def test_processes_of_which_one_is_told_to_stop_all_stop_and_go_on_bit_for_bit(t
     assert processes[1].err == ""
     end(launch(tmp_path, *command, "--resume"))
     for name in ("last", "best"):
-        a, b = (
-            load_file(tmp_path / out / f"{name}.safetensors") for out in ("unbroken", "stopped")
-        )
+        a, b = (load_file(tmp_path / out / f"{name}.safetensors") for out in ("unbroken", "stopped"))
         assert equal(a, b)
     assert losses(tmp_path / "stopped") == losses(tmp_path / "unbroken")
 
@@ -397,10 +402,24 @@ def test_an_evaluation_says_the_same_whatever_the_number_of_processes(tmp_path, 
     for count, more in ((1, []), (2, []), (3, ["--no-cache"])):
         path = tmp_path / f"{len(results)}.json"
         processes = launch(
-            tmp_path, "eval", "--data", f"folder:{data}", "--checkpoint", tmp_path / "run",
-            "--episodes", "21", "--split", "train", "--workers", "0", "--quiet", "--json", path,
-            *more, count=count,
-        )  # fmt: skip
+            tmp_path,
+            "eval",
+            "--data",
+            f"folder:{data}",
+            "--checkpoint",
+            tmp_path / "run",
+            "--episodes",
+            "21",
+            "--split",
+            "train",
+            "--workers",
+            "0",
+            "--quiet",
+            "--json",
+            path,
+            *more,
+            count=count,
+        )
         end(processes)
         assert [bool(process.out) for process in processes] == [True, False, False][:count]
         lines = path.read_bytes().splitlines()
@@ -456,10 +475,29 @@ def test_a_process_that_is_left_alone_says_so(tmp_path, data):
 def test_torchrun_starts_it(tmp_path, data, cache):
     """The real launcher, a real network."""
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone",
-        "-m", "fss", "eval", "--data", f"folder:{data}", "--size", "64", "--episodes", "21",
-        "--split", "train", "--workers", "0", "--quiet", "--json", str(tmp_path / "a.json"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--standalone",
+        "-m",
+        "fss",
+        "eval",
+        "--data",
+        f"folder:{data}",
+        "--size",
+        "64",
+        "--episodes",
+        "21",
+        "--split",
+        "train",
+        "--workers",
+        "0",
+        "--quiet",
+        "--json",
+        str(tmp_path / "a.json"),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     ran = partial(subprocess.run, env=environment, capture_output=True, text=True)
     found = ran(command)

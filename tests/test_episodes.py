@@ -97,9 +97,7 @@ def test_the_hash_is_the_same_in_another_process():
         "print(EpisodeList.sample(data, shots=5, episodes=50, seed=3).sha256)"
     )
     root = Path(__file__).parent.parent
-    found = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
-    )
+    found = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     from fss.data import open_dataset
 
     data = open_dataset("shapes", split="test", fold=1, size=32)
@@ -270,9 +268,7 @@ def test_mirror_flips_picture_and_labels_together_half_of_the_time():
 
 
 def test_generators_of_neighbours_differ():
-    draws = {
-        torch.rand((), generator=episode_generator(s, i)).item() for s in (0, 1) for i in (0, 1, 2)
-    }
+    draws = {torch.rand((), generator=episode_generator(s, i)).item() for s in (0, 1) for i in (0, 1, 2)}
     assert len(draws) == 6
 
 

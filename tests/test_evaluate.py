@@ -16,11 +16,11 @@ from fss.errors import InputError
 from fss.evaluate import (
     REFERENCES,
     all_foreground,
+    by_prototype,
     evaluate,
     figures,
     reference,
     tally_episodes,
-    training_free,
 )
 from fss.evaluate import network as predictor
 from fss.features import CachedFeatures, FeatureBatch
@@ -42,10 +42,29 @@ def truth(batch: FeatureBatch) -> torch.Tensor:
 def test_the_result_has_the_public_format():
     result = json.loads(json.dumps(measure(network(prior=None))))
     assert result.keys() == {
-        "miou", "miou_interval", "fb_iou", "mean_episode_iou", "per_class", "episodes", "classes",
-        "not_covered", "episodes_sha256", "data", "split", "fold", "shots", "seed", "size",
-        "scored_at", "void", "leaked_classes", "notes", "config", "trained", "seconds",
-    }  # fmt: skip
+        "miou",
+        "miou_interval",
+        "fb_iou",
+        "mean_episode_iou",
+        "per_class",
+        "episodes",
+        "classes",
+        "not_covered",
+        "episodes_sha256",
+        "data",
+        "split",
+        "fold",
+        "shots",
+        "seed",
+        "size",
+        "scored_at",
+        "void",
+        "leaked_classes",
+        "notes",
+        "config",
+        "trained",
+        "seconds",
+    }
     low, high = result["miou_interval"]
     assert 0 <= low <= result["miou"] <= high <= 1
     for name in ("fb_iou", "mean_episode_iou"):
@@ -141,9 +160,7 @@ def test_the_network_predicts_as_its_call_does():
     with torch.no_grad():
         for b, episode in enumerate(EPISODES[:3]):
             images = DATA[episode.class_name]
-            (query, _), *support = (
-                images[images.names.index(n)] for n in (episode.query, *episode.support)
-            )
+            (query, _), *support = (images[images.names.index(n)] for n in (episode.query, *episode.support))
             pictures, masks = (torch.stack(x)[None] for x in zip(*support, strict=True))
             logits = model(query[None], pictures, masks).logits
             sure = (logits[:, 1] - logits[:, 0]).abs() > 1e-2  # features are rounded to half
@@ -159,7 +176,7 @@ def test_the_tally_is_in_the_order_of_the_list():
     assert [DATA.classes[i] for i in tally.to_json()["class"]] == [e.class_name for e in EPISODES]
 
 
-def naive_training_free(batch: FeatureBatch, aligned: bool = False) -> torch.Tensor:
+def naive_by_prototype(batch: FeatureBatch, aligned: bool = False) -> torch.Tensor:
     """Position by position: cosine with the mean inside, less cosine with the mean outside."""
     size = tuple(batch.target.shape[-2:])
     out = torch.zeros(batch.target.shape)
@@ -196,7 +213,7 @@ def naive_training_free(batch: FeatureBatch, aligned: bool = False) -> torch.Ten
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-def test_training_free_is_the_naive_loop(aligned):
+def test_prototype_is_the_naive_loop(aligned):
     generator = torch.Generator().manual_seed(0)
 
     def maps(*lead: int) -> Features:
@@ -204,30 +221,27 @@ def test_training_free_is_the_naive_loop(aligned):
         return Features(*(torch.randn(*lead, *s, generator=generator) for s in shapes))
 
     values = torch.tensor([0, 1, 1, 255], dtype=torch.uint8)
-    target, mask = (
-        values[torch.randint(4, shape, generator=generator)]
-        for shape in ((3, 12, 10), (3, 2, 12, 10))
-    )
+    target, mask = (values[torch.randint(4, shape, generator=generator)] for shape in ((3, 12, 10), (3, 2, 12, 10)))
     batch = FeatureBatch(maps(3), target, maps(3, 2), mask)
-    found = training_free(batch, aligned=aligned)
+    found = by_prototype(batch, aligned=aligned)
     assert found.shape == target.shape
-    assert torch.equal(found.float(), naive_training_free(batch, aligned))
-    assert not torch.equal(found, training_free(batch, aligned=not aligned))
+    assert torch.equal(found.float(), naive_by_prototype(batch, aligned))
+    assert not torch.equal(found, by_prototype(batch, aligned=not aligned))
     assert 0.1 < found.float().mean() < 0.9
     flipped = batch._replace(mask=torch.where(mask == 255, mask, 1 - mask))
-    assert torch.equal(training_free(flipped, aligned=aligned), 1 - found)
+    assert torch.equal(by_prototype(flipped, aligned=aligned), 1 - found)
 
 
 @pytest.mark.parametrize("label", [0, 1, 255])
-def test_training_free_stands_a_support_of_one_label(label):
+def test_prototype_stands_a_support_of_one_label(label):
     batch = next(CachedFeatures(network(), DATA).batches(EPISODES, 2))
-    found = training_free(batch._replace(mask=torch.full_like(batch.mask, label)))
+    found = by_prototype(batch._replace(mask=torch.full_like(batch.mask, label)))
     assert set(found.unique().tolist()) <= {0, 1}
 
 
 def test_references_are_measured_by_name():
-    assert REFERENCES == {"all-foreground": all_foreground, "training-free": training_free}
-    assert measure(predict=training_free)["miou"] != measure(predict=all_foreground)["miou"]
+    assert REFERENCES == {"all-foreground": all_foreground, "prototype": by_prototype}
+    assert measure(predict=by_prototype)["miou"] != measure(predict=all_foreground)["miou"]
 
 
 def test_a_reference_has_its_backbones_geometry(monkeypatch):
@@ -235,11 +249,11 @@ def test_a_reference_has_its_backbones_geometry(monkeypatch):
     batch = next(CachedFeatures(model, DATA).batches(EPISODES, 2))
     for aligned in (False, True):
         monkeypatch.setattr(model.backbone, "aligned", aligned)
-        found = reference("training-free", model)(batch)
-        assert torch.equal(found, training_free(batch, aligned=aligned))
+        found = reference("prototype", model)(batch)
+        assert torch.equal(found, by_prototype(batch, aligned=aligned))
     assert reference("all-foreground", model) is all_foreground
     with pytest.raises(InputError, match="needs the support's whole block4"):
-        reference("training-free", network(prior="masked_input"))
+        reference("prototype", network(prior="masked_input"))
 
 
 def test_a_result_notes_a_size_that_the_backbone_does_not_fit(monkeypatch):
@@ -296,13 +310,13 @@ def test_the_usual_scoring_is_that_of_the_batch(wide):
     """Reading the label anew and fitting it gives what the cache holds."""
     data, episodes = wide
     source = CachedFeatures(network(), data)
-    usual = tally_episodes(training_free, source, data, episodes.episodes)
+    usual = tally_episodes(by_prototype, source, data, episodes.episodes)
     batches = source.batches(episodes.episodes, 7)
     targets = next(batches).target.numpy()
     for episode, target in zip(episodes, targets, strict=True):
         own = data.reader.own_mask(episode.class_name, episode.query)
         np.testing.assert_array_equal(letterbox_mask(own, 64), target)
-    result = evaluate(network(), data, episodes, predict=training_free)
+    result = evaluate(network(), data, episodes, predict=by_prototype)
     assert result["miou"] == usual.miou()
     assert (result["scored_at"], result["void"]) == ("network", "ignore")
 

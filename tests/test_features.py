@@ -248,9 +248,7 @@ class Failing(Boxes):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_picture_leaves_nothing_behind(cache, workers):
-    with pytest.raises(
-        InputError, match=r"^test 2/6\.jpg is no picture; convert it to JPEG or PNG$"
-    ):
+    with pytest.raises(InputError, match=r"^test 2/6\.jpg is no picture; convert it to JPEG or PNG$"):
         CachedFeatures(network(), replace(DATA, reader=Failing()), workers=workers)
     assert folders(cache) == []
 
@@ -267,17 +265,13 @@ def test_an_interruption_leaves_nothing_behind(cache, monkeypatch):
 
 def test_a_disk_without_room_is_told_before_anything_is_written(cache, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    needed = sum(
-        file.stat().st_size for file in CachedFeatures(network(), DATA).folder.glob("*.npy")
-    )
+    needed = sum(file.stat().st_size for file in CachedFeatures(network(), DATA).folder.glob("*.npy"))
     largest = max(file.stat().st_size for file in folders(cache)[0].iterdir())
     shutil.rmtree(cache / "fss")
     # The largest file would fit; all of them together do not.
     assert largest < needed - 1000
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed - 1000))
-    with pytest.raises(
-        InputError, match=r"no room for the feature cache \(.* GB needed.*XDG_CACHE"
-    ):
+    with pytest.raises(InputError, match=r"no room for the feature cache \(.* GB needed.*XDG_CACHE"):
         CachedFeatures(network(), DATA)
     assert folders(cache) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed))
@@ -316,9 +310,7 @@ def aged(source: CachedFeatures, age: int) -> CachedFeatures:
 
 def test_the_longest_unused_caches_go_when_all_exceed_the_cap(cache, monkeypatch):
     model = network()
-    sources = [
-        aged(CachedFeatures(model, boxes(3, 7, salt=s)), 100 - 10 * i) for i, s in enumerate("abcd")
-    ]
+    sources = [aged(CachedFeatures(model, boxes(3, 7, salt=s)), 100 - 10 * i) for i, s in enumerate("abcd")]
     size = sum(file.stat().st_size for file in sources[0].folder.iterdir())
     CachedFeatures(model, boxes(3, 7, salt="a"))  # used again, so now the most recent
     used = read(sources[1])

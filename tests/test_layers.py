@@ -35,8 +35,9 @@ def test_what_is_not_current_is_named_and_mended(copy):
     before = (copy / "README.md").read_text()
     done = layers(copy, "--check")
     assert (done.returncode, done.stderr) == (
-        1, "README.md: its drawing is not current; run `make tables`\n",
-    )  # fmt: skip
+        1,
+        "README.md: its drawing is not current; run `make tables`\n",
+    )
     assert (copy / "README.md").read_text() == before
     assert layers(copy).returncode == layers(copy, "--check").returncode == 0
     text = (copy / "README.md").read_text()
@@ -51,7 +52,7 @@ def test_what_is_not_current_is_named_and_mended(copy):
         ("data/scan.py", "from fss import model", "fss/data/scan.py: imports model, which"),
         (
             "metrics.py",
-            "def f():\n    from fss.campaign.report import table",
+            "def f():\n    from fss.lab.report import table",
             "fss/metrics.py: imp",
         ),
         ("new.py", '"""New."""', "fss/new: in no layer; give it one in tools/layers.py"),

@@ -72,9 +72,13 @@ def test_a_run_tells_its_classes_and_a_header_without_them_its_data(tmp_path):
     options = DataConfig(allow_missing=True)
     with tiny_backbones():
         train(
-            DANetConfig(channels=8), schedule, f"folder:{root}", tmp_path / "run",
-            progress=False, options=options,
-        )  # fmt: skip
+            DANetConfig(channels=8),
+            schedule,
+            f"folder:{root}",
+            tmp_path / "run",
+            progress=False,
+            options=options,
+        )
     trained = read_checkpoint(tmp_path / "run")[0]["trained"]
     training = open_dataset(f"folder:{root}", split="train", size=64)
     assert trained["classes"] == list(training.classes)
@@ -91,10 +95,23 @@ def test_a_run_tells_its_classes_and_a_header_without_them_its_data(tmp_path):
 def test_the_command_refuses_and_reports(tree, tmp_path):
     save_checkpoint(network(), tmp_path / "x.safetensors", trained={"size": 64, "classes": PHOTOS})
     command = [
-        "eval", "--checkpoint", tmp_path / "x.safetensors", "--data", f"pascal5i:{tree}",
-        "--fold", 1, "--classes", "cat,cow", "--episodes", 3, "--quiet", "--workers", 0,
-        "--json", tmp_path / "out.json",
-    ]  # fmt: skip
+        "eval",
+        "--checkpoint",
+        tmp_path / "x.safetensors",
+        "--data",
+        f"pascal5i:{tree}",
+        "--fold",
+        1,
+        "--classes",
+        "cat,cow",
+        "--episodes",
+        3,
+        "--quiet",
+        "--workers",
+        0,
+        "--json",
+        tmp_path / "out.json",
+    ]
     patches = {"fss.model.load_backbone": load_tiny}
     process = Fss(*command, folder=tmp_path, patches=patches)
     assert process.end() == 2 and process.out == ""
@@ -102,9 +119,15 @@ def test_the_command_refuses_and_reports(tree, tmp_path):
     for told in ("leak: ", "trained on car, 1 of the 5 classes", "--allow-leak"):
         assert told in process.err
     process = Fss(
-        *command, "--allow-leak", "--at", "label", "--void", "background",
-        folder=tmp_path, patches=patches,
-    )  # fmt: skip
+        *command,
+        "--allow-leak",
+        "--at",
+        "label",
+        "--void",
+        "background",
+        folder=tmp_path,
+        patches=patches,
+    )
     assert process.end() == 0, process.err
     assert "leak: the checkpoint was trained on car" in process.out
     result = json.loads((tmp_path / "out.json").read_text())

@@ -29,7 +29,7 @@ def shared_backbones(monkeypatch):
     monkeypatch.setattr(fss.model, "load_backbone", lambda name, pretrained: frozen(name))
 
 
-def build(config="danet", *, seed=0, dropout=0.0, **overrides):
+def build(config="published", *, seed=0, dropout=0.0, **overrides):
     """A small network in eval mode whose gates are open."""
     torch.manual_seed(seed)
     base = ARMS[config]
@@ -102,7 +102,7 @@ def test_every_arm(name, prior, decoder):
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_backbone(name):
-    model = build("danet", backbone=name)
+    model = build("published", backbone=name)
     prediction = run(model, *episode(2, batch=1, height=33, width=49), need_maps=True)
     assert prediction.logits.shape == (1, 2, 33, 49)
     assert prediction.logits.isfinite().all()
@@ -126,18 +126,15 @@ def test_an_arm_has_its_parts_only(name):
     assert ("FeatureEnrichment" in kinds) == (config.decoder == "fem")
 
 
-@pytest.mark.parametrize("name", ["danet", "pfenet"])
+@pytest.mark.parametrize("name", ["published", "pfenet"])
 def test_batchnorm_lives_in_the_backbone_only(name):
     model = build(name)
-    norms = [
-        key for key, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase)
-    ]  # fmt: skip
+    norms = [key for key, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
     assert norms and all(key.startswith("backbone.") for key in norms)
 
 
 def test_options_reach_the_modules():
-    model = build("repaired", dropout=0.25)
+    model = build("intended", dropout=0.25)
     for module in (model.light, model.dense):
         assert (module.value, module.scaled, module.mask_background) == ("support", True, True)
     assert model.channel.masked
@@ -147,7 +144,7 @@ def test_options_reach_the_modules():
     assert model.reduce_query[0].weight is not model.reduce_support[0].weight
 
 
-@pytest.mark.parametrize("name", ["danet", "pfenet"])
+@pytest.mark.parametrize("name", ["published", "pfenet"])
 def test_convolutions_before_a_relu_start_by_he(name):
     model = build(name, channels=64)
     found = 0
@@ -157,12 +154,10 @@ def test_convolutions_before_a_relu_start_by_he(name):
             spread = math.sqrt(2 / weight[0].numel())
             assert weight.std().item() == pytest.approx(spread, rel=0.1)
             found += 1
-    assert found == {"danet": 2 + 4, "pfenet": 2 + 23}[name]
+    assert found == {"published": 2 + 4, "pfenet": 2 + 23}[name]
 
 
-@pytest.mark.parametrize(
-    ("channels", "inner"), [(8, 8), (16, 16), (32, 16), (64, 16), (256, 16), (512, 16)]
-)
+@pytest.mark.parametrize(("channels", "inner"), [(8, 8), (16, 16), (32, 16), (64, 16), (256, 16), (512, 16)])
 def test_eq_6_keeps_sixteen_channels_as_with_the_256_of_the_paper(channels, inner):
     assert build("pca", channels=channels).channel.squeeze.out_channels == inner
 
@@ -201,7 +196,7 @@ def test_head_state_is_everything_but_the_backbone():
 # The pass through the network, by hand
 
 
-@pytest.mark.parametrize("name", ["danet", "repaired"])
+@pytest.mark.parametrize("name", ["published", "intended"])
 def test_danet_is_its_equations(name):
     """Eq. 1 to 7 in a row, written with the parts of the model."""
     model = build(name, prior=None)
@@ -212,9 +207,7 @@ def test_danet_is_its_equations(name):
         small = [cover(mask[:, k], low_q) for k in range(3)]
         low = [shot[0] * m for shot, m in zip(shots, small, strict=True)]  # Eq. 1
         high = [shot[1] * m for shot, m in zip(shots, small, strict=True)]
-        d_s = [
-            model.reduce_support(torch.cat(pair, 1)) for pair in zip(low, high, strict=True)
-        ]  # Eq. 4
+        d_s = [model.reduce_support(torch.cat(pair, 1)) for pair in zip(low, high, strict=True)]  # Eq. 4
         low, d_s, small = torch.stack(low, 1), torch.stack(d_s, 1), torch.stack(small, 1)
         light, _ = model.light(low_q, low, small)  # Eq. 2, 3
         d_q = model.reduce_query(torch.cat([light, high_q], 1))  # Eq. 4
@@ -248,7 +241,7 @@ def test_taps_choose_what_is_reduced():
         torch.testing.assert_close(reduced, torch.cat(middle(model, query), 1)[:, :channels])
 
 
-@pytest.mark.parametrize("name", ["danet", "pfenet"])
+@pytest.mark.parametrize("name", ["published", "pfenet"])
 def test_where_the_support_is_masked(name):
     """DANet masks before it reduces, PFENet in the average only."""
     model = build(name)
@@ -259,7 +252,7 @@ def test_where_the_support_is_masked(name):
     outside = code.mask == 0
     assert 0 < outside.sum() < outside.numel()
     assert (code.block2 * outside).abs().max() == 0
-    assert ((code.reduced * outside).abs().max() == 0) == (name == "danet")
+    assert ((code.reduced * outside).abs().max() == 0) == (name == "published")
     if name == "pfenet":
         torch.testing.assert_close(code.reduced, unmasked)
         weighted = (unmasked * code.mask).sum((3, 4)) / (code.mask.sum((3, 4)) + 5e-4)
@@ -285,7 +278,7 @@ def test_a_resnet_samples_the_mask_with_aligned_corners_as_pfenet_does():
     torch.testing.assert_close(code.mask, expected)
 
 
-@pytest.mark.parametrize("name", ["danet", "pfenet"])
+@pytest.mark.parametrize("name", ["published", "pfenet"])
 def test_ignored_pixels_are_background_in_the_support(name):
     model = build(name)
     query, support, mask = episode()
@@ -456,7 +449,7 @@ def test_the_two_priors_differ_and_both_matter():
 # Training mode, empty masks
 
 
-@pytest.mark.parametrize("name", ["danet", "pfenet"])
+@pytest.mark.parametrize("name", ["published", "pfenet"])
 def test_training_mode_drops_channels_and_leaves_the_backbone(name):
     model = build(name, dropout=0.5).train()
     inputs = episode(batch=1)

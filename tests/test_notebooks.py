@@ -123,9 +123,7 @@ BREAKS = {
     "has_parameters: value": lambda n: n.cells[1].update(source='FAST = True\nDEVICE = "cpu"'),
     "is_long_enough: cells": lambda n: [n.cells.pop(-2) for _ in range(2)],
     "is_long_enough: pictures": lambda n: n.cells[11].outputs.clear(),
-    "has_the_skeleton: order": lambda n: n.cells[6].update(
-        source="## Exercise: x\n## Try changing"
-    ),
+    "has_the_skeleton: order": lambda n: n.cells[6].update(source="## Exercise: x\n## Try changing"),
     "has_the_skeleton: promise": lambda n: replace(n.cells[0], "You will show", "You shall see"),
     "has_the_skeleton: question": lambda n: replace(n.cells[3], "Question", "Puzzle"),
     "has_captions: other text": lambda n: replace(n.cells[3], "*A red square.*", "**Next**"),

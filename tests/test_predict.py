@@ -27,9 +27,7 @@ def folder(tmp_path):
 
 def pairs(folder):
     home = folder / "it's class 0"
-    return [
-        (home / f"{n}.jpg", home / f"{n}.png") for n in (1, 2)
-    ], folder / "tall" / home.name / "1.jpg"
+    return [(home / f"{n}.jpg", home / f"{n}.png") for n in (1, 2)], folder / "tall" / home.name / "1.jpg"
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 100), (100, 40), (64, 64), (7, 200), (1, 1)])
@@ -98,20 +96,21 @@ def test_inputs_are_never_overwritten(folder):
         (dict(query="none.jpg"), r"none\.jpg cannot be read"),
         (dict(size=31), "size 31 px is too small; choose at least 32"),
         (dict(size=-5), "size -5 px is too small"),
-        (dict(support=[("tall/it's class 0/1.jpg", "it's class 0/1.png")], query=OTHER),
-         r"mask .*1\.png is 80 x 60 pixels, its picture 1\.jpg 50 x 90"),
+        (
+            dict(support=[("tall/it's class 0/1.jpg", "it's class 0/1.png")], query=OTHER),
+            r"mask .*1\.png is 80 x 60 pixels, its picture 1\.jpg 50 x 90",
+        ),
         (dict(support=[("it's class 0/1.jpg", "none.png")]), r"none\.png cannot be read"),
         (dict(support=[("it's class 0/1.jpg", "text.png")]), r"text\.png is no picture"),
         (dict(out="text.png/mask.png"), r"text\.png/mask\.png: cannot be written"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_told_in_one_line_and_leaves_nothing(folder, change, message):
     (folder / "text.png").write_text("no picture")
     support, query = pairs(folder)
     before = sorted(folder.rglob("*"))
     arguments = {
-        "support": [tuple(folder / p for p in pair) for pair in change.get("support", [])]
-        or support,
+        "support": [tuple(folder / p for p in pair) for pair in change.get("support", [])] or support,
         "query": folder / change["query"] if "query" in change else query,
         "out": folder / change.get("out", "mask.png"),
         "size": change.get("size", 64),

@@ -15,9 +15,7 @@ CONDA_NAMES = {"pytorch": "torch"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = {
     each.name: str(each.specifier)
-    for each in map(
-        Requirement, sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])
-    )
+    for each in map(Requirement, sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"]))
 }
 
 
@@ -98,9 +96,7 @@ def test_binder_installs_the_kit_with_what_notebooks_need():
 def test_colab_and_binder_are_asked_for_notebooks_that_exist():
     readme = (ROOT / "README.md").read_text()
     (branch,) = re.findall(r"branches: \[(\w+)\]", (ROOT / ".github/workflows/ci.yml").read_text())
-    asked = re.findall(
-        r"colab\.research\.google\.com/github/OWNER/NAME/blob/(\w+)/([^`\s]+)", readme
-    )
+    asked = re.findall(r"colab\.research\.google\.com/github/OWNER/NAME/blob/(\w+)/([^`\s]+)", readme)
     asked += re.findall(r"mybinder\.org/v2/gh/OWNER/NAME/(\w+)\?labpath=([^`\s]+)", readme)
     assert len(asked) == 2
     assert all(on == branch and (ROOT / path).is_file() for on, path in asked)

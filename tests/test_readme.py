@@ -27,9 +27,7 @@ def blocks():
 
 
 def test_every_block_marked_tested_is_found():
-    marked = re.findall(
-        r"^ *[`~]{3,}.*\btested\b", README.read_text(encoding="utf-8"), re.MULTILINE
-    )
+    marked = re.findall(r"^ *[`~]{3,}.*\btested\b", README.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(marked) == len(blocks()) > 0
 
 
@@ -49,18 +47,19 @@ def test_block_runs(language, source, tmp_path):
 
 
 UNTESTED = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SAY = "".join(
-    f"{name}() {{ printf '%s\\t' {name} \"$@\"; echo; }}\n" for name in ("fss", "torchrun", "make")
-)
+SAY = "".join(f"{name}() {{ printf '%s\\t' {name} \"$@\"; echo; }}\n" for name in ("fss", "torchrun", "make"))
 
 
 def commands():
     """The words of every other command, as the shell gives them to it."""
     for block in UNTESTED.findall(README.read_text(encoding="utf-8")):
         done = subprocess.run(
-            ["bash", "-euc", SAY + block], env=os.environ | {"VOC": "VOC"}, capture_output=True,
-            text=True, check=True,
-        )  # fmt: skip
+            ["bash", "-euc", SAY + block],
+            env=os.environ | {"VOC": "VOC"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         yield from (line.split("\t")[:-1] for line in done.stdout.splitlines())
 
 

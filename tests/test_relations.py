@@ -57,8 +57,7 @@ def test_attention_hands_on_the_labels(centred):
     attend.log_temperature.data.fill_(math.log(2000))
     found, weights = attend(query[1], Labelled(query[1][:, None], mask), need_map=True)
     torch.testing.assert_close(found, mask[:, 0], rtol=0, atol=1e-6)
-    torch.testing.assert_close(weights[:, 0], torch.eye(24).double().expand(2, 24, 24),
-                               rtol=0, atol=1e-6)  # fmt: skip
+    torch.testing.assert_close(weights[:, 0], torch.eye(24).double().expand(2, 24, 24), rtol=0, atol=1e-6)
 
 
 def test_what_all_places_share_does_not_matter_when_centred():
@@ -75,10 +74,11 @@ def test_shots_are_asked_together():
     """One shot that nothing resembles says nothing; a mean over the shots would halve the mask."""
     query, support = made(2, 1)
     far = Labelled(
-        torch.cat([support[0].features, -query[0][:, None].mean((3, 4), keepdim=True)
-                   .expand(-1, -1, -1, *GRID) * 50], dim=1),
+        torch.cat(
+            [support[0].features, -query[0][:, None].mean((3, 4), keepdim=True).expand(-1, -1, -1, *GRID) * 50], dim=1
+        ),
         torch.cat([support[0].mask, torch.zeros_like(support[0].mask)], dim=1),
-    )  # fmt: skip
+    )
     attend = MaskAttention(centred=False).double()
     attend.log_temperature.data.fill_(math.log(300))
     one, two = attend(query[0], support[0])[0], attend(query[0], far, need_map=True)
@@ -102,8 +102,7 @@ def test_maps_come_where_they_are_asked_for_and_change_nothing(monkeypatch):
     relations = Relations(aligned=False).double()
     shown, maps = relations(query, support, (8, 12), need_maps=True)
     shapes = {key: tuple(map_.shape) for key, map_ in maps.items()}
-    assert shapes == {"match3_by_shot": (2, 2, 24, 24),
-                      "match4_by_shot": (2, 2, 6, 6)}  # fmt: skip
+    assert shapes == {"match3_by_shot": (2, 2, 24, 24), "match4_by_shot": (2, 2, 6, 6)}
     for map_ in maps.values():
         rows = map_.sum((1, 3))
         torch.testing.assert_close(rows, torch.ones_like(rows))

@@ -51,8 +51,7 @@ def course(tmp_path):
         "title": new_markdown_cell("# 00 First\n\n| | |\n|---|---|\n| Time | **1** minute |"),
         "head": new_markdown_cell("## The $N$ `maps`\n\n| a | b |\n|---|--:|\n| 1 | 2 |"),
         "links": new_markdown_cell(
-            "[next](01_second.ipynb#Here-too), [up](#The-N-maps), [read](../README.md), "
-            "[web](https://example.org/x)"
+            "[next](01_second.ipynb#Here-too), [up](#The-N-maps), [read](../README.md), [web](https://example.org/x)"
         ),
         "maths": new_markdown_cell("Of $a_i$:\n\n$$\\sum_i \\frac{a_i}{2} < 1$$"),
         "code": new_code_cell("x = 1", outputs=[new_output("stream", text="a < b\n" + 50 * "-")]),
@@ -63,9 +62,7 @@ def course(tmp_path):
         "folded": new_code_cell("y = 2", metadata={"jupyter": {"source_hidden": True}}),
         "frame": new_code_cell(
             "table",
-            outputs=shown(
-                text_html="<table><tr><th>r</th><td>1</td></tr></table><script>f()</script>"
-            ),
+            outputs=shown(text_html="<table><tr><th>r</th><td>1</td></tr></table><script>f()</script>"),
         ),
     }
     cells["widget"].outputs[0].data["application/vnd.jupyter.widget-view+json"] = {"model_id": "x"}
@@ -132,20 +129,23 @@ def test_a_small_course_keeps_every_rule(course):
     assert complaints(course[0] / "build" / "site", pages) == []
 
 
-@pytest.mark.parametrize(("old", "new", "found"), [
-    ("<h1", "<h2", "not one first h1"),
-    ("<h2", "<h3", "a level of headings is left out"),
-    (' lang="en"', "", "no language, title or main"),
-    ('id="00-First"', 'id="content"', "twice"),
-    ('alt="Six pixels"', 'alt=""', "a picture without a text"),
-    (' scope="row"', "", "a head of nothing"),
-    ("More of", "$More$ of", "TeX"),
-    ("More of", "<script></script>", "a script"),
-    ('src="pictures/drawn.png"', 'src="https://example.org/x.png"', "asks for"),
-    ('href="style.css"', 'href="//example.org/x.css"', "asks for"),
-    ("../../README.md", "README.md", "leads nowhere"),
-    ("#Here-too", "#there", "no such place"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("<h1", "<h2", "not one first h1"),
+        ("<h2", "<h3", "a level of headings is left out"),
+        (' lang="en"', "", "no language, title or main"),
+        ('id="00-First"', 'id="content"', "twice"),
+        ('alt="Six pixels"', 'alt=""', "a picture without a text"),
+        (' scope="row"', "", "a head of nothing"),
+        ("More of", "$More$ of", "TeX"),
+        ("More of", "<script></script>", "a script"),
+        ('src="pictures/drawn.png"', 'src="https://example.org/x.png"', "asks for"),
+        ('href="style.css"', 'href="//example.org/x.css"', "asks for"),
+        ("../../README.md", "README.md", "leads nowhere"),
+        ("#Here-too", "#there", "no such place"),
+    ],
+)
 def test_each_rule_finds_what_it_is_for(course, old, new, found):
     pages = write(course)
     spoiled = str(pages["00_first.html"]).replace(old, new)
@@ -190,8 +190,11 @@ def test_what_is_wide_can_be_scrolled_by_keyboard(course):
 def test_links_lead_to_pages_and_files(course):
     links = [a["href"] for a in write(course)["00_first.html"].main("a")]
     assert links == [
-        "01_second.html#Here-too", "#The-N-maps", "../../README.md", "https://example.org/x",
-    ]  # fmt: skip
+        "01_second.html#Here-too",
+        "#The-N-maps",
+        "../../README.md",
+        "https://example.org/x",
+    ]
 
 
 def test_the_repository_has_one_address(course):
@@ -214,8 +217,9 @@ def test_the_index_says_what_the_readme_says(course):
     assert first.h2.a["href"] == "00_first.html" and first.h2.get_text() == "00 First"
     assert first.img["alt"].startswith("A black pixel")
     assert [" ".join(p.get_text().split()) for p in first("p")] == [
-        "You will show that a net works.", "1 minute on two cores",
-    ]  # fmt: skip
+        "You will show that a net works.",
+        "1 minute on two cores",
+    ]
     assert second.img is None and "3 minutes" in second.get_text()
     assert "You will show that it goes on & on." in second.get_text()
 
@@ -261,16 +265,19 @@ def no_notebook(root, cells):
     cells["links"].source = ""
 
 
-@pytest.mark.parametrize(("spoil", "said"), [
-    (no_caption, "00_first.ipynb: pictures/00_first_5_0.png has no text; begin the Markdown cell"),
-    (nothing_after, "00_first.ipynb: pictures/00_first_5_0.png has no text"),
-    (html_without_alt, "00_first.ipynb: pictures/drawn.png has no text"),
-    (foreign_picture, "00_first.ipynb: https://example.org/a.png is no picture of the repository"),
-    (lost_picture, "00_first.ipynb: links to ../none.png, which does not exist"),
-    (dead_link, "00_first.ipynb: links to 02_third.ipynb, which does not exist"),
-    (no_row, "notebooks/02_third.ipynb: has no row in README.md's table of notebooks"),
-    (no_notebook, "notebooks/01_second.ipynb: does not exist, but has a row in README.md"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (no_caption, "00_first.ipynb: pictures/00_first_5_0.png has no text; begin the Markdown cell"),
+        (nothing_after, "00_first.ipynb: pictures/00_first_5_0.png has no text"),
+        (html_without_alt, "00_first.ipynb: pictures/drawn.png has no text"),
+        (foreign_picture, "00_first.ipynb: https://example.org/a.png is no picture of the repository"),
+        (lost_picture, "00_first.ipynb: links to ../none.png, which does not exist"),
+        (dead_link, "00_first.ipynb: links to 02_third.ipynb, which does not exist"),
+        (no_row, "notebooks/02_third.ipynb: has no row in README.md's table of notebooks"),
+        (no_notebook, "notebooks/01_second.ipynb: does not exist, but has a row in README.md"),
+    ],
+)
 def test_what_would_not_be_accessible_is_refused(course, spoil, said):
     spoil(*course)
     with pytest.raises(InputError) as caught:
@@ -282,9 +289,7 @@ def test_what_would_not_be_accessible_is_refused(course, spoil, said):
 def real(tmp_path_factory):
     """The site of the repository's notebooks, by the real command."""
     out = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, TOOL, "--out", out], capture_output=True, text=True, timeout=600
-    )
+    done = subprocess.run([sys.executable, TOOL, "--out", out], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert done.stdout == f"{out / 'index.html'}: {len(notebooks())} notebooks\n"
     return out, read(out)
@@ -310,9 +315,7 @@ def test_the_course_is_whole(real):
         page = pages[f"{path.stem}.html"]
         assert len(page("img")) >= sum("image/png" in o.get("data", {}) for o in outputs) > 0
         code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-        assert [box.pre.get_text().strip() for box in page(class_="input")] == [
-            source.strip() for source in code
-        ]
+        assert [box.pre.get_text().strip() for box in page(class_="input")] == [source.strip() for source in code]
 
 
 @pytest.mark.slow
@@ -320,16 +323,12 @@ def test_the_index_has_the_minutes_of_the_readme(real):
     rows = tool.contents(ROOT)
     cards = real[1]["index.html"]("li")
     said = [(card.h2.get_text(), card.find(class_="minutes").get_text()) for card in cards]
-    assert [(title, int(text.split()[0])) for title, text in said] == [
-        (row.title, row.minutes) for row in rows
-    ]
+    assert [(title, int(text.split()[0])) for title, text in said] == [(row.title, row.minutes) for row in rows]
     assert [row.notebook for row in rows] == notebooks()
     assert all(card.img for card in cards)
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    done = subprocess.run(
-        [sys.executable, TOOL, "--out", tmp_path / "file" / "site"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, TOOL, "--out", tmp_path / "file" / "site"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "file" in done.stderr

@@ -37,9 +37,7 @@ from fss.train import (
 )
 
 NETWORK = DANetConfig.published(channels=8)
-SHORT = TrainConfig(
-    steps=20, batch=2, size=64, warmup=3, lr=5e-3, val_every=7, val_episodes=3, seed=4
-)
+SHORT = TrainConfig(steps=20, batch=2, size=64, warmup=3, lr=5e-3, val_every=7, val_episodes=3, seed=4)
 SPLITS = {"train": (6, 5), "val": (2, 4), "test": (2, 4)}  # classes, pictures
 
 
@@ -95,9 +93,7 @@ def test_the_loss_is_the_mean_over_labelled_pixels():
 
 def test_the_loss_counts_pixels_not_episodes():
     half = torch.tensor([[[255, 0, 255], [255, 255, 255]]], dtype=torch.uint8)
-    found = episode_loss(
-        Prediction(torch.cat([LIKELY, LIKELY])), torch.cat([TARGET, half]), aux_weight=1.0
-    )
+    found = episode_loss(Prediction(torch.cat([LIKELY, LIKELY])), torch.cat([TARGET, half]), aux_weight=1.0)
     assert found.item() == pytest.approx((4 * BY_HAND - math.log(0.75)) / 5, rel=1e-6)
 
 
@@ -135,9 +131,7 @@ def test_the_soft_iou_loss_by_hand():
 def test_the_soft_iou_weight_reaches_the_step(tmp_path, monkeypatch):
     seen = []
     true_loss = training.episode_loss
-    monkeypatch.setattr(
-        training, "episode_loss", lambda *args: seen.append(args[2:]) or true_loss(*args)
-    )
+    monkeypatch.setattr(training, "episode_loss", lambda *args: seen.append(args[2:]) or true_loss(*args))
     run(tmp_path / "run", replace(SHORT, steps=1, iou_weight=0.5))
     assert [weights[:2] for weights in seen] == [(1.0, 0.5)]
 
@@ -287,9 +281,7 @@ def test_every_weight_of_the_head_moves(unbroken):
     assert still == []
 
 
-@pytest.mark.parametrize(
-    "change", [dict(seed=5), dict(lr=4e-3), dict(augment="paper", cache=False)]
-)
+@pytest.mark.parametrize("change", [dict(seed=5), dict(lr=4e-3), dict(augment="paper", cache=False)])
 def test_other_settings_give_other_weights(unbroken, tmp_path, change):
     run(tmp_path, replace(SHORT, **change))
     assert not equal(weights(tmp_path), weights(unbroken))
@@ -327,8 +319,7 @@ def test_validation_sees_validation_classes_alone_and_never_the_test(tmp_path, m
 @pytest.mark.parametrize("fold", [0, 1, 2, 3])
 def test_the_splits_of_the_shapes_world_share_no_class(fold):
     splits = [
-        set(open_dataset("shapes", split=split, fold=fold, size=32).classes)
-        for split in ("train", "val", "test")
+        set(open_dataset("shapes", split=split, fold=fold, size=32).classes) for split in ("train", "val", "test")
     ]
     assert len(set.union(*splits)) == sum(map(len, splits)) == 400
 
@@ -339,7 +330,7 @@ def test_epochs_count_pictures_where_no_steps_are_set(tmp_path):
     assert model.trained["train"]["steps"] is None
 
 
-@pytest.mark.parametrize("arm", [DANetConfig.pfenet, DANetConfig.repaired])
+@pytest.mark.parametrize("arm", [DANetConfig.pfenet, DANetConfig.intended])
 def test_every_kind_of_network_trains(tmp_path, arm):
     run(tmp_path, replace(SHORT, steps=3, shots=2), arm(channels=8))
     assert all(value.isfinite().all() for value in weights(tmp_path).values())
@@ -395,9 +386,7 @@ def stop_after(monkeypatch):
         (signal.SIGTERM, dict(cache=False, augment="paper", shots=2)),
     ],
 )
-def test_stopped_three_times_and_resumed_ends_as_if_never_stopped(
-    tmp_path, stop_after, number, settings
-):
+def test_stopped_three_times_and_resumed_ends_as_if_never_stopped(tmp_path, stop_after, number, settings):
     config = replace(SHORT, **settings)
     run(tmp_path / "unbroken", config)
     done = 0
@@ -406,9 +395,7 @@ def test_stopped_three_times_and_resumed_ends_as_if_never_stopped(
         done += steps
         with pytest.raises(Stopped, match=rf"{number.name} after step {done} of 20.*--resume"):
             run(tmp_path / "stopped", config, resume=done > steps)
-        assert (
-            read_checkpoint(tmp_path / "stopped" / "last.safetensors")[0]["trained"]["step"] == done
-        )
+        assert read_checkpoint(tmp_path / "stopped" / "last.safetensors")[0]["trained"]["step"] == done
     stop_after(99, number)
     model = run(tmp_path / "stopped", config, resume=True)
     for name in ("last", "best"):
@@ -417,9 +404,7 @@ def test_stopped_three_times_and_resumed_ends_as_if_never_stopped(
     assert equal(model.head_state(), weights(tmp_path / "unbroken", "best"))
 
 
-def test_a_signal_while_a_checkpoint_is_written_does_not_lose_a_step(
-    tmp_path, monkeypatch, stop_after
-):
+def test_a_signal_while_a_checkpoint_is_written_does_not_lose_a_step(tmp_path, monkeypatch, stop_after):
     stop_after(99, signal.SIGTERM)
     save = Run.save
     saves = []
@@ -537,9 +522,7 @@ def content(folder: Path) -> dict[str, bytes]:
 )
 def test_a_resume_with_other_settings_is_refused(stopped, name, change):
     before = content(stopped)
-    with pytest.raises(
-        InputError, match=rf"run: was trained with {name} = .*, not .*same settings"
-    ):
+    with pytest.raises(InputError, match=rf"run: was trained with {name} = .*, not .*same settings"):
         run(stopped, resume=True, **change)
     assert content(stopped) == before
 
@@ -582,9 +565,7 @@ def test_a_resume_from_a_damaged_checkpoint_is_refused(stopped, damage):
     else:
         save_checkpoint(network(**NETWORK.to_json()), last, trained={})
     before = content(stopped)
-    with pytest.raises(
-        InputError, match="not a whole safetensors" if damage == "truncated" else "run: was"
-    ):
+    with pytest.raises(InputError, match="not a whole safetensors" if damage == "truncated" else "run: was"):
         run(stopped, resume=True)
     assert content(stopped) == before
 
@@ -601,10 +582,7 @@ def test_a_resume_of_nothing_starts_a_run(tmp_path, unbroken, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").touch()
     run(tmp_path / "run", resume=True, progress=True)
-    assert (
-        "run: no step is saved there yet, so the run starts with the first"
-        in capsys.readouterr().out
-    )
+    assert "run: no step is saved there yet, so the run starts with the first" in capsys.readouterr().out
     assert equal(weights(tmp_path / "run"), weights(unbroken))
     assert log(tmp_path / "run") == log(unbroken)
 
@@ -625,8 +603,11 @@ def test_what_a_killed_process_left_goes_with_the_next_start(stopped):
     (stopped / ".notes").write_text("the user's own")
     run(stopped, resume=True)
     assert sorted(os.listdir(stopped)) == [
-        ".notes", "best.safetensors", "last.safetensors", "log.csv",
-    ]  # fmt: skip
+        ".notes",
+        "best.safetensors",
+        "last.safetensors",
+        "log.csv",
+    ]
 
 
 def test_weights_without_the_optimiser_are_not_resumed(stopped, unbroken):
@@ -635,9 +616,7 @@ def test_weights_without_the_optimiser_are_not_resumed(stopped, unbroken):
         run(stopped, resume=True)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "no log", "step,loss\n1,2\n", HEAD + "1,2\n", HEAD + "x,2,\n", HEAD + "1,two,\n"]
-)
+@pytest.mark.parametrize("text", ["", "no log", "step,loss\n1,2\n", HEAD + "1,2\n", HEAD + "x,2,\n", HEAD + "1,two,\n"])
 def test_a_damaged_log_is_told(stopped, text):
     (stopped / "log.csv").write_text(text)
     with pytest.raises(InputError, match=r"log\.csv: damaged .*remove it to go on without it"):
@@ -717,9 +696,7 @@ def nan_in(step: int, what: str):
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 @pytest.mark.parametrize("settings", [dict(), dict(cache=False, augment="paper", optimizer="sgd")])
-def test_a_step_that_is_not_finite_is_not_taken_and_can_be_repeated(
-    tmp_path, monkeypatch, what, settings
-):
+def test_a_step_that_is_not_finite_is_not_taken_and_can_be_repeated(tmp_path, monkeypatch, what, settings):
     config = replace(SHORT, val_every=100, **settings)
     losses = []
 
@@ -742,9 +719,7 @@ def test_a_step_that_is_not_finite_is_not_taken_and_can_be_repeated(
     assert what in told["reason"]
     stream = EpisodeStream(open_boxes("boxes", split="train", fold=None, size=64), 1, 4, 40)
     found = [(e["index"], e["class_name"], e["query"], *e["support"]) for e in told["episodes"]]
-    assert found == [
-        (i, stream[i].class_name, stream[i].query, *stream[i].support) for i in (12, 13)
-    ]
+    assert found == [(i, stream[i].class_name, stream[i].query, *stream[i].support) for i in (12, 13)]
     assert "in episode 12 (and 1 more), class " in str(error.value)
 
     torch.rand(3)
@@ -757,9 +732,7 @@ def test_a_step_that_is_not_finite_is_not_taken_and_can_be_repeated(
 @pytest.mark.parametrize(("precision", "parts"), [("bfloat16", 1), ("float32", 2)])
 def test_a_failed_step_is_repeated_as_it_was_computed(tmp_path, monkeypatch, precision, parts):
     config, losses = replace(SHORT, val_every=100, dropout=0.5, precision=precision), []
-    monkeypatch.setattr(
-        training, "train_step", lambda *a: losses.append(train_step(*a)) or losses[-1]
-    )
+    monkeypatch.setattr(training, "train_step", lambda *a: losses.append(train_step(*a)) or losses[-1])
     run(tmp_path / "sound", config, accumulate=parts)
     with monkeypatch.context() as patched:
         patched.setattr(training, "episode_loss", nan_in(6 * parts, "loss"))

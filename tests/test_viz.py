@@ -302,23 +302,20 @@ def test_a_qualitative_figure_has_a_column_an_episode():
     g = torch.Generator().manual_seed(0)
     pictures = torch.rand(2, 3, 3, 20, 30, generator=g)
     labels = (torch.rand(3, 3, 20, 30, generator=g) < 0.5).to(torch.uint8)
-    figure = viz.qualitative(
-        pictures[0], labels[0], pictures[1], labels[1], labels[2], captions=["a", "b", "c"]
-    )
+    figure = viz.qualitative(pictures[0], labels[0], pictures[1], labels[1], labels[2], captions=["a", "b", "c"])
     axes = np.array(figure.axes).reshape(3, 3)
     assert [axis.get_xlabel() for axis in axes[2]] == ["a", "b", "c"]
     assert [axis.get_ylabel() for axis in axes[:, 0]] == ["support", "query and truth", "result"]
     shown = [axis.images[0].get_array() for axis in axes[:, 1]]
     expected = (
-        viz.outline(pictures[0, 1], labels[0, 1]), viz.outline(pictures[1, 1], labels[1, 1]),
+        viz.outline(pictures[0, 1], labels[0, 1]),
+        viz.outline(pictures[1, 1], labels[1, 1]),
         viz.error_map(pictures[1, 1], labels[2, 1], labels[1, 1]),
-    )  # fmt: skip
+    )
     for found, picture in zip(shown, expected, strict=True):
         np.testing.assert_array_equal(found, picture)
     with pytest.raises(InputError, match="with B captions; got .* and 2"):
-        viz.qualitative(
-            pictures[0], labels[0], pictures[1], labels[1], labels[2], captions=["a", "b"]
-        )
+        viz.qualitative(pictures[0], labels[0], pictures[1], labels[1], labels[2], captions=["a", "b"])
 
 
 def test_figures_draw_themselves_in_jupyter_and_leave_pyplot_alone():

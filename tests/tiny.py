@@ -42,17 +42,13 @@ class Boxes(Reader):
         return f"{self.salt}{class_name}/{image_name}"
 
 
-def boxes(
-    classes: int = 4, pictures: int = 5, *, size: int = 64, split: str = "test", salt: str = ""
-) -> Dataset:
+def boxes(classes: int = 4, pictures: int = 5, *, size: int = 64, split: str = "test", salt: str = "") -> Dataset:
     names = tuple(map(str, range(pictures)))
     images = {f"{split} {n}": names for n in range(classes)}
     return Dataset("boxes", split, None, size, images, Boxes(salt))
 
 
-def write_boxes(
-    root: Path, classes: int, pictures: int, *, height: int = 60, width: int = 80
-) -> Path:
+def write_boxes(root: Path, classes: int, pictures: int, *, height: int = 60, width: int = 80) -> Path:
     """Write boxes as a folder of classes; pictures are wider than high."""
     for n in range(classes):
         folder = root / f"it's class {n}"
@@ -71,8 +67,10 @@ def backbone(seed: int = 0) -> Backbone:
             nn.Sequential(nn.Conv2d(3, 6, 8, stride=8), nn.ReLU()),
             nn.Sequential(nn.Conv2d(6, 10, 3, stride=2, padding=1), nn.ReLU()),
             nn.Sequential(nn.Conv2d(10, 12, 3, stride=2, padding=1), nn.ReLU()),
-            channels=(6, 10, 12), strides=(8, 16, 32), normalisation=((0.5,) * 3, (0.25,) * 3),
-        )  # fmt: skip
+            channels=(6, 10, 12),
+            strides=(8, 16, 32),
+            normalisation=((0.5,) * 3, (0.25,) * 3),
+        )
 
 
 def load_tiny(name: str, pretrained: Any) -> Backbone:
@@ -103,8 +101,10 @@ def network(seed: int = 0, **settings: Any) -> DANet:
 def tally(*counts):
     """Episodes of these (intersection, union) and of as much background."""
     columns = {
-        "class": [0 for _ in counts], "fg_intersection": [i for i, _ in counts],
-        "fg_union": [u for _, u in counts], "bg_intersection": [50 for _ in counts],
+        "class": [0 for _ in counts],
+        "fg_intersection": [i for i, _ in counts],
+        "fg_union": [u for _, u in counts],
+        "bg_intersection": [50 for _ in counts],
         "bg_union": [50 + u - i for i, u in counts],
-    }  # fmt: skip
+    }
     return EpisodeTally.from_json(columns)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fss.bench import measure, tables
-from fss.bench.timing import Rows, megabytes
 from fss.files import check_writable, write_json
+from fss.lab.bench import measure, tables
+from fss.lab.bench.timing import Rows, megabytes
 
 ROOT = Path(__file__).resolve().parents[1]
 # A process begins with the peak memory of the one that starts it, hence a small one in between.

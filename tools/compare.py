@@ -40,7 +40,7 @@ def compare(
     data: str = "shapes",
     label: str = "",
     command: str = "",
-    arms: tuple[str, ...] = ("base", "danet"),
+    arms: tuple[str, ...] = ("base", "published"),
     preset_name: Annotated[str, tyro.conf.arg(name="preset")] = "quick",
     set: tuple[str, ...] = (),  # noqa: A002
     shots: tuple[int, ...] = (1, 5),

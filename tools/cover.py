@@ -17,7 +17,7 @@ def cover(
     class_name: str = "shape-0042",
     places: tuple[tuple[int, int], ...] = ((9, 21), (15, 7), (4, 4)),
 ) -> None:
-    """Draw an episode of the shapes world and the deep matches of ``danet-lite0-photos`` in it.
+    """Draw an episode of the shapes world and the deep matches of ``best-lite0-photos`` in it.
 
     Args:
         out: the PNG.

@@ -16,9 +16,9 @@ from fss.files import write_atomically
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- drawing -->\n```\n).*?(```\n<!-- end -->)", re.DOTALL)
 LAYERS = {
-    "To begin with": "cli widgets bench",
+    "To begin with": "cli",
+    "For research": "lab",
     "To look": "explorer",
-    "To compare": "campaign",
     "To train and measure": "train run evaluate predict leak features engine check",
     "The network": "model attention relations decoder backbones checkpoint pfenet",
     "The data": "data episodes metrics config download",

@@ -34,8 +34,7 @@ def leakage(seed: int = 0, episodes: int = 1000, set: tuple[str, ...] = ()) -> N
         train = f"fss train --preset quick --data shapes --fold {fold} --seed {seed} --out {out}"
         train += f" --set {shlex.join(set)}" if set else ""
         measure = (
-            f"fss eval --data shapes --fold 0 --episodes {episodes} --seed {seed} "
-            f"--checkpoint {out} --json {out}.json"
+            f"fss eval --data shapes --fold 0 --episodes {episodes} --seed {seed} --checkpoint {out} --json {out}.json"
         )
         run(train + " --resume")  # starts where there is nothing to go on from
         run(measure)

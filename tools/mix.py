@@ -36,10 +36,7 @@ def mix(
     if out.exists():
         raise SystemExit(f"{out} is there; remove it, or choose another folder")
     try:
-        classes = {
-            split: open_dataset(f"folder:{photos}", split=split, size=size).classes
-            for split in SPLITS
-        }
+        classes = {split: open_dataset(f"folder:{photos}", split=split, size=size).classes for split in SPLITS}
         drawn = open_dataset("shapes", split="train", fold=0, size=size)
         if not 0 <= shapes <= len(drawn):
             raise SystemExit(f"--shapes {shapes}: choose 0..{len(drawn)}")

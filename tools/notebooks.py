@@ -131,9 +131,7 @@ def literal(text: str) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and do as it says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, about in (("refresh", "run in place"), ("build", "run copies")):
         command = commands.add_parser(name, help=about)
@@ -141,9 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.add_argument("--timeout", type=int, help="seconds that a cell may take")
         if name == "build":
             command.add_argument("--out", type=Path, default=Path("build"))
-            command.add_argument(
-                "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE")
-            )
+            command.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     for name, about in (("from-py", "script to notebook"), ("to-py", "notebook to script")):
         command = commands.add_parser(name, help=about)
         command.add_argument("source", type=Path)

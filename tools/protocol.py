@@ -22,9 +22,18 @@ from fss.machine import describe
 ROOT = Path(__file__).parents[1]
 ASKED = "--data pascal5i:$VOC --fold 1 --classes cat,cow --allow-missing --shots 1"
 KEPT = (
-    "shots", "miou", "miou_interval", "fb_iou", "per_class", "episodes", "classes", "seed",
-    "leaked_classes", "notes", "episodes_sha256",
-)  # fmt: skip
+    "shots",
+    "miou",
+    "miou_interval",
+    "fb_iou",
+    "per_class",
+    "episodes",
+    "classes",
+    "seed",
+    "leaked_classes",
+    "notes",
+    "episodes_sha256",
+)
 
 
 def main() -> None:
@@ -33,7 +42,9 @@ def main() -> None:
         raise InputError("VOC: set it to the folder of a VOCdevkit")
     machine, commands, rows = describe(), [], []
     for weights, at, void in product(
-        ("danet-lite0-shapes", "danet-lite0-photos"), ("network", "label"), ("ignore", "background")
+        ("intended-lite0-shapes", "best-lite0-photos"),
+        ("network", "label"),
+        ("ignore", "background"),
     ):
         command = f"fss eval --checkpoint {weights} {ASKED} --at {at} --void {void}"
         command += " --allow-leak" if "photos" in weights else ""
@@ -47,9 +58,8 @@ def main() -> None:
         rows.append({"name": name} | {key: result[key] for key in KEPT})
     write_json(
         ROOT / "results" / "protocol.json",
-        {"command": "make protocol VOC=path", "commands": commands, "machine": machine,
-         "rows": rows},
-    )  # fmt: skip
+        {"command": "make protocol VOC=path", "commands": commands, "machine": machine, "rows": rows},
+    )
 
 
 if __name__ == "__main__":

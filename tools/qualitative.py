@@ -1,8 +1,8 @@
 """The paper's Fig. 2 for a network of ours, and its honest sister: the ten worst episodes.
 
-    python tools/qualitative.py results/qualitative --data shapes --checkpoint danet-lite0-shapes
+    python tools/qualitative.py results/qualitative --data shapes --checkpoint intended-lite0-shapes
     python tools/qualitative.py build/photos --data folder:path/to/photos \
-      --checkpoint danet-lite0-photos
+      --checkpoint best-lite0-photos
 
 ``examples.png`` shows the first episode of each of eight classes, as the list has them: nobody
 chose them. ``worst.png`` shows the ten episodes of the whole list with the lowest IoU.
@@ -88,8 +88,7 @@ def _figures(model: DANet, dataset: Dataset, sampled: EpisodeList) -> tuple[Figu
     examples = list(first.values())[:EXAMPLES]
     once = {episode: number for number, episode in enumerate(sampled)}  # some are drawn twice
     worst = sorted(once.values(), key=lambda number: ious[number])[:WORST]
-    drawn = [_draw(model, dataset, [(sampled[n], ious[n]) for n in part])
-             for part in (examples, worst)]  # fmt: skip
+    drawn = [_draw(model, dataset, [(sampled[n], ious[n]) for n in part]) for part in (examples, worst)]
     return drawn[0], drawn[1]
 
 

@@ -85,10 +85,7 @@ def contents(root: Path) -> list[Page]:
         InputError: a notebook without a row, or a row without a notebook.
     """
     readme = (root / "README.md").read_text(encoding="utf-8")
-    pages = [
-        Page(title, root / path, promise, int(minutes))
-        for title, path, promise, minutes in ROW.findall(readme)
-    ]
+    pages = [Page(title, root / path, promise, int(minutes)) for title, path, promise, minutes in ROW.findall(readme)]
     notebooks = set((root / "notebooks").glob("*.ipynb"))
     for path in sorted(notebooks ^ {page.notebook for page in pages}):
         wrong = "has no row in" if path in notebooks else "does not exist, but has a row in"
@@ -109,9 +106,7 @@ class Site:
     def __init__(self, root: Path, out: Path, repository: str | None = None) -> None:
         self.root, self.out = root.resolve(), out.resolve()
         self.repository = repository.rstrip("/") if repository else None
-        self.exporter = HTMLExporter(
-            extra_loaders=[FileSystemLoader(TEMPLATES)], template_file="cells.html.j2"
-        )
+        self.exporter = HTMLExporter(extra_loaders=[FileSystemLoader(TEMPLATES)], template_file="cells.html.j2")
         self.exporter.register_filter("markdown2html", markdown)
         self.exporter.register_preprocessor(ExtractOutputPreprocessor(), enabled=True)
 
@@ -128,16 +123,24 @@ class Site:
             body = self._body(page)
             covers[page.file] = body.find("img")
             self._render(
-                page.file, "notebook.html.j2", page=page, body=body, run=self._run(page),
+                page.file,
+                "notebook.html.j2",
+                page=page,
+                body=body,
+                run=self._run(page),
                 before=pages[number - 1] if number else None,
                 after=pages[number + 1] if number + 1 < len(pages) else None,
-            )  # fmt: skip
+            )
         project = tomllib.loads((self.root / "pyproject.toml").read_text(encoding="utf-8"))
         self._render(
-            "index.html", "index.html.j2", pages=pages, covers=covers, run=self._run(pages[0]),
+            "index.html",
+            "index.html.j2",
+            pages=pages,
+            covers=covers,
+            run=self._run(pages[0]),
             description=project["project"]["description"],
             readme=self._address(self.root / "README.md"),
-        )  # fmt: skip
+        )
         write_atomically(self.out / "style.css", (TEMPLATES / "style.css").read_bytes())
         return pages
 
@@ -257,9 +260,7 @@ def _let_scroll(soup: BeautifulSoup) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and write the site."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site")
     parser.add_argument(
         "--repository",

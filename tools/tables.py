@@ -16,10 +16,10 @@ from typing import Any
 
 from PIL import Image
 
-from fss import bench
-from fss.campaign import DECLARATION, Campaign, Result, summary
-from fss.campaign.report import forest, table
 from fss.files import write_atomically
+from fss.lab import bench
+from fss.lab.campaign import DECLARATION, Campaign, Result, summary
+from fss.lab.report import forest, table
 from fss.viz import results_table
 
 ROOT = Path(__file__).parents[1]

@@ -51,9 +51,7 @@ def open_dataset(
     if kind == "pascal5i":
         from fss.data.pascal import open_pascal
 
-        return open_pascal(
-            Path(rest), split, fold or 0, size, spec=spec, options=options, problems=problems
-        )
+        return open_pascal(Path(rest), split, fold or 0, size, spec=spec, options=options, problems=problems)
     from fss.data.folder import open_folder  # here, since it costs Pillow's import
 
     return open_folder(Path(rest), split, size, spec=spec, options=options, problems=problems)
@@ -75,14 +73,11 @@ def open_whole(
 
         return Pascal(Path(rest), options).whole(spec, size, problems)
     return [
-        open_dataset(spec, split=split, fold=fold, size=size, options=options, problems=problems)
-        for split in SPLITS
+        open_dataset(spec, split=split, fold=fold, size=size, options=options, problems=problems) for split in SPLITS
     ]
 
 
-def report(
-    spec: str, options: DataConfig = DataConfig(), problems: list[str] | None = None
-) -> Iterator[str]:
+def report(spec: str, options: DataConfig = DataConfig(), problems: list[str] | None = None) -> Iterator[str]:
     """Yield lines about a data set as a whole: for pascal5i the pairs of each fold.
 
     Args:

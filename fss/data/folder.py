@@ -94,8 +94,7 @@ def open_folder(
     notes = []
     if absent:
         told = (
-            f"{len(absent)} of the {len(names) + len(absent)} {split} classes have no folder in "
-            f"{root}: {_some(absent)}"
+            f"{len(absent)} of the {len(names) + len(absent)} {split} classes have no folder in {root}: {_some(absent)}"
         )
         if options.allow_missing:
             notes.append(told)
@@ -115,24 +114,16 @@ def open_folder(
         more = f" (and {len(found) - 1} more, which fss check lists)" if found[1:] else ""
         raise InputError(found[0] + more)
     elif not images:
-        raise InputError(
-            f"no {split} classes in {root}; name some in {split}.txt, one a line, or add folders"
-        )
-    return Dataset(
-        spec, split, None, size, images, FolderReader(root), tuple(notes), all_classes=tuple(names)
-    )
+        raise InputError(f"no {split} classes in {root}; name some in {split}.txt, one a line, or add folders")
+    return Dataset(spec, split, None, size, images, FolderReader(root), tuple(notes), all_classes=tuple(names))
 
 
-def _classes(
-    root: Path, lists: Path, split: str, problems: list[str]
-) -> tuple[list[str], list[str]]:
+def _classes(root: Path, lists: Path, split: str, problems: list[str]) -> tuple[list[str], list[str]]:
     """Folders of one split in order, and listed names without one; bad names go to problems."""
     if not root.is_dir():
         raise InputError(f"no folder {root}; give the path of the folder that holds the classes")
     # A list made on one system may spell an accent in two code points and the disk in one.
-    folders = {
-        _normal(entry.name): entry.name for entry in _entries(root, problems) if entry.is_dir()
-    }
+    folders = {_normal(entry.name): entry.name for entry in _entries(root, problems) if entry.is_dir()}
     if not folders:
         raise InputError(f"no class folders in {root}; expected {root}/<class>/<n>.jpg and <n>.png")
     listed = {name: _read_list(lists, name) for name in LISTS}
@@ -140,8 +131,7 @@ def _classes(
     shared = sorted({*(train or ()), *(val or ())} & set(test or ()))
     if shared:
         raise InputError(
-            f"{_some(shared)} in {lists}: listed both for training and in test.txt; "
-            "take them out of one list"
+            f"{_some(shared)} in {lists}: listed both for training and in test.txt; take them out of one list"
         )
 
     named = {name for names in listed.values() for name in names or ()}
@@ -165,9 +155,7 @@ def _entries(folder: Path, problems: list[str]) -> list[Path]:
     try:
         entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
-        raise InputError(
-            f"{folder} cannot be read ({error.strerror}); correct its permissions"
-        ) from error
+        raise InputError(f"{folder} cannot be read ({error.strerror}); correct its permissions") from error
     sound = []
     for entry in sorted(entries):
         try:
@@ -199,9 +187,7 @@ def _pictures(folder: Path, problems: list[str]) -> tuple[str, ...]:
         if file.suffix.lower() not in SUFFIXES:
             continue
         if file.stem in pictures:
-            problems.append(
-                f"{folder / file} and {pictures[file.stem]} share one mask; rename or remove one"
-            )
+            problems.append(f"{folder / file} and {pictures[file.stem]} share one mask; rename or remove one")
         pictures[file.stem] = file.name
     if not pictures and not masks:
         problems.append(
@@ -209,14 +195,10 @@ def _pictures(folder: Path, problems: list[str]) -> tuple[str, ...]:
             "or give the folder that holds the classes"
         )
     for stem in _in_order(set(pictures) - masks):
-        problems.append(
-            f"no mask for {folder / pictures[stem]}; add {stem}.png beside it, "
-            "or remove the picture"
-        )
+        problems.append(f"no mask for {folder / pictures[stem]}; add {stem}.png beside it, or remove the picture")
     for stem in _in_order(masks - set(pictures)):
         problems.append(
-            f"no picture for the mask {folder / f'{stem}.png'}; add {stem}.jpg beside it, "
-            "or remove the mask"
+            f"no picture for the mask {folder / f'{stem}.png'}; add {stem}.jpg beside it, or remove the mask"
         )
     return tuple(pictures[stem] for stem in _in_order(set(pictures) & masks))
 

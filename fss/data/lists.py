@@ -45,8 +45,7 @@ class PairLists:
                 )
             if pair in pairs:
                 raise InputError(
-                    f"{path}, line {number}: {line} is listed twice, and would count twice; "
-                    "remove one line"
+                    f"{path}, line {number}: {line} is listed twice, and would count twice; remove one line"
                 )
             pairs[pair] = None
         return list(pairs)
@@ -90,10 +89,7 @@ def read_images(path: Path) -> list[str]:
     for number, line in _lines(path):
         name = Path(line.split()[0]).stem
         if name in names:
-            raise InputError(
-                f"{path}, line {number}: {name} is listed twice, and would count twice; "
-                "remove one line"
-            )
+            raise InputError(f"{path}, line {number}: {name} is listed twice, and would count twice; remove one line")
         names[name] = None
     return list(names)
 

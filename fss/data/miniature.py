@@ -12,9 +12,9 @@ from numpy.random import Generator
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from fss.data.drawing import ground
 from fss.data.pictures import IGNORE
 from fss.data.shapes import Shapes, World, class_name
+from fss.data.shapes.drawing import ground
 from fss.data.voc import AUG, CLASSES, palette
 
 HEIGHT, WIDTH = 144, 192
@@ -34,9 +34,7 @@ def save(tree: Path, name: str, image: np.ndarray, labels: np.ndarray) -> None:
     indices.save(tree / AUG / f"{name}.png")
 
 
-def paste(
-    labels: Sequence[int], sample: int, rng: Generator, *, border: int = 2
-) -> tuple[np.ndarray, np.ndarray]:
+def paste(labels: Sequence[int], sample: int, rng: Generator, *, border: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Draw objects of some classes, the last one on top.
 
     Args:

@@ -134,10 +134,7 @@ class Pascal:
                 f"{split}: {len(found)} of {len(pairs)} listed pairs of a picture and a class are "
                 f"there; {len(absent)} of {len(images)} pictures are missing: {first}"
             )
-        pictures = {
-            name: tuple(sorted(n for n, label in found if CLASSES[label - 1] == name))
-            for name in chosen
-        }
+        pictures = {name: tuple(sorted(n for n, label in found if CLASSES[label - 1] == name)) for name in chosen}
         return Dataset(
             spec,
             split,
@@ -162,14 +159,10 @@ class Pascal:
         """Pairs of the labels, and all pictures that had to be there to know and read them."""
         least = self.options.min_pixels
         if isinstance(self.lists, PairLists):
-            pairs = [
-                pair for fold in folds for pair in self.lists.pairs(part, fold) if pair[1] in labels
-            ]
+            pairs = [pair for fold in folds for pair in self.lists.pairs(part, fold) if pair[1] in labels]
             if least is not None:
                 counts = scan(self.voc, sorted({n for n, _ in pairs} & self._labelled), problems)
-                pairs = [
-                    (n, k) for n, k in pairs if n not in counts or counts[n].get(k, 0) >= least
-                ]
+                pairs = [(n, k) for n, k in pairs if n not in counts or counts[n].get(k, 0) >= least]
             return pairs, {name for name, _ in pairs}
         images = set(self.lists.images(part) if self.lists else self._images(part))
         counts = scan(self.voc, sorted(images & self._labelled), problems)
@@ -230,10 +223,7 @@ class Pascal:
         pixels = sum(sum(labels.values()) for labels in counts.values())
         ignored = sum(labels.get(IGNORE, 0) for labels in counts.values())
         if pixels:
-            yield (
-                f"255 (ignored): {100 * ignored / pixels:.1f} % of the pixels of "
-                f"{len(counts)} validation masks"
-            )
+            yield (f"255 (ignored): {100 * ignored / pixels:.1f} % of the pixels of {len(counts)} validation masks")
 
     def _compare(self, pairs: dict[int, set[Pair]], counts: Scan) -> Iterator[str]:
         explained = differing = 0

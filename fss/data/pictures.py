@@ -51,8 +51,7 @@ def read_rgb(path: Source) -> np.ndarray:
     image = decode(path, upright=True)
     if image.mode == "F" or (image.mode in SIXTEEN_BIT and not _fits_16_bit(image)):
         raise InputError(
-            f"picture {path} has floating-point or 32-bit pixels of unknown range; "
-            "save it with 8 bits a channel"
+            f"picture {path} has floating-point or 32-bit pixels of unknown range; save it with 8 bits a channel"
         )
     if image.mode in SIXTEEN_BIT:
         grey = np.rint(np.asarray(image) / 257).astype(np.uint8)
@@ -87,9 +86,7 @@ def read_mask(path: Source) -> np.ndarray:
     values = _indices(image, path) if palette else _grey_values(image, path)
     present, counts = np.unique(values, return_counts=True)
     if present[-1] == 0:
-        raise InputError(
-            f"mask {path} marks no object (all 0); mark it with 255, or remove the pair"
-        )
+        raise InputError(f"mask {path} marks no object (all 0); mark it with 255, or remove the pair")
     if 1 in present and set(present.tolist()) <= {0, 1, IGNORE}:
         return values.astype(np.uint8)
     if len(present) == 1 or (len(present) == 2 and present[0] == 0):
@@ -180,9 +177,7 @@ def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
     present = np.unique(labels)
     shares = [
         np.asarray(
-            Image.fromarray((labels == label).astype(np.float32)).resize(
-                (width, height), Image.Resampling.BILINEAR
-            )
+            Image.fromarray((labels == label).astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
         )
         for label in present[1:]
     ]
@@ -213,16 +208,12 @@ def decode(path: Source, *, upright: bool) -> Image.Image:
             image.load()
             loaded = ImageOps.exif_transpose(image) if upright else image.copy()
     except Image.DecompressionBombWarning:
-        raise InputError(
-            f"{path} has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels; make it smaller"
-        ) from None
+        raise InputError(f"{path} has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels; make it smaller") from None
     except UnidentifiedImageError:
         raise InputError(f"{path} is no picture; convert it to JPEG or PNG") from None
     except Exception as error:  # pillow's decoders raise almost any type on broken files
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"{path} cannot be read ({reason}); correct the path, or save the file again"
-        ) from error
+        raise InputError(f"{path} cannot be read ({reason}); correct the path, or save the file again") from error
     if animated:
         raise InputError(f"{path} holds several frames; save the one that is meant on its own")
     return loaded

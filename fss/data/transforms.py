@@ -40,9 +40,7 @@ class PaperAugmentation:
 
     size: int
 
-    def __call__(
-        self, image: Tensor, mask: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return image [3, size, size] float 0..1 and mask [size, size] uint8 in {0, 1, 255}.
 
         `image` is [3, H, W] float 0..1, `mask` [H, W] uint8; neither is changed. All chance comes
@@ -50,8 +48,7 @@ class PaperAugmentation:
         """
         if mask.dtype != torch.uint8 or image.shape[-2:] != mask.shape:
             raise ValueError(
-                f"image {tuple(image.shape)} needs a uint8 mask of its size, "
-                f"not {tuple(mask.shape)} {mask.dtype}"
+                f"image {tuple(image.shape)} needs a uint8 mask of its size, not {tuple(mask.shape)} {mask.dtype}"
             )
         scale, angle, rotate, blur, flip = torch.rand(5, generator=generator).tolist()
         warped_image, warped_mask = _warp(

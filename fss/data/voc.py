@@ -14,10 +14,27 @@ from fss.data.pictures import IGNORE, check_same_size, decode, letterbox, read_r
 from fss.errors import InputError
 
 CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
     "tvmonitor",
-)  # fmt: skip
+)
 """The names of the labels 1 to 20."""
 
 SOURCE = (
@@ -138,9 +155,7 @@ def read_labels(path: Path) -> np.ndarray:
         raise InputError(f"mask {path} holds no labels of 8 bits; save it as a palette or grey PNG")
     odd = [n for n in np.flatnonzero(np.bincount(labels.ravel())) if n > 20 and n != IGNORE]
     if odd:
-        raise InputError(
-            f"mask {path} holds the label {odd[0]}; VOC's are 0 to 20, and 255 for ignored pixels"
-        )
+        raise InputError(f"mask {path} holds the label {odd[0]}; VOC's are 0 to 20, and 255 for ignored pixels")
     return labels
 
 
@@ -183,9 +198,7 @@ def _read_mat(path: Path) -> np.ndarray:
     try:
         return np.asarray(loadmat(path)["GTcls"]["Segmentation"][0, 0])
     except Exception as error:  # scipy raises almost any type on broken files
-        raise InputError(
-            f"mask {path} is no mask of SBD ({type(error).__name__}: {error}); get SBD anew"
-        ) from error
+        raise InputError(f"mask {path} is no mask of SBD ({type(error).__name__}: {error}); get SBD anew") from error
 
 
 def _stems(folders: Iterable[Path], suffixes: tuple[str, ...]) -> set[str]:
@@ -195,10 +208,6 @@ def _stems(folders: Iterable[Path], suffixes: tuple[str, ...]) -> set[str]:
         try:
             found = os.listdir(folder)
         except OSError as error:
-            raise InputError(
-                f"{folder} cannot be read ({error.strerror}); correct its permissions"
-            ) from error
-        names |= {
-            os.path.splitext(n)[0] for n in found if n.endswith(suffixes) and not n.startswith(".")
-        }
+            raise InputError(f"{folder} cannot be read ({error.strerror}); correct its permissions") from error
+        names |= {os.path.splitext(n)[0] for n in found if n.endswith(suffixes) and not n.startswith(".")}
     return names

@@ -1,6 +1,6 @@
 """Where does a place of the query look? One episode, one network, one place at a time.
 
-``Explorer`` is the whole logic of the widgets in ``fss.widgets`` and needs none of them: it answers
+``Explorer`` is the whole logic of the widgets in ``fss.explorer.widgets`` and needs none of them: it answers
 with numbers, and with PNG bytes for a page that has no kernel.
 """
 
@@ -17,18 +17,18 @@ from fss.config import arm
 from fss.data.pictures import stamp
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError, nearest
-from fss.explorer.looks import BANDS, Looks
+from fss.explorer.heat import BANDS, Looks
 from fss.explorer.panels import ALIKE, Panels, percent
 from fss.explorer.sheet import Panel, sheet
 from fss.model import DANet
 
 NETWORKS = {
-    "repaired": "danet-lite0-shapes",
+    "intended": "intended-lite0-shapes",
     "published": "published-lite0-shapes",
-    "best": "danet-lite0-photos",
+    "best": "best-lite0-photos",
     "base, untrained": None,
     "published, untrained": None,
-    "repaired, untrained": None,
+    "intended, untrained": None,
     "best, untrained": None,
 }
 """What a widget offers. Weights of the first three are shipped; the others are fresh ones."""
@@ -62,7 +62,7 @@ def _offered(name: str) -> DANet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         plain = name.removesuffix(", untrained")
-        return DANet(arm("danet" if plain == "published" else plain)).eval()
+        return DANet(arm("published" if plain == "published" else plain)).eval()
 
 
 class Explorer:

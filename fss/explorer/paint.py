@@ -73,18 +73,13 @@ class Canvas:
     def __init__(self, image: np.ndarray, name: str = "the picture") -> None:
         height, width = image.shape[:2]
         if min(height, width) < SMALLEST:
-            raise InputError(
-                f"{name} is {width} x {height} pixels; take a picture of at least "
-                f"{SMALLEST} x {SMALLEST}"
-            )
+            raise InputError(f"{name} is {width} x {height} pixels; take a picture of at least {SMALLEST} x {SMALLEST}")
         self.name, self.original = name, (height, width)
         scale = min(1.0, LARGEST / max(height, width))
         shape = (max(1, round(width * scale)), max(1, round(height * scale)))
         self.image = image
         if scale < 1:
-            self.image = np.asarray(
-                Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR, reducing_gap=3)
-            )
+            self.image = np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR, reducing_gap=3))
         self.mask: np.ndarray = np.zeros(self.image.shape[:2], np.uint8)
         self._steps: list[Stroke | np.ndarray] = []
         self.home: Path | None = None
@@ -163,8 +158,7 @@ class Canvas:
             raise InputError(f"the mask of {self.name} is empty; paint over its object first")
         if self.mask.all():
             raise InputError(
-                f"the mask of {self.name} covers all of it, so that nothing is background; "
-                "erase what is not the object"
+                f"the mask of {self.name} covers all of it, so that nothing is background; erase what is not the object"
             )
 
     def render(self) -> bytes:
@@ -192,8 +186,7 @@ def _draw(mask: np.ndarray, stroke: Stroke, label: int) -> np.ndarray:
     points = [(x, y) for y, x in stroke.points]
     if stroke.tool == "box":
         (left, top), (right, bottom) = (
-            tuple(ends(axis) for axis in zip(points[0], points[-1], strict=True))
-            for ends in (min, max)
+            tuple(ends(axis) for axis in zip(points[0], points[-1], strict=True)) for ends in (min, max)
         )
         draw.rectangle((left, top, right, bottom), fill=label)
     elif stroke.tool == "polygon":

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fss.explorer.looks import Looks
+from fss.explorer.heat import Looks
 from fss.explorer.sheet import Mark, Panel
 from fss.viz import FALSE_ALARM, HIT, MISS, Picture, error_map, outline, overlay
 
@@ -64,9 +64,7 @@ class Panels:
         title = f"query: place ({row}, {col})"
         return Panel(self.query, title, f"object here: {chance}", marks=marks)
 
-    def heat(
-        self, heat: Tensor, shots: Sequence[str], title: str, *, strength: float, peak: bool
-    ) -> list[Panel]:
+    def heat(self, heat: Tensor, shots: Sequence[str], title: str, *, strength: float, peak: bool) -> list[Panel]:
         """The support pictures of some shots under their maps [K,H,W], or all under one [1,H,W].
 
         All have one scale, from 0 to the largest share; with ``peak`` the place that gets it is

@@ -119,9 +119,7 @@ def of_pictures(
     return _episode(letterbox_image(query, size), truth, pairs)
 
 
-def _episode(
-    query: np.ndarray, target: np.ndarray, support: Sequence[tuple[np.ndarray, np.ndarray]]
-) -> EpisodeBatch:
+def _episode(query: np.ndarray, target: np.ndarray, support: Sequence[tuple[np.ndarray, np.ndarray]]) -> EpisodeBatch:
     """Arrays uint8 as the tensors that a network takes."""
     pictures, masks = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*support, strict=True))
     return EpisodeBatch(

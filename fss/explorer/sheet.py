@@ -52,9 +52,7 @@ class Panel(NamedTuple):
     marks: Sequence[Mark] = ()
 
 
-def sheet(
-    rows: Sequence[Sequence[Panel]], *, side: int = SIDE, compress: int = 1, steps: int = 256
-) -> bytes:
+def sheet(rows: Sequence[Sequence[Panel]], *, side: int = SIDE, compress: int = 1, steps: int = 256) -> bytes:
     """Lay panels out in rows; the PNG.
 
     Pictures are scaled so that their longer side has ``side`` pixels, or fewer where a row would
@@ -124,11 +122,13 @@ def _frame(draw: ImageDraw.ImageDraw, mark: Mark, y: int, x: int, height: int, w
     for out, color in ((4, "black"), (3, "white"), (2, "white"), (1, "black")):
         draw.rectangle(
             (
-                max(x, left - out), max(y, top - out),
-                min(x + width, right + out) - 1, min(y + height, bottom + out) - 1,
+                max(x, left - out),
+                max(y, top - out),
+                min(x + width, right + out) - 1,
+                min(y + height, bottom + out) - 1,
             ),
             outline=color,
-        )  # fmt: skip
+        )
     if mark.label:
         font = _font(13, bold=True)
         room = draw.textlength(mark.label, font) + 8

@@ -34,9 +34,7 @@ def site(browser, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("viewport", "scheme"), [(WIDE, "light"), (NARROW, "dark")])
 def test_every_page_is_accessible_and_asks_nobody(site, open_page, viewport, scheme):
-    module = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="no axe; make e2e installs it"
-    )
+    module = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe; make e2e installs it")
     axe, watched, found = module.Axe(), open_page(viewport=viewport, color_scheme=scheme), {}
     for path in sorted(site.glob("*.html")):
         watched.page.goto(path.as_uri())
@@ -74,10 +72,13 @@ def test_keyboard_reaches_the_content_and_scrolls_code(site, open_page):
     page.wait_for_function("region => region.scrollLeft > 0", arg=region.element_handle())
 
 
-@pytest.mark.parametrize("put", [
-    "new Image().src = 'http://192.0.2.1/x.png'",  # TEST-NET-1: nobody's
-    "new WebSocket('ws://192.0.2.1/x')",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "put",
+    [
+        "new Image().src = 'http://192.0.2.1/x.png'",  # TEST-NET-1: nobody's
+        "new WebSocket('ws://192.0.2.1/x')",
+    ],
+)
 def test_a_request_to_another_host_is_noted(open_page, tmp_path, put):
     path = tmp_path / "page.html"
     path.write_text(f"<!doctype html><title>x</title><script>{put}</script>")

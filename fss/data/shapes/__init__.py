@@ -1,0 +1,220 @@
+"""The "shapes" world: an endless set of object classes drawn by code.
+
+A class is an outline, a pattern and a palette. A picture shows one object of the class on a
+textured ground among distractors of other classes, sometimes partly hidden. It is a pure
+function of (class, sample, size, knobs); size changes the resolution, not the scene.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.random import Generator
+
+from fss.data.dataset import Reader
+from fss.data.shapes.appearance import Outline, Surface, random_outline, random_surface
+from fss.data.shapes.drawing import Placed, ground, paint
+from fss.data.shapes.layout import coverage, occluder, place
+from fss.errors import InputError, nearest
+
+VERSION = 2
+SHARES = ("none", "texture", "outline")
+FOLDS, CLASSES_PER_FOLD, SAMPLES = 4, 100, 10
+EXTRA_MAX, EXTRA_SAMPLES = 10_000, 4
+# Distractors come from classes that no split ever asks for, so that training never shows a
+# test class, not even as background.
+_DISTRACTORS = (100_000, 1_000_000)
+
+
+@dataclass(frozen=True)
+class World:
+    """The knobs of the world.
+
+    A distractor shares the target's `"texture"` (pattern and palette, with an outline of its own),
+    its `"outline"` (with a surface of its own), or nothing.
+    """
+
+    distractors_min: int = 1
+    distractors_max: int = 3
+    share: Literal["none", "texture", "outline"] = "none"
+    occlusion: float = 0.3  # probability that something in front hides part of the target
+    contrast: float = 0.5  # of the ground, 0 = plain .. 1 = as lively as the objects
+    area_min: float = 0.065  # share of the picture that the whole target covers
+    area_max: float = 0.3
+    extra: int = field(default=0, repr=False)  # classes beyond the folds that join the training
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` for a knob out of its range."""
+        if not 0 <= self.distractors_min <= self.distractors_max <= 8:
+            raise InputError(
+                f"shapes: distractors_min={self.distractors_min} and distractors_max="
+                f"{self.distractors_max} must satisfy 0 <= min <= max <= 8"
+            )
+        if self.share not in SHARES:
+            raise InputError(f"shapes: no share={self.share!r}; {nearest(self.share, SHARES)}")
+        for knob in ("occlusion", "contrast"):
+            if not 0 <= getattr(self, knob) <= 1:
+                raise InputError(f"shapes: {knob}={getattr(self, knob)} must lie in 0..1")
+        if not 0 <= self.extra <= EXTRA_MAX:
+            raise InputError(f"shapes: extra={self.extra} must lie in 0..{EXTRA_MAX}")
+        if not 0.01 <= self.area_min <= self.area_max <= 0.5:
+            raise InputError(
+                f"shapes: area_min={self.area_min} and area_max={self.area_max} must satisfy 0.01 <= min <= max <= 0.5"
+            )
+
+
+def class_name(index: int) -> str:
+    """The name of class `index`; the four folds hold 0..399, the world goes on beyond."""
+    return f"shape-{index:04d}"
+
+
+def classes_of(split: str, fold: int) -> tuple[str, ...]:
+    """Return the classes of a split.
+
+    Fold f tests on 100f..100f+99; of the other 300, every tenth is "val" and the rest "train".
+    Raises `InputError` for an unknown split or fold.
+    """
+    if fold not in range(FOLDS):
+        raise InputError(f"fold {fold} of shapes does not exist; choose 0..{FOLDS - 1}")
+    test = range(CLASSES_PER_FOLD * fold, CLASSES_PER_FOLD * (fold + 1))
+    rest = [n for n in range(FOLDS * CLASSES_PER_FOLD) if n not in test]
+    splits = {
+        "train": [n for place, n in enumerate(rest) if place % 10 != 9],
+        "val": rest[9::10],
+        "test": list(test),
+    }
+    if split not in splits:
+        raise InputError(f"no split {split!r}; {nearest(split, splits)}")
+    return tuple(map(class_name, splits[split]))
+
+
+def pictures_of(split: str, fold: int, extra: int = 0) -> dict[str, tuple[str, ...]]:
+    """Return the classes of a split with the names of their pictures.
+
+    ``extra`` classes from 400 on, which belong to no fold, join the training classes with fewer
+    pictures each: variety of classes is what a network that has to generalise is short of.
+    """
+    images = dict.fromkeys(classes_of(split, fold), tuple(map(str, range(SAMPLES))))
+    if split == "train":
+        further = endless(FOLDS * CLASSES_PER_FOLD, extra)
+        images |= dict.fromkeys(further, tuple(map(str, range(EXTRA_SAMPLES))))
+    return images
+
+
+def endless(first: int, count: int) -> tuple[str, ...]:
+    """`count` class names from `first` on; from 400 on they belong to no fold."""
+    return tuple(class_name(first + n) for n in range(count))
+
+
+@dataclass(frozen=True)
+class Shapes(Reader):
+    """The reader of the world: draws the picture that a class and a sample name."""
+
+    world: World = World()
+
+    def read(self, class_name: str, image_name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Picture uint8 [size, size, 3] and mask uint8 [size, size] of the visible target."""
+        image, instances = self.instances(class_name, image_name, size)
+        return image, (instances == 1).astype(np.uint8)
+
+    def instances(self, class_name: str, image_name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Picture, and instances uint8 [size, size]: 0 ground and occluder, 1 target, 2.. others.
+
+        Raises `InputError` for a name that is not of this world.
+        """
+        return draw(_index(class_name), _sample(image_name), size, self.world)
+
+    def class_of(self, class_name: str, image_name: str, label: int) -> str:
+        """The class of an instance of a picture, by its label in `instances` (1 or more).
+
+        With `share` a distractor has only part of its looks from its class.
+        """
+        index, sample = _index(class_name), _sample(image_name)
+        return class_name if label == 1 else _named(_distractor(index, sample, label - 2)[0])
+
+    def fingerprint(self, class_name: str, image_name: str) -> str:
+        """The version of this world, its knobs, class and sample."""
+        return f"shapes v{VERSION} {self.world} {class_name} {image_name}"
+
+
+_named = class_name  # where an argument has its name
+
+
+def _index(name: str) -> int:
+    digits = name.removeprefix("shape-")
+    if not (digits.isascii() and digits.isdigit()) or class_name(int(digits)) != name:
+        raise InputError(f"no class {name!r} in shapes; names run like 'shape-0042'")
+    return int(digits)
+
+
+def _sample(name: str) -> int:
+    if not (name.isascii() and name.isdigit()):
+        raise InputError(f"no picture {name!r} in shapes; names are '0', '1', ...")
+    return int(name)
+
+
+@lru_cache(maxsize=2048)
+def _look(index: int) -> tuple[Outline, Surface]:
+    rng = np.random.default_rng([VERSION, 0, index])
+    return random_outline(rng), random_surface(rng)
+
+
+def draw(index: int, sample: int, size: int, world: World) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one picture: uint8 [size, size, 3] RGB and its instance map uint8 [size, size]."""
+    canvas = ground(np.random.default_rng([VERSION, 1, index, sample]), size, world.contrast)
+    instances = np.zeros((size, size), np.uint8)
+    for thing, label in _scene(index, sample, world):
+        box, covers = paint(canvas, thing, size)
+        instances[box][covers] = label
+    image = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return np.ascontiguousarray(image.transpose(1, 2, 0)), instances
+
+
+def _scene(index: int, sample: int, world: World) -> list[tuple[Placed, int]]:
+    """The objects in the order of painting, each with its label in the instance map.
+
+    The target and every distractor have a generator of their own, so a knob changes what it
+    names and leaves the rest of the scene in place.
+    """
+    own = _look(index)
+    rng = np.random.default_rng([VERSION, 2, index, sample])
+    span = np.log([world.area_min, world.area_max])
+    area = float(np.exp(rng.uniform(*span)))
+    target = place(own, area, [], rng)
+    often, many = rng.random(2)  # drawn in every world, so that a knob shifts nothing else
+    count = world.distractors_min
+    count += int(many * (world.distractors_max - world.distractors_min + 1))
+    whole = coverage(target)
+    visible, behind, front = whole, [], []
+    around = [target]
+    for n in range(count):
+        other, rng = _distractor(index, sample, n)
+        outline, surface = _look(other)
+        look = (
+            own[0] if world.share == "outline" else outline,
+            own[1] if world.share == "texture" else surface,
+        )
+        like_target = float(np.clip(area * rng.uniform(0.6, 1.5), 0.04, world.area_max))
+        thing = place(look, like_target, around, rng)
+        around.append(thing)
+        left = visible & ~coverage(thing)
+        if rng.random() < 0.5 and left.sum() >= 0.9 * whole.sum():
+            front.append((thing, n + 2))
+            visible = left
+        else:
+            behind.append((thing, n + 2))
+    scene = [*behind, (target, 1), *front]
+    if often < world.occlusion:
+        rng = np.random.default_rng([VERSION, 4, index, sample])
+        scene.append((occluder(target, visible, int(whole.sum()), rng), 0))
+    return scene
+
+
+def _distractor(index: int, sample: int, n: int) -> tuple[int, Generator]:
+    """The class of distractor `n` of a picture, and the generator of all else about it."""
+    rng = np.random.default_rng([VERSION, 3, index, sample, n])
+    other = int(rng.integers(*_DISTRACTORS))
+    return (other if other != index else other + 1), rng

@@ -1,0 +1,198 @@
+"""How an object of the "shapes" world, and the ground beneath, is painted on a canvas.
+
+A canvas is float32 [3, size, size], sRGB 0..1; its sides have length 1, whatever its size in
+px. So what is painted at 112 and at 224 px is the same picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+
+from fss.data.shapes.appearance import ANGLES, Outline, Surface, oklch_to_srgb, random_surface
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An object on the canvas: point = centre + matrix @ (own units)."""
+
+    outline: Outline
+    surface: Surface
+    centre: tuple[float, float]
+    matrix: np.ndarray  # [2, 2]
+    light: tuple[float, float] = (0.0, 0.0)  # direction and strength of the shading
+
+
+class Pixels(NamedTuple):
+    """The box of an object on a canvas and what lies over it, float32 [h, w] each.
+
+    Own coordinates, distance to the origin, distance to the contour along the ray and across it
+    (positive inside), all in own units; `unit` is the length of one in px.
+    """
+
+    box: tuple[slice, slice]
+    u: np.ndarray
+    v: np.ndarray
+    rho: np.ndarray
+    bins: np.ndarray
+    gap: np.ndarray
+    distance: np.ndarray
+    unit: float
+
+
+def rasterise(thing: Placed, size: int) -> Pixels:
+    """Lay the object on a canvas of `size` x `size` px."""
+    outline, inverse = thing.outline, np.linalg.inv(thing.matrix).astype(np.float32)
+    reach = half_extent(outline, thing.matrix)
+    (left, right), (top, bottom) = (
+        (max(int((c - h) * size) - 2, 0), min(int((c + h) * size) + 2, size))
+        for c, h in zip(thing.centre, reach, strict=True)
+    )
+    x = (np.arange(left, right, dtype=np.float32) + 0.5) / size - np.float32(thing.centre[0])
+    y = (np.arange(top, bottom, dtype=np.float32) + 0.5) / size - np.float32(thing.centre[1])
+    u = inverse[0, 0] * x + inverse[0, 1] * y[:, None]
+    v = inverse[1, 0] * x + inverse[1, 1] * y[:, None]
+
+    slope = np.gradient(outline.radius, np.float32(2 * np.pi / ANGLES))
+    across = outline.radius / np.hypot(outline.radius, slope)
+    bins = _bins(u, v)
+    rho = np.sqrt(u * u + v * v)
+    gap = outline.radius[bins] - rho
+    distance = gap * across[bins]
+    for hole_x, hole_y, hole in outline.holes:
+        from_hole = np.hypot(u - np.float32(hole_x), v - np.float32(hole_y)) - np.float32(hole)
+        np.minimum(distance, from_hole, out=distance)
+        np.minimum(gap, from_hole, out=gap)
+    unit = size * float(np.sqrt(np.linalg.det(thing.matrix)))
+    return Pixels((slice(top, bottom), slice(left, right)), u, v, rho, bins, gap, distance, unit)
+
+
+def half_extent(outline: Outline, matrix: np.ndarray) -> tuple[float, float]:
+    """Half the width and height of the box, about the centre, that holds the object."""
+    reach = outline.radius[::16]
+    angle = np.linspace(-np.pi, np.pi, len(reach), endpoint=False)
+    points = np.stack([reach * np.cos(angle), reach * np.sin(angle)])
+    x, y = np.abs(matrix @ points).max(axis=1)
+    return float(x), float(y)
+
+
+def _bins(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Index into a table over the angle."""
+    bins = (np.arctan2(v, u) + np.float32(np.pi)) * np.float32(ANGLES / (2 * np.pi)) + 0.5
+    return bins.astype(np.int32) & (ANGLES - 1)
+
+
+def paint(canvas: np.ndarray, thing: Placed, size: int) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Paint the object on `canvas` [3, size, size]; return its box and where it covers that."""
+    surface, on = thing.surface, rasterise(thing, size)
+    first, second, rim = oklch_to_srgb(surface.colours)[:, :, None, None]
+    rgb = first + pattern(surface, on.u, on.v, on.unit) * (second - first)
+    if surface.rim:
+        inner = inset(thing.outline.radius, surface.rim)[on.bins]
+        edge = np.maximum(on.rho - inner, surface.rim - on.gap)
+        rgb += np.clip(0.5 + edge * np.float32(on.unit), 0, 1) * (rim - rgb)
+    right, down = map(np.float32, thing.light)
+    rounded = np.float32(0.82) + np.float32(0.18) * np.clip(4 * on.gap, 0, 1)
+    rgb *= (1 + right * on.u + down * on.v) * rounded
+    alpha = np.clip(on.distance * np.float32(on.unit) + 0.5, 0, 1)
+    canvas[:, *on.box] += alpha * (rgb - canvas[:, *on.box])
+    return on.box, on.distance > 0
+
+
+def pattern(surface: Surface, u: np.ndarray, v: np.ndarray, unit: float) -> np.ndarray:
+    """Share of the second colour, 0..1, at (u, v); `unit` px are one unit, for soft edges."""
+    kind, f = surface.pattern, np.float32(2 * np.pi * surface.frequency)
+    cos, sin = np.float32(np.cos(surface.angle)), np.float32(np.sin(surface.angle))
+    u, v = u - np.float32(surface.origin[0]), v - np.float32(surface.origin[1])
+    p, q = cos * u + sin * v, cos * v - sin * u
+    duty = surface.duty
+    if kind == "gradient":
+        return np.clip(0.5 + 0.5 * p, 0, 1)
+    if kind == "stripes":
+        wave = np.sin(f * p)
+    elif kind == "waves":
+        wave = np.sin(f * p + 1.3 * np.sin(0.9 * f * q))
+    elif kind == "checks":
+        wave, duty = 1.3 * np.sin(0.8 * f * p) * np.sin(0.8 * f * q), 0.0
+    elif kind == "dots":
+        wave, duty = 0.8 * (np.cos(f * p) + np.cos(f * q)), 0.4 + 0.5 * duty
+    elif kind == "rings":
+        wave = np.sin(f * np.hypot(p, q))
+    elif kind == "rays":
+        wave, f = np.sin(np.round(2.5 * f / np.pi) * np.arctan2(q, p)), 2 * f
+    else:
+        wave = np.zeros_like(p)
+        for fx, fy, phase in surface.waves.astype(np.float32):
+            wave += 0.5 * np.cos(0.8 * f * (fx * p + fy * q) + phase)
+        duty *= 0.5
+    steepness = max(unit / float(f), 0.5)  # one px from one colour to the other
+    return np.clip(0.5 + (wave - np.float32(duty)) * np.float32(steepness), 0, 1)
+
+
+def inset(radius: np.ndarray, width: float) -> np.ndarray:
+    """The contour `width` further inside (an erosion by a disc), as radius [ANGLES].
+
+    A disc about the contour's point at angle t + d reaches down the ray at angle t to
+    R cos d - sqrt(width^2 - R^2 sin^2 d), where R is the radius there.
+    """
+    step = 8
+    coarse = radius[::step]
+    inner = coarse - width
+    reach = int(np.arcsin(min(1.0, width / float(radius.min()))) / (2 * np.pi) * len(coarse))
+    for shift in range(-reach, reach + 1):
+        turned = np.roll(coarse, -shift)
+        angle = 2 * np.pi * shift / len(coarse)
+        beyond = width**2 - (turned * np.sin(angle)) ** 2
+        ray = turned * np.cos(angle) - np.sqrt(np.maximum(beyond, 0))
+        inner = np.where(beyond > 0, np.minimum(inner, ray), inner)
+    at = np.arange(ANGLES) / step
+    return np.interp(at, np.arange(len(coarse)), inner, period=len(coarse)).astype(np.float32)
+
+
+def ground(rng: Generator, size: int, contrast: float) -> np.ndarray:
+    """A textured ground, float32 [3, size, size]: clouds of two colours under a faint pattern."""
+    hue = rng.uniform(0, 360)
+    light = rng.uniform(0.45, 0.85)
+    away = -1 if light > 0.62 else 1
+    spread = np.array([0.0, 0.36 * rng.uniform(0.7, 1.0) * away, 0.2 * away]) * contrast
+    colours = np.stack(
+        [
+            light + spread,
+            rng.uniform(0.02, 0.09, 3),
+            hue + rng.uniform(-110, 110, 3) * contrast,
+        ],
+        axis=1,
+    )
+    first, second, third = oklch_to_srgb(colours)[:, :, None, None]
+    clouds = np.zeros((size, size), np.float32)
+    for cells, weight in ((4, 0.5), (11, 0.32), (37, 0.18)):
+        grid = rng.random((cells, cells), dtype=np.float32)
+        upsample = _upsample(cells, size)
+        clouds += np.float32(weight) * (upsample @ grid @ upsample.T)
+    clouds = np.clip(0.5 + 2.0 * (clouds - 0.5), 0, 1)
+    surface = random_surface(rng)
+    strength = np.float32(rng.uniform(0.35, 0.9))
+    scale = np.float32(rng.uniform(3, 8))
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+    u, v = np.broadcast_arrays(axis * scale, (axis * scale)[:, None])
+    share = strength * pattern(surface, u, v, float(size / scale))
+    canvas: np.ndarray = first + clouds * (second - first)
+    canvas += share * (third - canvas)
+    return canvas
+
+
+@lru_cache(maxsize=32)
+def _upsample(cells: int, size: int) -> np.ndarray:
+    """Smooth interpolation as a matrix [size, cells]: picture = m @ grid @ m.T."""
+    at = (np.arange(size) + 0.5) / size * (cells - 1)
+    low = np.minimum(at.astype(int), cells - 2)
+    part = at - low
+    part = part * part * (3 - 2 * part)
+    matrix = np.zeros((size, cells), np.float32)
+    matrix[np.arange(size), low] = 1 - part
+    matrix[np.arange(size), low + 1] = part
+    return matrix

@@ -1,0 +1,146 @@
+"""What one network says of one episode: its answer, and where a place of the query looks."""
+
+import torch
+from torch import Tensor
+
+from fss.episodes import EpisodeBatch
+from fss.errors import InputError
+from fss.model import DANet
+from fss.resize import resize, share_of
+
+MAPS = {
+    "dense": "dense: a place asks all places",
+    "light": "light: its row and its column ask",
+    "rows": "light: its row alone asks",
+    "cols": "light: its column alone asks",
+    "match3": "match: by middle features (block3)",
+    "match4": "match: by deep features (block4)",
+    "prior": "prior: what resembles the object",
+}
+"""The maps of all networks and what a widget calls them; each network has some."""
+
+BANDS = ("light", "rows", "cols")
+
+
+class Looks:
+    """The episode goes through the network once; rows of its maps are had one at a time.
+
+    Of the attention maps their queries and keys are kept, never a whole map. Places are those of
+    block2's feature map (28 x 28 for pictures of 224 pixels).
+
+    Args:
+        model: the network, in eval mode.
+        episode: one episode without a batch axis, as ``EpisodeDataset`` gives them. A ``target`` of
+            255 all over says that the truth is not known.
+
+    Attributes:
+        episode: on the CPU, as are all results.
+        maps: the names (of ``MAPS``) of the maps that this network has.
+        grid: rows and columns of places.
+        probability: of the object, [h,w].
+        prediction: labels [h,w], 1 = object.
+        prior: [H,W], 0..1: how much a place of the query resembles the object; or None.
+        iou: of the prediction, 0..1; None where nothing is, or is known, to be found.
+
+    Raises:
+        InputError: the network has nothing to look at, or the shapes are not those of an episode.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: DANet, episode: EpisodeBatch) -> None:
+        if episode.query.dim() != 3 or episode.support.dim() != 4:
+            raise InputError(
+                f"query {list(episode.query.shape)} and support {list(episode.support.shape)} are "
+                "not one episode, [3,h,w] and [K,3,h,w]; pick one of the batch"
+            )
+        self.episode = EpisodeBatch(*(tensor.cpu() for tensor in episode))
+        device = model.backbone.mean.device
+        query, _, support, mask = (tensor[None].to(device) for tensor in episode)
+        code = model.encode_support(support, mask)
+        features = model.backbone(query)
+        self.size = (query.shape[2], query.shape[3])
+        logits = model.segment_features(features, code, self.size).logits[0].cpu()
+        self.probability = logits.softmax(0)[1]
+        self.prediction = (logits[1] > logits[0]).long()
+        self.iou = _iou(self.prediction, self.episode.target)
+
+        self.aligned = model.backbone.aligned
+        self._tokens = model.tokens(features, code)
+        prior = model.prior(features, code)[1].get("prior")
+        self.prior = None if prior is None else prior[0, 0].cpu()
+        sides = [(map_.shape[-2], map_.shape[-1]) for map_ in features]
+        self._grids = dict(zip(("block2", "match3", "match4"), sides, strict=True))
+        self.grid = self._grids["block2"]
+        self._objects = {
+            grid: share_of(self.episode.mask, 1, torch.empty(1, *grid), aligned=self.aligned)[:, 0] for grid in sides
+        }
+        has = {*self._tokens} | ({"light"} if "rows" in self._tokens else set())
+        has |= set() if self.prior is None else {"prior"}
+        self.maps = tuple(name for name in MAPS if name in has)
+        if not self.maps:
+            raise InputError("this network has neither attention nor a prior: nothing to look at")
+
+    @torch.no_grad()
+    def look(self, name: str, place: tuple[int, int], *, temperature: float = 1.0) -> Tensor:
+        """Return how a place divides its look among the support places: [K,H,W].
+
+        ``dense``, ``light``, ``rows`` and ``cols`` sum to one over each support picture (the share
+        of a row or column is spread evenly over its places); ``match3`` and ``match4``, on grids of
+        their own, over all of them together. Scores are divided by ``temperature``; at 1 the map is
+        the network's own.
+        """
+        (row, col), (rows, cols) = place, self.grid
+        if name in BANDS:
+            by_row = self._row("rows", row, temperature)[:, :, None].expand(-1, -1, cols) / cols
+            by_col = self._row("cols", col, temperature)[:, None, :].expand(-1, rows, -1) / rows
+            return {"rows": by_row, "cols": by_col}.get(name, (by_row + by_col) / 2)
+        height, width = self._grids.get(name, self.grid)
+        i = row * height // rows * width + col * width // cols
+        return self._row(name, i, temperature).reshape(-1, height, width)
+
+    def _row(self, name: str, i: int, temperature: float) -> Tensor:
+        return self._tokens[name].row(i, temperature=temperature)[0].float().cpu()
+
+    def object_share(self, grid: tuple[int, int]) -> Tensor:
+        """Return how much of each support place is object, 0..1: [K,H,W] on the grid of a map."""
+        return self._objects[grid]
+
+    def enlarged(self, map_: Tensor) -> Tensor:
+        """Return a map [H,W] at the size of the pictures, [h,w]."""
+        return resize(map_[None], self.size, aligned=self.aligned)[0]
+
+    def cells(self, pixels: Tensor) -> Tensor:
+        """Return the means of pixels [h,w] over the places, [H,W]."""
+        return torch.nn.functional.adaptive_avg_pool2d(pixels[None], self.grid)[0]
+
+    def place_at(self, y: float, x: float) -> tuple[int, int]:
+        """Return the place under a point of the query, in fractions of its height and width.
+
+        Raises:
+            InputError: outside the picture.
+        """
+        if not (0 <= y < 1 and 0 <= x < 1):
+            raise InputError("that point lies outside the picture; choose one inside it")
+        rows, cols = self.grid
+        if self.aligned:  # the first and the last place lie on the rim
+            return round(y * (rows - 1)), round(x * (cols - 1))
+        return int(y * rows), int(x * cols)
+
+    def cell(self, row: int, col: int, grid: tuple[int, int] | None = None) -> tuple[float, float, float, float]:
+        """Return top, left, bottom and right of a place, in fractions of the picture."""
+        edges = []
+        for n, count in zip((row, col), grid or self.grid, strict=True):
+            if self.aligned and count > 1:
+                ends = (n - 0.5) / (count - 1), (n + 0.5) / (count - 1)
+            else:
+                ends = n / count, (n + 1) / count
+            edges.append((max(0.0, ends[0]), min(1.0, ends[1])))
+        (top, bottom), (left, right) = edges
+        return top, left, bottom, right
+
+
+def _iou(prediction: Tensor, target: Tensor) -> float | None:
+    known, truth = target != 255, target == 1
+    found = (prediction == 1) & known
+    union = int((found | truth).sum())
+    return int((found & truth).sum()) / union if union else None

@@ -1,0 +1,364 @@
+"""Make the runs of a campaign: resumable, each result written whole or not at all.
+
+The parent only starts processes and shows how far they are; each run is a process of its own, which
+trains, measures and writes its result. Whatever is interrupted goes on when asked again.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm.auto import tqdm
+
+from fss.checkpoint import read_checkpoint
+from fss.config import Scoring
+from fss.data.dataset import Dataset
+from fss.engine import check_device, start
+from fss.episodes import EpisodeList, check_shots
+from fss.errors import InputError, Stopped
+from fss.evaluate import features_of, figures, network, reference, tally_episodes
+from fss.features import CachedFeatures
+from fss.files import held, write_atomically
+from fss.lab.campaign import Campaign, Run
+from fss.leak import leaked
+from fss.machine import describe
+from fss.model import DANet
+from fss.run import LAST, LOG, read_log
+from fss.train import step_count, train
+
+CHILD = "FSS_RUN_OF_A_CAMPAIGN"  # set for the processes of a campaign
+ERROR = "fss: error: "  # begins the line that tells a user what to mend
+PATIENCE = 60.0  # seconds that a process has for its last checkpoint
+
+
+def make_run(
+    campaign: Campaign,
+    run: Run,
+    runs: Path,
+    *,
+    device: str = "cpu",
+    workers: int = 0,
+    progress: bool = False,
+) -> None:
+    """Train, measure on the test lists of every number of shots, and write the result.
+
+    Args:
+        campaign: where the result goes.
+        run: what to do; one that is interrupted goes on from its last checkpoint.
+        runs: folder for the weights and logs of all runs.
+        device: ``"cpu"``, ``"cuda"`` ...
+        workers: processes that read pictures.
+        progress: show bars.
+    """
+    out = runs / run.name
+    machine = describe()  # now: the code on disk may have changed when the training ends
+    if run.reference:
+        model = DANet(run.config).to(start(device).device)
+    else:
+        model = train(
+            run.config,
+            run.schedule,
+            run.open_spec(),
+            out,
+            fold=run.fold,
+            device=device,
+            resume=True,
+            workers=workers,
+            progress=progress,
+            options=run.options,
+        )
+    began = time.perf_counter()
+    predict = reference(run.arm, model) if run.reference else network(model)
+    dataset = run.open("test")
+    source = features_of(model, dataset, cache=run.schedule.cache, workers=workers, progress=progress)
+    record: dict[str, Any] = {"settings": run.settings(), "machine": machine}
+    measured, by_list, tallies = {}, {}, {}
+    lists: dict[int | str, str] = {}
+    for k in run.shots:
+        drawn = _lists(run, dataset, k)
+        episodes = EpisodeList(tuple(chain.from_iterable(drawn)))
+        tally = tally_episodes(predict, source, dataset, episodes.episodes, scoring=run.scoring, progress=progress)
+        measured[k], tallies[k] = figures(tally, dataset.classes), tally.to_json()
+        lists[k] = episodes.sha256
+        by_list[k] = [
+            {"list_seed": seed, "episodes_sha256": each.sha256, "miou": part.miou(), "fb_iou": part.fb_iou()}
+            for seed, (each, part) in enumerate(zip(drawn, tally.parts(run.lists), strict=True), run.list_seed)
+        ]
+    also = {}
+    for name, other in run.also.items():
+        dataset = run.open("test", other)
+        (episodes,) = _lists(replace(run, lists=1), dataset, 1)
+        source = features_of(model, dataset, cache=run.schedule.cache, workers=workers, progress=progress)
+        tally = tally_episodes(predict, source, dataset, episodes.episodes, progress=progress)
+        also[name], lists[name] = tally.to_json(), episodes.sha256
+    if int(os.environ.get("RANK", 0)) > 0:  # of several processes of a launcher, the first writes
+        return
+    record |= {"figures": measured, "by_list": by_list, "episodes_sha256": lists}
+    seconds = {"measure": round(time.perf_counter() - began, 1)}
+    if not run.reference:
+        kept = {key: model.trained[key] for key in ("step", "best")}
+        record |= {"kept": kept, "log": read_log(out / LOG)}
+        seconds["train"] = read_checkpoint(out / LAST)[0]["trained"]["seconds"]  # of all sittings
+    record |= {"tallies": tallies} | ({"also": also} if also else {})
+    record["seconds"] = seconds
+    path = campaign.path(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(v)}" for key, v in record.items())
+    write_atomically(path, f"{{\n{lines}\n}}\n".encode())
+
+
+def _lists(run: Run, dataset: Dataset, shots: int) -> list[EpisodeList]:
+    return [
+        EpisodeList.sample(dataset, shots=shots, episodes=run.episodes, seed=run.list_seed + n)
+        for n in range(run.lists)
+    ]
+
+
+def ablate(
+    folder: Path,
+    *,
+    runs: Path,
+    jobs: int,
+    device: str = "cpu",
+    workers: int = 0,
+    launch: Sequence[str] = (),
+    names: Collection[str] | None = None,
+    progress: bool = True,
+) -> None:
+    """Make all runs of ``folder`` that have no result yet, ``jobs`` at a time.
+
+    Args:
+        folder: holds ``campaign.toml``, and gets the results.
+        runs: folder for weights and logs; where runs are resumed from.
+        jobs: runs at a time, each on one core.
+        device: ``"cpu"``, or ``"cuda"``, of which each run at a time gets one.
+        workers: processes that read pictures, of each run.
+        launch: words of a command that starts a Python module in one or several processes, as
+            ``torchrun --nproc_per_node 2`` does; default: this Python.
+        names: of the runs to make; default: all.
+        progress: show a bar of all steps with the time left.
+
+    Raises:
+        InputError: a bad declaration, results of other settings, or a run that failed.
+        Stopped: SIGINT or SIGTERM came; the same command goes on.
+    """
+    campaign = Campaign.read(folder)
+    check_device(device)
+
+    def command(run: Run, slot: int) -> list[str]:
+        """What makes a run; of those at a time, each has a slot from 0 on."""
+        own = f"{device}:{slot}" if device == "cuda" and jobs > 1 and not launch else device
+        return [
+            *(launch or [sys.executable]),
+            "-m",
+            "fss",
+            "ablate",
+            str(folder),
+            "--only",
+            run.name,
+            "--runs",
+            str(runs),
+            "--device",
+            own,
+            "--workers",
+            str(workers),
+            "--quiet",
+        ]
+
+    with held(folder):
+        done = campaign.results()
+        if names is not None:
+            campaign = replace(campaign, runs=tuple(run for run in campaign.runs if run.name in names))
+        # All arms of one seed before the next seed: an interrupted campaign is a smaller one.
+        left = sorted((run for run in campaign.runs if run.name not in done), key=lambda run: run.seed)
+        if left:
+            _check_and_warm(left, device, max(jobs, workers), progress)
+        _make_all(campaign, left, runs, jobs, command, progress)
+
+
+def obey_parent() -> None:
+    """End this process as by SIGTERM when a campaign that started it ends, whatever ended that."""
+    if CHILD not in os.environ:
+        return
+
+    def watch() -> None:
+        sys.stdin.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class Needed(NamedTuple):
+    """Pictures that some runs read, and whether they also read the mirror image of each.
+
+    ``spec`` is that of other data that the runs are measured on, None for their own.
+    """
+
+    run: Run
+    split: str
+    mirrors: bool
+    spec: str | None
+
+    def open(self) -> Dataset:
+        """Open them."""
+        return self.run.open(self.split, self.spec)
+
+
+def needed(runs: Iterable[Run]) -> list[Needed]:
+    """Return what runs read, each once: where they cache features, each is a cache."""
+    found: dict[tuple[Any, ...], Needed] = {}
+    for run in runs:
+        masked = run.config.prior == "masked_input"
+        own = ("test",) if run.reference else ("train", "val", "test")
+        other = [("test", spec) for spec in run.also.values()]
+        for split, spec in [*((split, None) for split in own), *other]:
+            mirrors = split == "train" and run.schedule.augment == "flip"
+            key = (
+                run.spec,
+                spec,
+                split,
+                run.fold,
+                run.schedule.size,
+                run.config.backbone,
+                masked,
+                mirrors,
+                run.schedule.cache,
+            )
+            found.setdefault(key, Needed(run, split, mirrors, spec))
+    return list(found.values())
+
+
+def _check_and_warm(left: Sequence[Run], device: str, workers: int, progress: bool) -> None:
+    """Open all data before the first run starts, and extract the features that runs share."""
+    for run in {run.data: run for run in left if not run.reference}.values():
+        for spec in run.also.values():
+            leak = leaked({"classes": run.open("train").classes}, run.open("test", spec))
+            if leak:
+                raise InputError(
+                    f"{run.data}, also {spec}: a leak, {', '.join(leak[:5])} being among the "
+                    "training classes; take other data"
+                )
+    backbones = set()
+    for pictures in needed(left):
+        run, split, mirrors, other = pictures
+        dataset = pictures.open()
+        if other is not None:
+            check_shots(dataset, 1)
+        elif split == "test":
+            check_shots(dataset, max(run.shots))
+            if run.scoring != Scoring():  # whether there are labels of their own size
+                first = dataset.classes[0]
+                dataset.reader.own_mask(first, dataset.images[first][0])
+        if run.schedule.cache:
+            model = DANet(run.config).to(device)
+            CachedFeatures(model, dataset, mirrors=mirrors, workers=workers, progress=progress)
+        elif run.config.backbone not in backbones:  # whether its weights are there
+            backbones.add(run.config.backbone)
+            DANet(run.config)
+
+
+def _make_all(
+    campaign: Campaign,
+    left: Sequence[Run],
+    runs: Path,
+    jobs: int,
+    command: Callable[[Run, int], list[str]],
+    progress: bool,
+) -> None:
+    waiting, slots = list(left), list(range(jobs))
+    steps = {run.name: steps_of(run) for run in campaign.runs}
+    finished = sum(steps.values()) - sum(steps[run.name] for run in left)
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    taken: dict[str, int] = {}
+    total = sum(steps.values())
+    bar = tqdm(
+        total=total, initial=finished, desc=campaign.folder.name, unit="step", disable=not progress, dynamic_ncols=True
+    )
+    with bar, tempfile.TemporaryDirectory() as said, _ended_together(running):
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                run = waiting.pop(0)
+                taken[run.name] = slots.pop(0)
+                running[run.name] = _start(command(run, taken[run.name]), Path(said) / str(taken[run.name]))
+            for name, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    slot = taken.pop(name)
+                    slots.append(slot)
+                    finished += steps[name]
+                    if process.returncode:
+                        reason = _reason(process.returncode, Path(said) / str(slot))
+                        raise InputError(f"{name}: {reason}")
+                    if progress:
+                        bar.write(f"{name}: done")
+            now = finished + sum(logged(runs / name) for name in running)
+            bar.set_postfix_str(f"{', '.join(running)}", refresh=False)
+            bar.update(now - bar.n)
+            time.sleep(0.2)
+
+
+def _start(command: Sequence[str], said: Path) -> subprocess.Popen[bytes]:
+    """Start a run; what it says goes to a file, which no length can fill up as it does a pipe."""
+    # Its own session: Ctrl-C reaches only us, and we pass it on. It watches its stdin for our end.
+    with said.open("wb") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", CHILD: "1"},
+        )
+
+
+def _reason(code: int, said: Path) -> str:
+    """Why a run failed: the kit's own line, around which a launcher draws a box, or the last."""
+    lines = said.read_text(errors="replace").splitlines()
+    own = [line for line in lines if line.startswith(ERROR)]
+    last = [line for line in lines if line.strip("= ")]
+    return (own or last or [f"ended with {code}"])[-1].removeprefix(ERROR)
+
+
+@contextmanager
+def _ended_together(running: dict[str, subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Whatever ends the campaign ends its processes, each with a checkpoint."""
+    try:
+        yield
+    except BaseException as error:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        if isinstance(error, KeyboardInterrupt):
+            number = error.number if isinstance(error, Stopped) else signal.SIGINT
+            raise Stopped(f"stopped by {signal.Signals(number).name}; the same command goes on", number) from None
+        raise
+
+
+def steps_of(run: Run) -> int:
+    """Return the optimiser steps of a run, for which its data may have to be opened."""
+    if run.reference:
+        return 0
+    return run.schedule.steps or step_count(run.schedule, run.open("train"))
+
+
+def logged(out: Path) -> int:
+    """Return the last step that a run's log tells of; 0 where there is none."""
+    try:
+        return int(read_log(out / LOG)[-1]["step"])
+    except (OSError, IndexError, InputError):
+        return 0

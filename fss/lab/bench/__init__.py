@@ -1,0 +1,157 @@
+"""What the kit costs on this machine, beside what it would have to cost.
+
+A part is a list of rows, plain dicts whose keys end in a unit where they have one. Times are
+medians over ``repeats`` turns, after one that does not count; what is compared is timed in turn, so
+that a machine whose speed drifts slows all of it alike.
+"""
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from fss.config import DANetConfig
+from fss.data import open_dataset
+from fss.errors import InputError, nearest
+from fss.explorer import Explorer
+from fss.explorer.scenes import drawn
+from fss.lab.bench.dense import attention
+from fss.lab.bench.full_size import full_size
+from fss.lab.bench.timing import Rows, in_turn, medians
+from fss.lab.bench.training import floor, steps
+from fss.machine import describe
+from fss.model import DANet
+from fss.viz import results_table
+
+
+def renderer(size: int = 224, pictures: int = 50, repeats: int = 5) -> Rows:
+    """Draw pictures of the shapes world in one process, which keeps one core busy."""
+    dataset = open_dataset("shapes", split="test", fold=0, size=size)
+    names = dataset.classes[:pictures]
+    read = dataset.reader.read
+    (ms,) = medians(in_turn([lambda: [read(name, "0", size) for name in names]], repeats))
+    rate = 1e3 * len(names) / ms
+    return [{"size_px": size, "pictures_per_core_and_second": rate, "repeats": repeats}]
+
+
+@torch.inference_mode()
+def queries(
+    config: DANetConfig | None = None,
+    size: int = 224,
+    shots: Sequence[int] = (1, 5),
+    repeats: int = 20,
+) -> Rows:
+    """Time a query against a support set encoded once, and against one encoded anew."""
+    torch.manual_seed(0)
+    model = DANet(config or DANetConfig.published(), pretrained=False).eval()
+    query = torch.rand(1, 3, size, size)
+    rows = []
+    for k in shots:
+        support, mask = torch.rand(1, k, 3, size, size), torch.ones(1, k, size, size)
+        code = model.encode_support(support, mask)
+        anew, once = in_turn([partial(model, query, support, mask), partial(model.segment, query, code)], repeats)
+        row = {"shots": k, "encoded_anew_ms": float(np.median(anew))}
+        row |= {"encoded_once_ms": float(np.median(once)), "ratio": float(np.median(anew / once))}
+        rows.append({**row, "repeats": repeats})
+    return rows
+
+
+def clicks(
+    config: DANetConfig | None = None,
+    size: int = 224,
+    shots: Sequence[int] = (1, 5),
+    repeats: int = 50,
+) -> Rows:
+    """Time the explorer's answer to a new place: one row of the dense map, and the picture."""
+    torch.manual_seed(0)
+    model = DANet(config or DANetConfig.published(), pretrained=False).eval()
+    rows = []
+    for k in shots:
+        explorer = Explorer(model, drawn("shape-0042", shots=k, size=size))
+        height, width = explorer.looks.grid
+        places = itertools.cycle(itertools.product(range(height), range(width)))
+
+        def click(explorer: Explorer = explorer, places: Iterator = places) -> None:
+            explorer.select(*next(places))
+            explorer.text()
+            explorer.render(query=False)
+
+        (ms,) = medians(in_turn([click], repeats))
+        rows.append({"shots": k, "answer_ms": ms, "repeats": repeats})
+    return rows
+
+
+def startup(repeats: int = 7) -> Rows:
+    """Time ``fss --help`` as a whole process."""
+    command = [sys.executable, "-m", "fss", "--help"]
+    run = [lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True)]
+    (ms,) = medians(in_turn(run, repeats))
+    return [{"command": "fss --help", "seconds": ms / 1e3, "repeats": repeats}]
+
+
+PARTS: Mapping[str, Callable[[], Rows]] = {
+    "renderer": renderer,
+    "steps": steps,
+    "floor": floor,
+    "full_size": full_size,
+    "attention": attention,
+    "queries": queries,
+    "clicks": clicks,
+    "startup": startup,
+}
+
+
+def measure(only: str | None = None) -> dict[str, Any]:
+    """Measure all parts, or one.
+
+    Raises:
+        InputError: no part of that name.
+    """
+    if only is not None and only not in PARTS:
+        raise InputError(f"unknown measurement {only!r}; {nearest(only, PARTS)}")
+    chosen = PARTS if only is None else {only: PARTS[only]}
+    return {"machine": describe(), "parts": {name: part() for name, part in chosen.items()}}
+
+
+HEADINGS = {
+    "renderer": "Drawing the shapes world",
+    "steps": "A training step of one shot; aim: a cached step at most 1.15 times its head alone",
+    "floor": "The head's step beside its multiply-adds at a matrix product's rate; aim: within 3",
+    "full_size": "A step of preset paper from nothing, saved, and one in the resumed run",
+    "attention": "Dense attention over N positions, 64 channels: time, and memory at its peak",
+    "queries": "A query by a support set encoded anew, or once",
+    "clicks": "The explorer's answer to a click, numbers and picture; aim: within 150 ms",
+    "startup": "Start-up",
+    "notebooks": "Notebooks, fast: time, and memory of the largest process at its peak",
+}
+UNITS = {"ms": "ms", "mb": "MB", "px": "px"}
+
+
+def tables(result: Mapping[str, Any]) -> str:
+    """Return what ``measure`` gave as Markdown, a table a part and a line on the machine."""
+    parts = [
+        f"{HEADINGS[name]}:\n\n" + results_table([{_title(key): _short(row[key]) for key in row} for row in rows])
+        for name, rows in result["parts"].items()
+    ]
+    machine = result["machine"]
+    return "\n".join(parts) + (
+        f"\nMedians of so many repeats. {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['threads']} threads, torch {machine['torch']}, commit {machine['commit']}.\n"
+    )
+
+
+def _title(key: str) -> str:
+    name, _, unit = key.rpartition("_")
+    return f"{name} ({UNITS[unit]})" if unit in UNITS else key
+
+
+def _short(value: Any) -> Any:
+    """Write a figure with three digits, or whole."""
+    if not isinstance(value, float):
+        return value
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,95 @@
+"""What a campaign found, as a table and as a forest plot, both of ``fss.lab.campaign.summary``."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fss.errors import InputError
+from fss.evaluate import REFERENCES
+from fss.lab.paper import gains
+from fss.viz import FALSE_ALARM, HIT, NotebookFigure
+
+PAPER = gains()
+"""Table 3 of the paper: gains over its base in points, 1- and 5-shot; Pascal-5i, ResNet-50."""
+
+LOOKS = ((HIT, "o"), (FALSE_ALARM, "s"), ("#009E73", "D"), ("#555555", "^"))
+"""Colour and mark of each number of shots in a figure, from the fewest on."""
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def table(rows: Rows) -> str:
+    """Return one data set's rows of a summary as a Markdown table, an arm a line.
+
+    For each number of shots: the mIoU in per cent as a mean over the seeds, with their standard
+    deviation, and the gain over the baseline in points with its interval; the paper's beside it
+    where that is a gain over base with 1 and 5 shots.
+    """
+    shots = sorted({row["shots"] for row in rows})
+    paper = shots == [1, 5] and any(row["arm"] == "base" for row in rows)
+    heads, aligned = ["arm", "seeds"], [":---", "---:"]
+    for k in shots:
+        heads += [f"{k}-shot mIoU (%)", "gain [95 %]", *(["the paper's"] if paper else [])]
+        aligned += ["---:"] * (3 if paper else 2)
+    lines = [heads, aligned]
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        found = {row["shots"]: row for row in rows if row["arm"] == arm}
+        seeds = max(row["seeds"] for row in found.values())
+        line = [arm, "–" if arm in REFERENCES else str(seeds)]
+        for place, k in enumerate(shots):
+            line += _cells(found.get(k))
+            if paper:
+                line.append(f"{PAPER[arm][place]:+.2f}" if arm in PAPER else "–")
+        lines.append(line)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cells(row: Mapping[str, Any] | None) -> list[str]:
+    if row is None:
+        return ["–", "–"]
+    spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
+    gain = "–"
+    if row["gain"] is not None:
+        low, high = row["gain_interval"]
+        gain = f"{100 * row['gain']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return [f"{100 * row['miou']:.1f}{spread}", gain]
+
+
+def forest(rows: Rows, *, title: str | None = None, baseline: str = "base") -> NotebookFigure:
+    """Draw the gains over the baseline with their intervals, an arm a line; references left out.
+
+    A filled mark is an interval that excludes zero, an empty one an interval that does not.
+
+    Raises:
+        InputError: more numbers of shots than ``LOOKS`` tells apart.
+    """
+    rows = [row for row in rows if row["gain"] is not None and row["arm"] not in REFERENCES]
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    shots = sorted({row["shots"] for row in rows})
+    if len(shots) > len(LOOKS):
+        raise InputError(
+            f"{len(shots)} numbers of shots are more than a figure holds; choose {len(LOOKS)} of "
+            f"{', '.join(map(str, shots))}"
+        )
+    figure = NotebookFigure(figsize=(6.4, 0.9 + 0.42 * len(arms)), layout="constrained")
+    axis = figure.subplots()
+    axis.axvline(0, color="black", linewidth=1)
+    for place, (k, (color, marker)) in enumerate(zip(shots, LOOKS, strict=False)):
+        for row in (row for row in rows if row["shots"] == k):
+            y = arms.index(row["arm"]) + 0.22 * (place - (len(shots) - 1) / 2)
+            low, high = (100 * end for end in row["gain_interval"])
+            axis.plot([low, high], [y, y], color=color, linewidth=2)
+            face = color if low > 0 or high < 0 else "white"
+            axis.plot(100 * row["gain"], y, marker, color=color, markerfacecolor=face)
+        axis.plot([], [], marker, color=color, label=f"{k}-shot")
+    seeds = {row["arm"]: row["seeds"] for row in rows}
+    axis.set_yticks(range(len(arms)), [f"{arm} ({seeds[arm]})" for arm in arms])
+    axis.set_ylim(len(arms) - 0.5, -0.5)
+    label = f"mIoU minus {baseline}'s, points (95 % interval over episodes and seeds)"
+    axis.set_xlabel(label, loc="right")  # it may be longer than the axis, and ends where that ends
+    axis.grid(axis="x", alpha=0.3)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    figure.legend(loc="outside upper right", ncols=len(shots), frameon=False, fontsize=9)
+    if title is not None:
+        axis.set_title(title, loc="left", fontsize=11)
+    return figure

@@ -1,0 +1,295 @@
+"""The shapes world: pure, disjoint, neither trivial nor hopeless, and its knobs tell the truth."""
+
+import hashlib
+import pickle
+import subprocess
+import sys
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fss.data import open_dataset, shapes
+from fss.data.shapes import Shapes, World, classes_of, endless
+from fss.data.shapes.appearance import (
+    ANGLES,
+    PATTERNS,
+    Surface,
+    oklch_to_srgb,
+    random_outline,
+    random_surface,
+)
+from fss.data.shapes.drawing import Placed, ground, inset
+from fss.errors import InputError
+
+SCRIPT = """
+import hashlib
+from fss.data.shapes import Shapes
+for name in ("shape-0301", "shape-0007"):
+    image, mask = Shapes().read(name, "3", 48)
+    print(name, hashlib.sha256(image.tobytes() + mask.tobytes()).hexdigest())
+"""
+
+
+def scene(index: int, sample: int, **knobs: Any) -> dict[int, Placed]:
+    """The objects of a scene by their label: 0 occluder, 1 target, 2.. distractors."""
+    return {label: thing for thing, label in shapes._scene(index, sample, World(**knobs))}
+
+
+@pytest.fixture(scope="module")
+def masks() -> np.ndarray:
+    """Masks [40 classes, 8 samples, 112, 112] of the default world."""
+    read = Shapes().read
+    names = classes_of("test", 0)[::5] + classes_of("test", 2)[::5]
+    return np.stack([[read(name, str(n), 112)[1] for n in range(8)] for name in names])
+
+
+def test_a_picture_does_not_depend_on_process_or_order():
+    here = {}
+    for name in ("shape-0007", "shape-0301"):  # the other order than in SCRIPT
+        image, mask = pickle.loads(pickle.dumps(Shapes())).read(name, "3", 48)
+        here[name] = hashlib.sha256(image.tobytes() + mask.tobytes()).hexdigest()
+    run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    assert dict(line.split() for line in run.stdout.splitlines()) == here
+
+
+def test_reading_leaves_the_global_generators_alone():
+    before = np.random.get_state()[1].copy()
+    Shapes().read("shape-0001", "0", 32)
+    assert (np.random.get_state()[1] == before).all()
+
+
+def test_splits_are_disjoint_and_folds_share_no_test_class():
+    for fold in range(4):
+        split = {name: set(classes_of(name, fold)) for name in ("train", "val", "test")}
+        assert {name: len(held) for name, held in split.items()} == {"train": 270, "val": 30, "test": 100}
+        assert all(not a & b for a, b in combinations(split.values(), 2))
+    tests = [set(classes_of("test", fold)) for fold in range(4)]
+    assert len(set.union(*tests)) == 400
+    assert classes_of("test", 2)[0] == "shape-0200"
+
+
+def test_distractors_are_of_no_class_that_a_split_holds(monkeypatch):
+    asked = []
+    look = shapes._look
+    monkeypatch.setattr(shapes, "_look", lambda index: asked.append(index) or look(index))
+    for sample in range(20):
+        scene(5, sample, distractors_min=3)
+    assert len(asked) == 80
+    assert {index for index in asked if index < 100_000} == {5}
+
+
+def test_the_world_goes_on_beyond_the_folds():
+    names = endless(400, 3)
+    assert names == ("shape-0400", "shape-0401", "shape-0402")
+    drawn = [Shapes().read(name, "12", 32) for name in (*names, "shape-54321")]
+    assert len({image.tobytes() for image, _ in drawn}) == 4
+    assert all(mask.any() for _, mask in drawn)
+
+
+@pytest.mark.parametrize("size", [32, 57, 224])
+def test_arrays_have_the_size_asked_for(size):
+    image, mask = Shapes().read("shape-0123", "4", size)
+    assert image.shape == (size, size, 3) and image.dtype == np.uint8
+    assert mask.shape == (size, size) and mask.dtype == np.uint8
+    assert set(np.unique(mask)) == {0, 1}
+
+
+def test_size_changes_the_resolution_and_not_the_scene():
+    for n in range(6):
+        small, small_map = Shapes().instances(f"shape-{40 * n:04d}", "2", 112)
+        large, large_map = Shapes().instances(f"shape-{40 * n:04d}", "2", 224)
+        assert set(np.unique(small_map)) == set(np.unique(large_map))
+        assert (np.repeat(np.repeat(small_map, 2, 0), 2, 1) == large_map).mean() > 0.97
+        halved = large.reshape(112, 2, 112, 2, 3).mean((1, 3))
+        assert np.abs(halved - small).mean() < 4
+
+
+def test_visible_targets_cover_4_to_25_percent(masks):
+    low, high = np.percentile(masks.mean((2, 3)), [5, 95])
+    assert 0.035 < low < 0.065
+    assert 0.2 < high < 0.27
+
+
+def test_predicting_foreground_everywhere_stays_under_15(masks):
+    per_class = masks.sum((1, 2, 3)) / masks[0].size  # union = every pixel
+    assert 0.10 < per_class.mean() < 0.15
+
+
+def test_at_least_about_half_of_every_target_is_visible():
+    crowded = World(distractors_min=3, occlusion=1.0)
+    alone = World(distractors_min=0, distractors_max=0, occlusion=0.0)
+    shares = [
+        np.sum(shapes.draw(c, s, 64, crowded)[1] == 1) / np.sum(shapes.draw(c, s, 64, alone)[1] == 1)
+        for c in range(0, 400, 10)
+        for s in range(2)
+    ]
+    assert min(shares) > 0.45
+    assert np.mean(shares) < 0.9  # and something does hide it
+
+
+def test_number_of_distractors():
+    counts = {len([k for k in scene(7, s, distractors_min=1) if k > 1]) for s in range(40)}
+    assert counts == {1, 2, 3}
+    _, instances = Shapes(World(distractors_min=0, distractors_max=0)).instances("shape-0007", "0", 64)
+    assert instances.max() == 1
+    seen = [shapes.draw(7, s, 64, World(distractors_min=2, distractors_max=2))[1] for s in range(9)]
+    assert max(instances.max() for instances in seen) == 3
+
+
+def test_share_texture_gives_the_distractors_the_targets_surface_only():
+    plain, shared = scene(8, 1, distractors_min=3), scene(8, 1, distractors_min=3, share="texture")
+    own = shapes._look(8)[1]
+
+    def off(surface: Surface) -> np.ndarray:  # in units of what varies within a class
+        return np.abs(surface.colours - own.colours).max(axis=0) / [0.15, 0.05, 25]
+
+    for label in (2, 3, 4):
+        surface = shared[label].surface
+        assert (surface.pattern, surface.rim) == (own.pattern, own.rim)
+        assert (off(surface) < 1).all()
+        assert (off(plain[label].surface) > 1).any()
+        assert np.array_equal(shared[label].outline.radius, plain[label].outline.radius)
+
+
+def test_share_outline_gives_the_distractors_the_targets_outline_only():
+    plain, shared = scene(8, 1, distractors_min=3), scene(8, 1, distractors_min=3, share="outline")
+    own = shapes._look(8)[0].radius
+    for label in (2, 3, 4):
+        assert shared[label].surface.pattern == plain[label].surface.pattern
+        assert np.abs(shared[label].outline.radius - own).mean() < 0.06
+        assert np.abs(plain[label].outline.radius - own).mean() > 0.06
+
+
+def test_knobs_leave_the_target_where_it_is():
+    base = scene(9, 0)[1]
+    for knobs in ({"share": "texture"}, {"occlusion": 1.0}, {"distractors_max": 1}):
+        other = scene(9, 0, **knobs)[1]
+        assert other.centre == base.centre and np.array_equal(other.matrix, base.matrix)
+
+
+def test_occlusion_is_the_share_of_pictures_with_an_occluder():
+    assert not any(0 in scene(c, 0, occlusion=0.0) for c in range(30))
+    assert all(0 in scene(c, 0, occlusion=1.0) for c in range(30))
+    assert 0.2 < np.mean([0 in scene(c, s) for c in range(40) for s in range(5)]) < 0.4
+
+
+def test_contrast_makes_the_ground_livelier():
+    spread = [
+        np.mean([ground(np.random.default_rng(n), 32, c).std((1, 2)) for n in range(20)]) for c in (0.0, 0.5, 1.0)
+    ]
+    assert spread[0] < 0.03 < spread[1] < 0.8 * spread[2]
+
+
+def test_area_knobs_bound_the_target():
+    world = World(distractors_min=0, distractors_max=0, occlusion=0.0, area_min=0.04, area_max=0.05)
+    areas = [(shapes.draw(c, 0, 64, world)[1] == 1).mean() for c in range(40)]
+    assert 0.02 < min(areas) and max(areas) < 0.06
+
+
+def test_every_pattern_and_outline_is_finite_and_of_unit_size():
+    seen = set()
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        outline, surface = random_outline(rng), random_surface(rng)
+        seen.add(surface.pattern)
+        assert np.isfinite(outline.radius).all() and outline.radius.min() > 0.2
+        assert np.mean(outline.radius**2) == pytest.approx(1, abs=1e-4)
+    assert seen == set(PATTERNS)
+
+
+def test_inset_keeps_its_distance_from_the_contour():
+    angles = np.linspace(-np.pi, np.pi, ANGLES, endpoint=False)
+    ray = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert inset(np.ones(ANGLES, np.float32), 0.25) == pytest.approx(0.75, abs=1e-5)
+    for seed in range(4):
+        radius = random_outline(np.random.default_rng(seed)).radius
+        inner = inset(radius, 0.15)
+        contour, within = (radius[:, None] * ray)[::4], (inner[:, None] * ray)[::32]
+        distance = np.linalg.norm(within[:, None] - contour, axis=2).min(axis=1)
+        assert distance.min() > 0.15 - 0.03
+        assert np.median(distance) == pytest.approx(0.15, abs=0.02)
+
+
+def test_oklch_to_srgb_by_hand():
+    # white, black, and sRGB red, whose OKLCH is 0.62796, 0.25768, 29.234 (Ottosson's table)
+    colours = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.62796, 0.25768, 29.234]])
+    expected = [[1, 1, 1], [0, 0, 0], [1, 0, 0]]
+    np.testing.assert_allclose(oklch_to_srgb(colours), expected, atol=5e-3)
+    beyond = oklch_to_srgb(np.array([[0.7, 0.5, 120.0]]))  # out of sRGB: paler, never out of range
+    assert beyond.min() >= 0 and beyond.max() <= 1 and np.ptp(beyond) > 0.1
+
+
+def test_open_dataset_gives_tensors():
+    data = open_dataset("shapes", split="val", size=40)
+    assert (len(data), data.fold, data.split) == (30, 0, "val")
+    pictures = data[data.classes[3]]
+    assert pictures.names == tuple("0123456789") and len(pictures) == 10
+    image, mask = pictures[2]
+    assert image.shape == (3, 40, 40) and image.dtype == torch.float32
+    assert mask.shape == (40, 40) and mask.dtype == torch.uint8
+    raw = Shapes().read(data.classes[3], "2", 40)
+    assert torch.equal(image[1], torch.from_numpy(raw[0][..., 1]) / 255)
+    assert torch.equal(mask, torch.from_numpy(raw[1]))
+    assert torch.equal(pictures[-8][0], image) and len(pictures[1:4]) == 3
+    with pytest.raises(IndexError):
+        pictures[10]
+
+
+def test_fingerprint_follows_content_and_size_not_the_spec():
+    def of(spec: str, size: int = 64, fold: int = 0) -> str:
+        return open_dataset(spec, split="val", fold=fold, size=size).fingerprint()
+
+    assert of("shapes") == of("shapes:share=none,occlusion=0.3")
+    distinct = [of("shapes"), of("shapes", 65), of("shapes", fold=1), of("shapes:occlusion=0")]
+    assert len(set(distinct)) == 4
+
+
+def test_knobs_are_read_from_the_spec():
+    data = open_dataset("shapes:distractors_max=1, share=texture", split="test", fold=3, size=64)
+    assert data.reader == Shapes(World(distractors_max=1, share="texture"))
+    assert data.classes[0] == "shape-0300"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("shape", "did you mean 'shapes'"),
+        ("", "unknown data set"),
+        ("folder:", "folder:PATH"),
+        ("shapes:", "unknown knob"),
+        ("shapes:distractor_max=1", "did you mean 'distractors_max'"),
+        ("shapes:distractors_max=many", "not of type int"),
+        ("shapes:distractors_max=0", "0 <= min <= max <= 8"),
+        ("shapes:occlusion=1.5", r"occlusion=1.5 must lie in 0..1"),
+        ("shapes:contrast=nan", r"contrast=nan must lie in 0..1"),
+        ("shapes:area_max=nan", "area_max=nan"),
+        ("shapes:share", "share=value"),
+        ("shapes:share=none,share=none", "once"),
+        ("shapes:share=outlines", "did you mean 'outline'"),
+    ],
+)
+def test_bad_specs_are_named_with_their_mend(spec, message):
+    with pytest.raises(InputError, match=message) as error:
+        open_dataset(spec, split="train", size=64)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("bad", [{"split": "tset"}, {"fold": 4}, {"fold": -1}, {"size": 0}, {"size": 31}])
+def test_bad_split_fold_and_size(bad):
+    with pytest.raises(InputError):
+        open_dataset("shapes", **({"split": "test", "fold": 0, "size": 64} | bad))
+
+
+def test_unknown_names_are_input_errors():
+    data = open_dataset("shapes", split="test", size=64)
+    with pytest.raises(InputError, match="did you mean 'shape-0") as error:
+        data["shape-001"]
+    assert not isinstance(error.value, KeyError)
+    with pytest.raises(InputError):
+        data["shape-0100"]  # a class, but not of this split
+    for name, picture in (("shape-7", "0"), ("form-0001", "0"), ("shape-0001", "a")):
+        with pytest.raises(InputError):
+            Shapes().read(name, picture, 64)

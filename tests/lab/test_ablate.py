@@ -1,0 +1,167 @@
+"""Campaigns through the real command line: interrupted, killed, and run to the end."""
+
+import json
+import random
+import signal
+import time
+
+import pytest
+import tiny
+from processes import Fss
+
+from fss.checkpoint import read_checkpoint
+from fss.errors import InputError
+from fss.lab.ablate import _reason, ablate, needed
+from fss.lab.campaign import Campaign, summary
+
+DECLARED = """
+shots = [1, 2]
+episodes = 6
+references = ["all-foreground"]
+set = ["size=32", "steps=30", "batch=2", "val_every=10", "val_episodes=2", "channels=8"]
+[data.boxes]
+spec = "folder:$BOXES"
+also = { again = "folder:$BOXES" }
+[arms]
+base = {}
+published = {}
+"""
+NAMES = ["boxes/all-foreground-0", "boxes/base-0", "boxes/published-0"]
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.setenv("BOXES", str(tiny.write_boxes(tmp_path / "data", 6, 4)))
+    return tmp_path
+
+
+def start(world, name, *args):
+    folder = world / name
+    folder.mkdir(exist_ok=True)
+    (folder / "campaign.toml").write_text(DECLARED)
+    said = world / f"{name}-said"
+    said.mkdir(exist_ok=True)
+    return Fss(
+        "ablate",
+        folder,
+        "--jobs",
+        2,
+        "--runs",
+        world / "runs",
+        *args,
+        folder=said,
+        environment={"BOXES": str(world / "data")},
+    )
+
+
+def measured(folder):
+    """All results without what differs from run to run."""
+    records = {}
+    for path in sorted(folder.glob("*/*.json")):
+        record = json.loads(path.read_bytes())
+        del record["seconds"], record["machine"]
+        records[f"{path.parent.name}/{path.stem}"] = record
+    return records
+
+
+def test_a_campaign_stopped_at_random_equals_an_unbroken_one(world):
+    whole = start(world, "whole", "--quiet")
+    assert whole.end() == 0, whole.err
+    expected = measured(world / "whole")
+    assert list(expected) == NAMES
+    moments, codes = random.Random(0), []
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)
+    for number in signals:
+        run = start(world, "broken", "--quiet")
+        run.process.join(moments.uniform(3, 9))
+        if run.process.is_alive():
+            run.send(number)
+        codes.append(run.end())
+        if codes[-1] > 0:
+            assert codes[-1] == 128 + number
+            # Before the campaign is read, the command itself says so, in fewer words.
+            said = f"stopped by {number.name}"
+            assert run.err.endswith((f"{said}; the same command goes on\n", f"fss: {said}\n"))
+        assert codes[-1] in (0, 128 + number, -number), run.err
+        time.sleep(1)  # runs whose parent was killed end by themselves
+    assert any(codes)
+    last = start(world, "broken", "--quiet")
+    assert last.end() == 0, last.err
+    assert measured(world / "broken") == expected
+
+
+def test_what_a_campaign_leaves_and_refuses(world):
+    run = start(world, "one", "--only", "boxes/published-0", "--quiet")
+    assert run.end() == 0, run.err
+    assert (world / "runs" / "one" / "boxes" / "published-0" / "best.safetensors").is_file()
+    (result,) = Campaign.read(world / "one").results().values()
+    record = result.record
+    assert [row["step"] for row in record["log"] if "val_miou" in row] == [10, 20, 30]
+    assert record["figures"]["2"]["episodes"] == len(result.tallies[2]) == 6
+    assert record["figures"]["1"]["miou"] == result.tallies[1].miou()
+    assert record["machine"]["threads"] and record["kept"]["step"] in (10, 20, 30)
+    last = read_checkpoint(world / "runs" / "one" / "boxes" / "published-0" / "last.safetensors")[0]
+    assert record["seconds"]["train"] == last["trained"]["seconds"] > 0
+    assert record["seconds"]["measure"] > 0
+    assert str(world) not in (world / "one" / "boxes" / "published-0.json").read_text()
+    assert [row["shots"] for row in summary({"": result})] == [1, 2]
+
+    before = (world / "one" / "boxes" / "published-0.json").stat()
+    again = start(world, "one", "--only", "boxes/published-0", "--quiet")
+    assert again.end() == 0 and "published-0.json: is there already" in again.out
+    assert (world / "one" / "boxes" / "published-0.json").stat().st_mtime_ns == before.st_mtime_ns
+
+    said = start(world, "one", "--only", "boxes/publishd-0", "--quiet")
+    assert said.end() == 2
+    assert said.err == "fss: error: --only boxes/publishd-0: not declared; did you mean 'boxes/published-0'?\n"
+
+    declared = world / "one" / "campaign.toml"
+    again = Fss("ablate", world / "one", "--set", "x", folder=world / "one-said")
+    assert again.end() == 2 and "--set" in again.err
+    declared.write_text(DECLARED.replace("steps=30", "steps=40"))
+    mixed = Fss("ablate", world / "one", "--quiet", folder=world / "one-said")
+    assert mixed.end() == 2
+    assert "published-0.json: was made with steps = 30, and campaign.toml declares 40" in mixed.err
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("a warning\nfss: error: no such thing\n====\ntrain FAILED\n====\n", "no such thing"),
+        ("Traceback ...\nValueError: what\n\n=====\n", "ValueError: what"),
+        ("", "ended with 7"),
+    ],
+)
+def test_the_reason_is_the_kits_own_line_whatever_a_launcher_draws_around_it(tmp_path, said, reason):
+    (tmp_path / "0").write_text(said)
+    assert _reason(7, tmp_path / "0") == reason
+
+
+def test_other_data_is_read_before_the_first_run(world, monkeypatch):
+    declared = world / "campaign.toml"
+    declared.write_text(DECLARED)
+    reads = [(n.split, n.spec) for n in needed(Campaign.read(world).runs)]
+    assert sorted(reads, key=str) == [
+        ("test", "folder:$BOXES"),
+        ("test", None),
+        ("train", None),
+        ("val", None),
+    ]
+    other = tiny.write_boxes(world / "other", 6, 4)
+    monkeypatch.setenv("OTHER", str(other))
+    declared.write_text(DECLARED.replace('again = "folder:$BOXES"', 'again = "folder:$OTHER"'))
+    (other / "test.txt").write_text("\n".join(Campaign.read(world).runs[0].open("train").classes))
+    with pytest.raises(InputError, match=r"also folder:\$OTHER: a leak, .* training classes"):
+        ablate(world, runs=world / "runs", jobs=1, progress=False)
+    monkeypatch.setenv("OTHER", str(world / "none"))
+    with pytest.raises(InputError, match="none"):
+        ablate(world, runs=world / "runs", jobs=1, progress=False)
+    assert not (world / "runs").exists()
+
+
+def test_a_run_that_fails_is_named(world):
+    (world / "data" / "it's class 3" / "2.jpg").write_bytes(b"no picture")
+    run = start(world, "failing", "--quiet")
+    assert run.end() == 2
+    assert run.err.startswith("fss: error: ") and "2.jpg" in run.err and len(run.err.splitlines()) == 1
+    assert measured(world / "failing") == {}

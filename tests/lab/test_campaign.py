@@ -1,0 +1,247 @@
+"""Declarations and results of campaigns: what is refused, and sums by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import tally
+
+from fss.config import DANetConfig, DataConfig, Scoring
+from fss.errors import InputError
+from fss.lab.campaign import Campaign, summary
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+DECLARED = """
+episodes = 2
+shots = [1]
+references = ["prototype"]
+set = ["steps=30", "size=64"]
+[data.shapes]
+[data.mine]
+spec = "folder:$MINE"
+set = ["steps=20"]
+[arms]
+base = { seeds = 2 }
+no-prior = { arm = "published", set = ["prior=none"], data = ["mine"] }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "campaign.toml").write_text(DECLARED)
+    return tmp_path
+
+
+def write(campaign, name, episodic, *, sha256="a", also_tallies=(), **changed):
+    run = {run.name: run for run in campaign.runs}[name]
+    record = {
+        "settings": {**run.settings(), **changed},
+        "episodes_sha256": {"1": sha256},
+        "tallies": {"1": episodic.to_json()},
+        "also": {name: other.to_json() for name, other in dict(also_tallies).items()},
+    }
+    path = campaign.path(run)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record))
+
+
+def test_a_declaration_makes_its_runs(folder):
+    runs = Campaign.read(folder).runs
+    assert [run.name for run in runs] == [
+        "shapes/prototype-0",
+        "shapes/base-0",
+        "shapes/base-1",
+        "mine/prototype-0",
+        "mine/base-0",
+        "mine/base-1",
+        "mine/no-prior-0",
+    ]
+    no_prior = runs[-1]
+    assert no_prior.config == DANetConfig.published(prior=None)
+    assert (no_prior.schedule.steps, no_prior.schedule.size) == (20, 64)
+    assert [run.schedule.seed for run in runs[1:3]] == [0, 1]
+    assert runs[1].schedule.steps == 30 and runs[1].shots == (1,) and runs[1].episodes == 2
+    assert runs[0].reference and "train" not in runs[0].settings()
+
+
+def test_folds_lists_and_what_is_read_may_be_declared(folder):
+    more = 'fold = 2\nlists = 3\n[scoring]\nat = "label"\n[options]\nmin_pixels = 9\n'
+    declared = DECLARED.replace("[data.mine]", "[data.mine]\nfold = 0")
+    (folder / "campaign.toml").write_text(declared.replace("[data.shapes]", f"{more}[data.shapes]"))
+    runs = Campaign.read(folder).runs
+    assert {(run.data, run.fold) for run in runs} == {("shapes", 2), ("mine", 0)}
+    assert {run.lists for run in runs} == {3}
+    assert {run.options for run in runs} == {DataConfig(min_pixels=9)}
+    assert {run.scoring for run in runs} == {Scoring(at="label")}
+
+
+def test_a_setting_younger_than_the_result_has_its_default(folder):
+    campaign = Campaign.read(folder)
+    settings = campaign.runs[1].settings()
+    del settings["train"]["iou_weight"]
+    write(campaign, "shapes/base-0", tally((1, 2), (3, 4)), train=settings["train"])
+    path = campaign.path(campaign.runs[1])
+    record = json.loads(path.read_text())
+    for name in ("lists", "options", "scoring"):
+        del record["settings"][name]
+    path.write_text(json.dumps(record))
+    assert set(campaign.results()) == {"shapes/base-0"}
+    changed = settings["train"] | {"iou_weight": 1.0}
+    write(campaign, "shapes/base-0", tally((1, 2), (3, 4)), train=changed)
+    with pytest.raises(InputError, match=r"was made with iou_weight = 1.0, and .* declares 0.0"):
+        campaign.results()
+
+
+def test_a_private_path_stays_in_the_environment(folder, monkeypatch):
+    run = Campaign.read(folder).runs[-1]
+    monkeypatch.delenv("MINE", raising=False)
+    with pytest.raises(InputError, match=r"folder:\$MINE needs MINE; set it: MINE=path"):
+        run.open_spec()
+    monkeypatch.setenv("MINE", "/a b")
+    assert run.open_spec() == "folder:/a b"
+    assert run.settings()["data"] == "folder:$MINE"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("base = {", "bse = {", "unknown arm 'bse'; did you mean 'base'"),
+        ("base = {", '"Base 1" = {', r"arms.Base 1: use small letters"),
+        ("base = {", "prototype = {", "arms.prototype: that is the name of a reference"),
+        ("seeds = 2", "seed = 2", r"arms.base.seed: no such key; did you mean 'seeds'"),
+        ("seeds = 2", "seeds = 0", r"arms.base.seeds = 0: use 1 or more"),
+        ("seeds = 2", "seeds = true", r"arms.base.seeds = True: give a int"),
+        ("seeds = 2 }", "", "cannot be read as TOML"),
+        ("= { seeds = 2 }", "= 2", "arms.base: is a table of arm, set, seeds, data"),
+        ("shots = [1]", "shots = [0]", r"shots = \[0\]: use 1 or more"),
+        ("shots = [1]", "shots = 1", "shots = 1: give a list"),
+        ("shots = [1]", "shots = []", "declares no shots"),
+        ("steps=20", "seed=7", "set seed=7: give arms.base a number of seeds"),
+        ("prior=none", "seed=7", "set seed=7: give arms.no-prior a number of seeds"),
+        ("episodes = 2", "epsodes = 2", "epsodes: no such key; did you mean 'episodes'"),
+        ("prototype", "prototyp", "references: no 'prototyp'; did you mean 'prototype'"),
+        ("steps=20", "stpes=20", "no setting 'stpes'; did you mean 'steps'"),
+        ("steps=20", "steps=0", "TrainConfig.steps = 0: use 1 or more"),
+        ('data = ["mine"]', 'data = ["min"]', "no data 'min'; did you mean 'mine'"),
+        ("[data.shapes]\n[data.mine]", "[mine]", "mine: no such key"),
+        ("episodes = 2", 'baseline = "bse"', "baseline = 'bse': no such arm; did you mean 'base'"),
+        ("[data.mine]", "[data.mine]\nalso = { a = 1 }", "data.mine.also.a = 1: give a name of"),
+        ("[data.mine]", "[data.mine]\nfold = -1", "data.mine.fold = -1: use 0 or more"),
+        ("shots = [1]", "shots = [1]\nlists = 0", "lists = 0: use 1 or more"),
+        ("[arms]", "[options]\nnovl = 1\n[arms]", "no setting 'novl'; did you mean 'novel'"),
+        ("[arms]", "[scoring]\nat = 1\n[arms]", "Scoring.at = 1: use 'network', 'label'"),
+    ],
+)
+def test_a_bad_declaration_is_refused(folder, old, new, message):
+    assert old in DECLARED
+    (folder / "campaign.toml").write_text(DECLARED.replace(old, new))
+    with pytest.raises(InputError, match=message) as raised:
+        Campaign.read(folder)
+    assert str(raised.value).startswith(str(folder / "campaign.toml"))
+
+
+def test_no_declaration(tmp_path):
+    with pytest.raises(InputError, match="campaign.toml: no such file"):
+        Campaign.read(tmp_path)
+
+
+def test_results_are_read_back(folder):
+    campaign = Campaign.read(folder)
+    assert campaign.results() == {}
+    write(campaign, "mine/base-1", tally((1, 2), (3, 4)))
+    assert list(campaign.results()) == ["mine/base-1"]
+    assert campaign.results()["mine/base-1"].tallies[1].miou() == 4 / 6
+
+
+def test_results_of_other_settings_are_not_mixed_in(folder):
+    campaign = Campaign.read(folder)
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)))
+    (folder / "campaign.toml").write_text(DECLARED.replace("steps=20", "steps=25"))
+    with pytest.raises(InputError, match=r"base-0.json: was made with steps = 20, and .* 25"):
+        Campaign.read(folder).results()
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)), episodes=3)
+    with pytest.raises(InputError, match="was made with episodes = 3"):
+        campaign.results()
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)), shots=[1, 5])
+    with pytest.raises(InputError, match=r"was made with shots = \[1, 5\], and .* \[1\]"):
+        campaign.results()
+    training = campaign.runs[-1].schedule.override({"shots": 2}).to_json()
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)), train=training)
+    with pytest.raises(InputError, match="was made with shots of the training = 2, and .* 1"):
+        campaign.results()
+
+
+def test_results_of_other_episodes_are_not_mixed(folder):
+    campaign = Campaign.read(folder)
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)))
+    write(campaign, "shapes/base-0", tally((1, 2), (3, 4)), sha256="b")
+    assert len(campaign.results()) == 2
+    write(campaign, "mine/base-1", tally((1, 2), (3, 4)), sha256="b")
+    with pytest.raises(InputError, match=r"base-1.json: measured on other episodes than mine/ba"):
+        campaign.results()
+
+
+def test_a_result_that_nothing_declares_is_refused(folder):
+    campaign = Campaign.read(folder)
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)))
+    (folder / "mine" / "base-0.json").rename(folder / "mine" / "base-7.json")
+    with pytest.raises(InputError, match=r"base-7.json: no run of campaign.toml has this name"):
+        campaign.results()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"settings": {}, "tallies": {"1": {}}}'])
+def test_a_damaged_result_is_refused(folder, content):
+    campaign = Campaign.read(folder)
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)))
+    (folder / "mine" / "base-0.json").write_text(content)
+    with pytest.raises(InputError, match=r"base-0.json: no result of a run .*; remove it"):
+        campaign.results()
+
+
+def test_summary_by_hand(folder):
+    campaign = Campaign.read(folder)
+    write(campaign, "mine/prototype-0", tally((1, 10), (1, 10)))
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)))  # 4/6
+    write(campaign, "mine/base-1", tally((1, 2), (1, 4)))  # 2/6
+    write(campaign, "mine/no-prior-0", tally((2, 2), (4, 4)))
+    rows = {row["arm"]: row for row in summary(campaign.results())}
+    assert list(rows) == ["prototype", "base", "no-prior"]
+    assert rows["base"]["miou"] == pytest.approx((4 / 6 + 2 / 6) / 2)
+    assert rows["base"]["spread"] == pytest.approx(2**0.5 / 6)  # of 4/6 and 2/6
+    assert rows["base"]["gain"] is rows["base"]["gain_interval"] is None
+    assert (rows["base"]["seeds"], rows["no-prior"]["spread"]) == (2, None)
+    assert rows["no-prior"]["gain"] == pytest.approx(0.5)
+    low, high = rows["no-prior"]["gain_interval"]
+    assert low == pytest.approx(1 - 3 / 4) and high == pytest.approx(1 - 1 / 4)
+    assert rows["prototype"]["gain"] == pytest.approx(0.1 - 0.5)
+
+
+def test_summary_of_other_data(folder):
+    declared = DECLARED.replace("[data.shapes]", '[data.shapes]\nalso = { hard = "shapes:a=1" }')
+    (folder / "campaign.toml").write_text(declared)
+    campaign = Campaign.read(folder)
+    assert campaign.runs[0].also == {"hard": "shapes:a=1"} and not campaign.runs[-1].also
+    write(campaign, "shapes/base-0", tally((1, 2), (3, 4)), also_tallies={"hard": tally((1, 4))})
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)))
+    results = campaign.results()
+    (row,) = summary(results, also="hard")
+    assert (row["data"], row["arm"], row["shots"], row["miou"]) == ("shapes", "base", 1, 1 / 4)
+    assert [row["miou"] for row in summary(results)] == [4 / 6, 4 / 6]
+    (folder / "campaign.toml").write_text(declared.replace("a=1", "a=2"))
+    with pytest.raises(InputError, match=r"was made with also = .*a=1.* declares .*a=2"):
+        Campaign.read(folder).results()
+
+
+def test_without_a_baseline_there_is_no_gain(folder):
+    campaign = Campaign.read(folder)
+    write(campaign, "mine/no-prior-0", tally((2, 2), (4, 4)))
+    (row,) = summary(campaign.results())
+    assert row["gain"] is row["gain_interval"] is None
+
+
+@pytest.mark.parametrize("declaration", sorted(RESULTS.glob("*/campaign.toml")), ids=lambda path: path.parent.name)
+def test_committed_results_are_of_what_is_declared(declaration):
+    for result in Campaign.read(declaration.parent).results().values():
+        assert not result.record["machine"]["commit"].endswith("-dirty")
+        for shots, counted in result.tallies.items():
+            assert counted.miou() == result.record["figures"][str(shots)]["miou"]

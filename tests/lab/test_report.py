@@ -1,0 +1,168 @@
+"""Tables and forest plots of campaigns, and whether the committed ones are current."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from fss.errors import InputError
+from fss.lab.report import forest, table
+from fss.viz import FALSE_ALARM, HIT
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ("photos", "shapes")
+
+
+def row(arm, shots=1, *, seeds=2, miou=0.5, spread=0.0123, gain=None, interval=None):
+    return {
+        "data": "d",
+        "arm": arm,
+        "shots": shots,
+        "seeds": seeds,
+        "miou": miou,
+        "fb_iou": 0.6,
+        "spread": spread,
+        "gain": gain,
+        "gain_interval": interval,
+    }
+
+
+ROWS = [
+    row("prototype", miou=0.3, spread=None, seeds=1, gain=-0.2, interval=(-0.25, -0.15)),
+    row("prototype", 5, miou=0.4, spread=None, seeds=1, gain=-0.2, interval=(-0.25, -0.15)),
+    row("base"),
+    row("base", 5, miou=0.6),
+    row("lda", miou=0.511, gain=0.011, interval=(-0.002, 0.02)),
+    row("lda", 5, miou=0.59, gain=-0.01, interval=(-0.02, -0.001)),
+    row("mine", seeds=1, miou=0.7, spread=None, gain=0.2, interval=(0.1, 0.3)),
+]
+
+
+def test_a_table_by_hand():
+    lines = [line.strip("| ").split(" | ") for line in table(ROWS).splitlines()]
+    assert [len(line) for line in lines] == [8] * 6
+    assert lines[0] == [
+        "arm",
+        "seeds",
+        "1-shot mIoU (%)",
+        "gain [95 %]",
+        "the paper's",
+        "5-shot mIoU (%)",
+        "gain [95 %]",
+        "the paper's",
+    ]
+    assert lines[2] == ["prototype", "–", "30.0", "-20.0 [-25.0, -15.0]", "–", "40.0", "-20.0 [-25.0, -15.0]", "–"]
+    assert lines[3] == ["base", "2", "50.0 ± 1.2", "–", "–", "60.0 ± 1.2", "–", "–"]
+    assert lines[4] == [
+        "lda",
+        "2",
+        "51.1 ± 1.2",
+        "+1.1 [-0.2, +2.0]",
+        "+0.57",
+        "59.0 ± 1.2",
+        "-1.0 [-2.0, -0.1]",
+        "+0.81",
+    ]
+    assert lines[5] == ["mine", "1", "70.0", "+20.0 [+10.0, +30.0]", "–", "–", "–", "–"]
+
+
+def test_a_table_of_other_shots_says_nothing_of_the_paper():
+    head = table([row("base", 2)]).splitlines()[0]
+    assert head == "| arm | seeds | 2-shot mIoU (%) | gain [95 %] |"
+
+
+def test_a_table_of_another_baseline_says_nothing_of_the_paper():
+    assert "paper" in table([row("base", 1), row("published", 5)])
+    assert "paper" not in table([row("published", 1), row("published", 5)])
+
+
+def test_a_forest_by_hand():
+    figure = forest(ROWS, title="d: arm (seeds)")
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["lda (2)", "mine (1)"]
+    assert axis.get_title(loc="left") == "d: arm (seeds)"
+    assert axis.get_xlabel().startswith("mIoU minus base's, points")
+    lines = [(line.get_xdata(), line) for line in axis.lines]
+    spans = [(tuple(x), to_hex(line.get_color())) for x, line in lines if len(x) == 2]
+    one, five = HIT.lower(), FALSE_ALARM.lower()
+    assert spans[1:] == [
+        (pytest.approx((-0.2, 2.0)), one),
+        (pytest.approx((10, 30)), one),
+        (pytest.approx((-2.0, -0.1)), five),
+    ]
+    marks = {round(float(x[0]), 6): line.get_markerfacecolor() for x, line in lines if len(x) == 1}
+    assert marks == {1.1: "white", 20.0: HIT, -1.0: FALSE_ALARM}
+
+
+def test_a_forest_of_many_shots():
+    rows = [row("lda", k, gain=0.01, interval=(0, 0.02)) for k in (1, 2, 5, 10)]
+    (legend,) = forest(rows).legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"{k}-shot" for k in (1, 2, 5, 10)]
+    with pytest.raises(InputError, match="5 numbers of shots .* choose 4 of 1, 2, 5, 10, 20"):
+        forest([*rows, row("lda", 20, gain=0.01, interval=(0, 0.02))])
+
+
+def tables(root, *args):
+    return subprocess.run([sys.executable, root / "tools" / "tables.py", *args], capture_output=True, text=True)
+
+
+def test_the_committed_tables_and_figures_are_current():
+    done = tables(ROOT, "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_committed_examples_are_of_the_shipped_weights(tmp_path):
+    shown = ("--data", "shapes", "--checkpoint", "intended-lite0-shapes")
+
+    def check(folder, *args):
+        command = [sys.executable, ROOT / "tools" / "qualitative.py", folder, *shown, "--check"]
+        return subprocess.run([*command, *args], capture_output=True, text=True)
+
+    committed = ROOT / "results" / "qualitative"
+    done = check(committed)
+    assert done.returncode == 0, done.stderr
+    assert check(committed, "--seed", "1").stderr == f"{committed}: not current: examples, worst\n"
+    assert check(tmp_path).returncode == 1
+
+
+def test_the_committed_picture_of_the_explorer_is_current(tmp_path):
+    """All but for what another processor rounds otherwise."""
+    drawn = tmp_path / "explorer.png"
+    subprocess.run([sys.executable, ROOT / "tools" / "cover.py", drawn], check=True)
+    now, committed = (
+        np.asarray(Image.open(path).convert("RGB"), float) for path in (drawn, ROOT / "results" / "explorer.png")
+    )
+    assert now.shape == committed.shape
+    assert np.abs(now - committed).mean() < 0.02  # of 255; a frame that moves makes 0.1
+
+
+def test_what_is_not_current_is_named_and_mended(tmp_path):
+    for name in ("README.md", "tools/tables.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    photos, shapes = (tmp_path / "results" / "table3" / f"{name}.png" for name in DATA)
+    before = photos.read_bytes()
+    assert tables(tmp_path, "--check").returncode == 0
+    photos.unlink()
+    result = next(shapes.with_suffix("").glob("published-*.json"))
+    record = json.loads(result.read_text())
+    counts = record["tallies"]["1"]
+    for episode in range(100):  # nothing found; I + background's U = background's I + U stays
+        counts["bg_intersection"][episode] -= counts["fg_intersection"][episode]
+        counts["fg_intersection"][episode] = 0
+    result.write_text(json.dumps(record))
+    done = tables(tmp_path, "--check")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "not current: results/table3/shapes.png, results/table3/photos.png, README.md; run `make tables`\n"
+    )
+    assert tables(tmp_path).returncode == 0
+    assert tables(tmp_path, "--check").returncode == 0
+    assert photos.read_bytes() == before
