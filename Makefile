@@ -11,7 +11,7 @@ NOTEBOOKS := .venv/bin/python tools/notebooks.py
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run-all run-full test refresh lint lab site e2e bench weights photos ablation \
+.PHONY: help setup run-all run-full test portable refresh lint lab site e2e bench weights photos ablation \
   leakage protocol tables lock clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -49,6 +49,9 @@ run-full: $(READY) ## run every notebook with its full parameters, into build/fu
 test: $(READY) ## unit tests, and every notebook's outputs against the committed ones
 	$(RUN) pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout 600 \
 	  --numprocesses $(WORKERS) --dist loadscope
+
+portable: $(READY) ## notebooks, and tests of numbers, as other processors compute (30 minutes; FULL=1: more)
+	.venv/bin/python tools/portable.py $(if $(FULL),--full)
 
 refresh: $(READY) ## run every notebook in place, fast and seeded, for its committed outputs
 	$(NOTEBOOKS) refresh

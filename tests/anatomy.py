@@ -39,6 +39,11 @@ OF_ONE_MACHINE = re.compile(r"(?<![\w./])/(home|private|root|tmp|Users|var|work)
 # What makes nbval see other outputs than JupyterLab does.
 NOT_COMPARABLE = re.compile(r"\b(?:clear_output|interact|Output)\(|from tqdm import")
 
+# Text that another processor prints otherwise: near zero, with all digits, or a zero with a sign.
+OF_ROUNDING = re.compile(r"\de-\d|\d\.\d{6,}|(?<![\d.])-0\.?(?![\d.])")
+FLOATS = re.compile(r"\b(?:tensor|array)\([^)]*\d\.[^)]*")
+REPORTED = re.compile(r": \S+ \(expected .* ± ")  # compared by its tolerance
+
 
 def code(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
     return [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
@@ -104,6 +109,20 @@ def compares(notebook: NotebookNode, path: Path) -> list[str]:
             found.append(f"cell {i}: trailing ;")
         if any("image/svg+xml" in output.get("data", {}) for output in cell.outputs):
             found.append(f"cell {i}: SVG differs from run to run")
+    return found
+
+
+def prints_what_any_processor_prints(notebook: NotebookNode, path: Path) -> list[str]:
+    found = []
+    for i, cell in code(notebook):
+        if "nbval-ignore-output" in tags(cell):
+            continue
+        for output in cell.outputs:
+            text = output.get("text") or output.get("data", {}).get("text/plain", "")
+            lines = "\n".join(line for line in text.splitlines() if not REPORTED.search(line))
+            found += [f"cell {i}: prints {match[0]!r}" for match in [OF_ROUNDING.search(lines)] if match]
+            if FLOATS.search(lines):
+                found.append(f"cell {i}: the repr of an array of floats; round it and print it")
     return found
 
 
@@ -258,6 +277,7 @@ RULES: list[Rule] = [
     is_of_no_machine,
     ran_from_top_to_bottom,
     compares,
+    prints_what_any_processor_prints,
     has_short_cells,
     has_parameters,
     is_long_enough,

@@ -54,7 +54,7 @@ def sound():
         new_code_cell("draw(FAST, SEED, DEVICE)", outputs=shown("image/png", "aaaa")),
         new_markdown_cell("*A red square.*\n" + told),
         new_code_cell("slider", outputs=shown(WIDGET, {"model_id": "1"})),
-        new_code_cell("1 / 1", outputs=[new_output("stream", text="1.0\n")]),
+        new_code_cell("1 / 1", outputs=[new_output("stream", text="1.0\nx: 1e-09 (expected 0 ± 1e-06)\n")]),
         new_markdown_cell("## Try changing\n## Exercise: half"),
         new_code_cell("def check(half):\n    assert half(2) == 1"),
         new_code_cell(
@@ -114,6 +114,12 @@ BREAKS = {
     "compares: semicolon": lambda n: n.cells[5].update(source="plot();"),
     "compares: clear_output": lambda n: n.cells[5].update(source="clear_output()"),
     "compares: svg": lambda n: n.cells[2].outputs[0].data.update({"image/svg+xml": "<svg/>"}),
+    "prints_what_any_processor_prints: near zero": lambda n: n.cells[5].outputs[0].update(text="a 7e-09\n"),
+    "prints_what_any_processor_prints: unrounded": lambda n: n.cells[5].outputs[0].update(text="0.1234567\n"),
+    "prints_what_any_processor_prints: signed zero": lambda n: n.cells[5].outputs[0].update(text="[-0. 1]\n"),
+    "prints_what_any_processor_prints: repr": lambda n: n.cells[5].outputs.append(
+        new_output("execute_result", {"text/plain": "tensor([[1.0000, 0.5000]])"}, execution_count=4)
+    ),
     "has_short_cells: longest": lambda n: n.cells[5].update(source="x\n" * 31),
     "has_short_cells: median": lambda n: [
         n.cells[i].update(source="FAST, SEED, DEVICE\n" * 7) for i in (2, 4, 5, 11, 13, 15)

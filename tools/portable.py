@@ -1,0 +1,152 @@
+"""What `make portable` does: notebooks and tests as other processors compute, and how far numbers spread.
+
+    python tools/portable.py            three passes (half an hour on two cores)
+    python tools/portable.py --full     three more, and the notebooks that train with three other seeds
+
+Each pass runs every notebook under nbval and the tests marked `numbers`. Processors differ in the order of
+their sums: `ATEN_CPU_CAPABILITY`, `ONEDNN_MAX_CPU_ISA` and the number of threads make one machine compute like
+others. The values that `report` printed go into results/portability.json, beside those of other machines and
+of passes that were not run today; tests/test_portability.py holds the tolerances against them.
+
+pytest loads this file as a plugin, too (`-p tools.portable`): so the values reach its JUnit report.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "results" / "portability.json"
+BUILD = ROOT / "build" / "portable"
+LINE = re.compile(r"^(.*): (\S+) \(expected (\S+) ± ([^\s:)]+)", re.MULTILINE)
+"""A line of `fss.notebook.report`: name, value, expected value, tolerance."""
+
+SSE41 = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+PASSES = {"native, 2 threads": ({}, 2), "SSE41, 1 thread": (SSE41, 1), "AVX2, 2 threads": (AVX2, 2)}
+FURTHER = {"native, 1 thread": ({}, 1), "SSE41, 2 threads": (SSE41, 2), "AVX2, 1 thread": (AVX2, 1)}
+TRAIN = ("07_train_on_a_fold", "09_ablations", "11_paper_scale")
+"""Notebooks that train. A training makes a rounding error large, as another seed would."""
+SEEDS = (1, 2, 3)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the notebooks' cells, and of the tests those that compare numbers."""
+    items[:] = [item for item in items if hasattr(item, "cell") or item.get_closest_marker("numbers")]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Add what a notebook's cell reported to its test's properties."""
+    if call.when == "call":
+        for output in getattr(item, "test_outputs", None) or ():
+            item.user_properties += [(name, " ".join(rest)) for name, *rest in LINE.findall(output.get("text", ""))]
+
+
+def numbered(rows: Iterator[tuple[str, str, str, str, str]]) -> dict[str, dict[str, Any]]:
+    """Make of (notebook, name, value, expected, tolerance) one entry a number, by its place.
+
+    A name that a notebook reports several times is counted: "07_train_on_a_fold: mIoU #2".
+    """
+    seen: Counter[str] = Counter()
+    entries = {}
+    for notebook, name, value, expected, tolerance in rows:
+        key = f"{notebook}: {name}"
+        seen[key] += 1
+        key += f" #{seen[key]}" if seen[key] > 1 else ""
+        entries[key] = {"expected": float(expected), "tolerance": float(tolerance), "value": float(value)}
+    return entries
+
+
+def of_junit(path: Path) -> dict[str, dict[str, Any]]:
+    """Read what a pass reported from pytest's JUnit file."""
+
+    def rows() -> Iterator[tuple[str, str, str, str, str]]:
+        for case in ElementTree.parse(path).getroot().iter("testcase"):
+            for found in case.iter("property"):
+                notebook = case.get("classname", "").split(".")[1]
+                value, expected, tolerance = found.get("value", "").split()
+                yield notebook, found.get("name", ""), value, expected, tolerance
+
+    return numbered(rows())
+
+
+def of_notebook(path: Path) -> dict[str, dict[str, Any]]:
+    """Read what a notebook reported from its outputs."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    texts = ("".join(output.get("text", "")) for cell in notebook["cells"] for output in cell.get("outputs", ()))
+    return numbered((path.stem, *found) for text in texts for found in LINE.findall(text))
+
+
+def run_pass(name: str, settings: dict[str, str], threads: int) -> tuple[bool, dict[str, dict[str, Any]]]:
+    """Run notebooks and tests under one arithmetic; return whether all passed, and what they reported."""
+    file = BUILD / f"{name.replace(', ', '-').replace(' ', '-')}.xml"
+    # One worker a core: two threads leave room for one worker on the two cores that we count on.
+    workers = ["-n", str(max(1, 2 // threads)), "--dist", "loadscope"] if threads == 1 else []
+    command = [
+        *(sys.executable, "-m", "pytest", "-p", "tools.portable", "tests", "notebooks", "-q"),
+        *("--nbval", "--nbval-current-env", "--nbval-cell-timeout", "1200", "--junitxml", str(file)),
+        *workers,
+    ]
+    print(f"== {name}", flush=True)
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | settings | {"OMP_NUM_THREADS": str(threads)})
+    print(f"== {name}: {time.perf_counter() - start:.0f} s", flush=True)
+    return done.returncode == 0, of_junit(file)
+
+
+def run_seed(seed: int) -> dict[str, dict[str, Any]]:
+    """Run the notebooks that train with another seed; return what they reported."""
+    out = BUILD / f"seed-{seed}"
+    paths = [ROOT / "notebooks" / f"{name}.ipynb" for name in TRAIN]
+    command = [sys.executable, str(ROOT / "tools" / "notebooks.py"), "build", *map(str, paths)]
+    subprocess.run([*command, "--out", str(out), "-p", "SEED", str(seed)], cwd=ROOT, check=True)
+    return {key: entry for path in paths for key, entry in of_notebook(out / path.name).items()}
+
+
+def merge(old: dict[str, Any], runs: dict[str, dict[str, dict[str, Any]]], machine: dict[str, str]) -> dict[str, Any]:
+    """Put the runs' values beside those of earlier runs, of numbers that are reported still."""
+    reported = {key: entry for run in runs.values() for key, entry in run.items()}
+    numbers: dict[str, Any] = {}
+    for key, entry in sorted(reported.items()):
+        before = old.get("numbers", {}).get(key, {})
+        values = before.get("values", {}) if before.get("expected") == entry["expected"] else {}
+        values |= {name: run[key]["value"] for name, run in runs.items() if key in run}
+        numbers[key] = {"expected": entry["expected"], "tolerance": entry["tolerance"], "values": values}
+    made = old.get("runs", {}) | {name: {"commit": machine["commit"], "torch": machine["torch"]} for name in runs}
+    return {"command": "make portable FULL=1", "runs": made, "numbers": numbers}
+
+
+def main() -> None:
+    """Run the passes, write the spread, and exit with 1 if anything failed."""
+    from fss.files import write_json
+    from fss.machine import describe
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="three more passes, and three seeds")
+    full = parser.parse_args().full
+    BUILD.mkdir(parents=True, exist_ok=True)
+    machine, runs, failed = describe(), {}, []
+    for name, (settings, threads) in (PASSES | FURTHER if full else PASSES).items():
+        passed, runs[f"{machine['cpu']}, {name}"] = run_pass(name, settings, threads)
+        failed += [] if passed else [name]
+    for seed in SEEDS if full else ():
+        runs[f"{machine['cpu']}, seed {seed}"] = run_seed(seed)
+    old = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    write_json(RESULT, merge(old, runs, machine))
+    sys.exit(f"failed: {'; '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
