@@ -10,10 +10,12 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from errno import ENOSPC
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -34,6 +36,7 @@ from fss.episodes import (
     coin,
     episode_generator,
     episode_loader,
+    mirror,
     read_all,
 )
 from fss.errors import InputError
@@ -107,6 +110,11 @@ class LiveFeatures:
             yield found
 
 
+@cache
+def _say_once(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
 class CachedFeatures:
     """The same features, memory-mapped from the cache folder; extracted once where missing.
 
@@ -119,9 +127,12 @@ class CachedFeatures:
         workers: processes that read pictures while the cache is made.
         progress: show a bar while the cache is made.
 
+    Where the cache cannot be written, or has no room, a line on stderr gives the reason, and the features are
+    extracted each time: the same numbers, later.
+
     Raises:
-        InputError: a bad picture, no room for the cache, or a cache above its cap
-            (``FSS_CACHE_GB``, default 20; the longest unused caches go first).
+        InputError: a bad picture, or a cache above its cap (``FSS_CACHE_GB``, default 20; the longest unused
+            caches go first).
     """
 
     def __init__(
@@ -138,7 +149,17 @@ class CachedFeatures:
         self.device = model.backbone.mean.device
         samples = _Samples(dataset)
         self.rows = {sample: row for row, sample in enumerate(samples.samples)}
-        self.folder = cache_folder() / "features" / _key(model, dataset, mirrors)
+        self.live: LiveFeatures | None = None  # takes over where there can be no cache
+        try:
+            self.maps = self._ready(model, samples, workers, progress)
+        except OSError as error:
+            _say_once(f"fss: no feature cache ({error.strerror}): pictures go through the backbone each time")
+            self.live = LiveFeatures(model, dataset, augment=mirror if mirrors else None, seed=seed, workers=workers)
+
+    def _ready(self, model: DANet, samples: "_Samples", workers: int, progress: bool) -> dict[str, np.ndarray]:
+        """Open the cache, made first where it is missing; raises OSError where it cannot be written."""
+        mirrors = self.mirrors
+        self.folder = cache_folder() / "features" / _key(model, samples.dataset, mirrors)
         total = len(samples) * (2 if mirrors else 1)
         maps = _open(self.folder, total)
         if maps is None:
@@ -146,13 +167,16 @@ class CachedFeatures:
             maps = _open(self.folder, total)
         if maps is None:
             raise InputError(f"{self.folder}: the cache vanished while it was made; run it again")
-        self.maps = maps
         self._support_block4 = "block4_masked" if "block4_masked" in maps else "block4"
+        return maps
 
     def batches(
         self, episodes: Sequence[Episode], batch: int, *, start: int = 0, stride: int | None = None
     ) -> Iterator[FeatureBatch]:
         """Yield batches; see ``FeatureSource``."""
+        if self.live:
+            yield from self.live.batches(episodes, batch, start=start, stride=stride)
+            return
         for first in range(start, len(episodes), stride or batch):
             indices = range(first, min(first + batch, len(episodes)))
             rows = np.array([self._rows(episodes[i], i) for i in indices])  # B,1+K
@@ -308,11 +332,6 @@ def _build(folder: Path, model: DANet, samples: _Samples, mirrors: bool, workers
         shapes = {name: list(array.shape) for name, array in arrays.items()}
         write_json(beside / "manifest.json", {"key": folder.name, "shapes": shapes})
         _publish(beside, folder, total)
-    except OSError as error:
-        raise InputError(
-            f"{folder.parent}: no room for the feature cache ({error.strerror}); set "
-            "XDG_CACHE_HOME to a larger disk, or do without the cache"
-        ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

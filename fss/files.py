@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EISDIR
+from errno import EISDIR, ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,15 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def cache_folder() -> Path:
-    """The kit's folder for what can be made again: ``$XDG_CACHE_HOME/fss`` or ``~/.cache/fss``."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """The kit's folder for what can be made again: ``$XDG_CACHE_HOME/fss`` or ``~/.cache/fss``.
+
+    Raises:
+        FileNotFoundError: no home folder is known, as in a container under any user's number.
+    """
+    try:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise FileNotFoundError(ENOENT, "no home folder is known; set XDG_CACHE_HOME") from error
     return Path(root) / "fss"
 
 

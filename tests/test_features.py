@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 from collections import namedtuple
 from dataclasses import replace
@@ -16,7 +17,7 @@ from tiny import Boxes, boxes, network
 from fss.config import DANetConfig
 from fss.episodes import EpisodeList, mirror
 from fss.errors import InputError
-from fss.features import CHUNK, STALE, CachedFeatures, FeatureBatch, LiveFeatures, extract
+from fss.features import CHUNK, STALE, CachedFeatures, FeatureBatch, LiveFeatures, _say_once, extract
 from fss.model import DANet
 
 DATA = boxes(classes=3, pictures=7)  # 21 pictures: the last chunk is ragged
@@ -263,7 +264,7 @@ def test_an_interruption_leaves_nothing_behind(cache, monkeypatch):
     assert folders(cache) == []
 
 
-def test_a_disk_without_room_is_told_before_anything_is_written(cache, monkeypatch):
+def test_without_room_on_the_disk_nothing_is_written_and_the_numbers_are_the_same(cache, monkeypatch, capsys):
     usage = namedtuple("usage", "total used free")
     needed = sum(file.stat().st_size for file in CachedFeatures(network(), DATA).folder.glob("*.npy"))
     largest = max(file.stat().st_size for file in folders(cache)[0].iterdir())
@@ -271,18 +272,36 @@ def test_a_disk_without_room_is_told_before_anything_is_written(cache, monkeypat
     # The largest file would fit; all of them together do not.
     assert largest < needed - 1000
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed - 1000))
-    with pytest.raises(InputError, match=r"no room for the feature cache \(.* GB needed.*XDG_CACHE"):
-        CachedFeatures(network(), DATA)
-    assert folders(cache) == []
+    without = CachedFeatures(network(), DATA)
+    assert re.search(r"^fss: no feature cache \(.* GB needed, .* GB free\): ", capsys.readouterr().err)
+    assert folders(cache) == [] and without.live is not None
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed))
     CachedFeatures(network(), DATA)
 
 
-def test_a_cache_folder_that_cannot_be_made_is_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize("mirrors", [False, True])
+def test_where_no_cache_can_be_made_its_numbers_come_from_the_pictures(tmp_path, monkeypatch, capsys, mirrors):
+    model = network()
+    kept = read(CachedFeatures(model, DATA, mirrors=mirrors, seed=3))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(InputError, match="file/fss/features: no room for the feature cache"):
-        CachedFeatures(network(), DATA)
+    _say_once.cache_clear()
+    for _ in range(2):
+        found = read(CachedFeatures(model, DATA, mirrors=mirrors, seed=3))
+    assert capsys.readouterr().err == (
+        "fss: no feature cache (Not a directory): pictures go through the backbone each time\n"
+    )
+    assert same(found, kept)
+
+
+def test_without_a_home_folder_there_is_no_cache(monkeypatch, capsys):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", nobody)
+    assert CachedFeatures(network(), DATA).live is not None
+    assert "no home folder is known; set XDG_CACHE_HOME" in capsys.readouterr().err
 
 
 def test_two_processes_at_once_end_with_one_cache(cache, monkeypatch, extracted):

@@ -35,7 +35,7 @@ def test_beyond_it_a_remark_says_so(got, printed, capsys):
     [(0.851, 0.85, True), (0.869, 0.85, True), (0.871, 0.85, False), (0.851, 0.86, False), (math.nan, 0.85, False)],
 )
 def test_nbval_compares_the_tolerance_alone(got, ref, same, tmp_path):
-    """A bare `pytest --nbval`: another value within the tolerance passes; one beyond it, or another expectation, not."""
+    """A bare `pytest --nbval` passes another value within the tolerance, but none beyond it."""
     stored = new_output("stream", text="mIoU: 0.8512 (expected 0.85 ± 0.02)\n")
     source = f"from fss.notebook import report\nreport('mIoU', float('{got}'), {ref}, 0.02)"
     notebook = new_notebook(cells=[new_code_cell(source, execution_count=1, outputs=[stored])])

@@ -92,6 +92,10 @@ def test_values_of_other_machines_stay_while_the_number_does():
         old["numbers"][key] = {"expected": expected, "tolerance": 0.1, "values": {"old, native": expected}}
     now = {key: {"expected": 1.0, "tolerance": 0.2, "value": 1.1} for key in ("a", "b")}
     merged = portable.merge(old, {"new, native": now}, machine)
-    assert merged["numbers"]["a"] == {"expected": 1.0, "tolerance": 0.2, "values": {"old, native": 1.0, "new, native": 1.1}}
+    assert merged["numbers"]["a"] == {
+        "expected": 1.0,
+        "tolerance": 0.2,
+        "values": {"old, native": 1.0, "new, native": 1.1},
+    }
     assert merged["numbers"]["b"]["values"] == {"new, native": 1.1}  # it expects another value now
     assert "gone" not in merged["numbers"] and merged["runs"].keys() == {"old, native", "new, native"}
