@@ -19,6 +19,8 @@ from fss.attention import (
     masked_average,
 )
 
+pytestmark = pytest.mark.numbers
+
 B, C, H, W = 2, 16, 3, 5  # d = 2; H, W, C and d all differ, so that no shape error runs silently
 SPATIAL = {
     "light": (LightAttention, {"rows": 0.7, "cols": -0.4}),

@@ -15,6 +15,8 @@ from fss import backbones
 from fss.backbones import BUILDERS, load_backbone
 from fss.errors import InputError
 
+pytestmark = pytest.mark.numbers
+
 SHAPES = {  # channels and strides; 65 x 97 pixels make different sizes on every side
     "efficientnet_lite0": [(40, 9, 13), (112, 5, 7), (320, 3, 4)],
     "resnet50": [(512, 9, 13), (1024, 9, 13), (2048, 9, 13)],

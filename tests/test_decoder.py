@@ -4,6 +4,8 @@ from torch import nn
 
 from fss.decoder import FeatureEnrichment, PyramidPooling
 
+pytestmark = pytest.mark.numbers
+
 C, H, W = 8, 9, 13  # neither a multiple of any number of bins
 DECODERS = [PyramidPooling, FeatureEnrichment]
 

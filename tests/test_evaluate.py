@@ -27,6 +27,8 @@ from fss.features import CachedFeatures, FeatureBatch
 from fss.metrics import EpisodeTally
 from fss.resize import resize
 
+pytestmark = pytest.mark.numbers
+
 DATA = boxes(classes=4, pictures=6)
 EPISODES = EpisodeList.sample(DATA, shots=2, episodes=19, seed=3)
 

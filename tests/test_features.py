@@ -20,6 +20,8 @@ from fss.errors import InputError
 from fss.features import CHUNK, STALE, CachedFeatures, FeatureBatch, LiveFeatures, _say_once, extract
 from fss.model import DANet
 
+pytestmark = pytest.mark.numbers
+
 DATA = boxes(classes=3, pictures=7)  # 21 pictures: the last chunk is ragged
 EPISODES = EpisodeList.sample(DATA, shots=3, episodes=11, seed=1)
 PRIORS = ["masked_features", "masked_input", None]

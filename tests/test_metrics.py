@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from fss.errors import InputError
 from fss.metrics import EpisodeTally, paired_interval
 
+pytestmark = pytest.mark.numbers
+
 
 def random_batch(seed, episodes=12, height=5, width=7, ignored=0.15):
     """Labels with holes, an easy and a hard class, class 5 with empty targets, 2 never drawn."""

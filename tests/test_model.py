@@ -17,6 +17,8 @@ from fss.config import ARMS, DANetConfig
 from fss.model import DANet, Prediction, prior_mask
 from fss.resize import resize, share_of
 
+pytestmark = pytest.mark.numbers
+
 B, H, W = 2, 64, 96  # pixels; 8 x 12 positions at stride 8
 GRID = (8, 12)
 PRIORS = ["masked_features", "masked_input", "relations", None]

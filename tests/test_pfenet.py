@@ -10,6 +10,8 @@ from fss.config import DANetConfig
 from fss.errors import InputError
 from fss.model import DANet
 
+pytestmark = pytest.mark.numbers
+
 H, W = 49, 65  # pixels; 7 x 9 positions, fewer than bins
 SHOTS = 5
 

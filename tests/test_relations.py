@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 import fss.relations
 from fss.relations import TEMPERATURE, Labelled, MaskAttention, Relations, cosine, pool
 
+pytestmark = pytest.mark.numbers
+
 GRID = (4, 6)
 
 

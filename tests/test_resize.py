@@ -3,6 +3,8 @@ import torch
 
 from fss.resize import resize, share_of
 
+pytestmark = pytest.mark.numbers
+
 H, W = 3, 5
 
 

@@ -36,6 +36,8 @@ from fss.train import (
     train_step,
 )
 
+pytestmark = pytest.mark.numbers
+
 NETWORK = DANetConfig.published(channels=8)
 SHORT = TrainConfig(steps=20, batch=2, size=64, warmup=3, lr=5e-3, val_every=7, val_episodes=3, seed=4)
 SPLITS = {"train": (6, 5), "val": (2, 4), "test": (2, 4)}  # classes, pictures

@@ -37,7 +37,7 @@ AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 PASSES = {"native, 2 threads": ({}, 2), "SSE41, 1 thread": (SSE41, 1), "AVX2, 2 threads": (AVX2, 2)}
 FURTHER = {"native, 1 thread": ({}, 1), "SSE41, 2 threads": (SSE41, 2), "AVX2, 1 thread": (AVX2, 1)}
 TRAIN = ("07_train_on_a_fold",)
-"""Notebooks that train on the same pictures with any seed: a training makes a rounding error as large as a seed does."""
+"""Notebooks that train on the same pictures with any seed: a rounding error grows to as much as a seed makes."""
 SEEDS = (1, 2, 3)
 
 

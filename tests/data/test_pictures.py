@@ -20,6 +20,8 @@ from fss.data.pictures import (
 )
 from fss.errors import InputError
 
+pytestmark = pytest.mark.numbers
+
 HEIGHT, WIDTH = 6, 9
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)

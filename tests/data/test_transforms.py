@@ -12,6 +12,8 @@ from torchvision.transforms import v2
 from fss.data import transforms
 from fss.data.transforms import PaperAugmentation
 
+pytestmark = pytest.mark.numbers
+
 GREY = 127 / 255
 
 

@@ -16,6 +16,8 @@ from fss.explorer import NETWORKS, Explorer, network
 from fss.explorer.panels import percent
 from fss.explorer.sheet import FOOT, GAP, HEAD, MARGIN, SIDE, Mark, Panel, sheet
 
+pytestmark = pytest.mark.numbers
+
 
 def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)))

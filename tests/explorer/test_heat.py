@@ -9,6 +9,8 @@ from fss.episodes import EpisodeBatch, EpisodeDataset, EpisodeList
 from fss.errors import InputError
 from fss.explorer.heat import MAPS, Looks
 
+pytestmark = pytest.mark.numbers
+
 HEIGHT, WIDTH, SHOTS = 40, 72, 2
 ARMS = {
     "published": DANetConfig.published(),
