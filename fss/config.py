@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hin
 
 from fss.errors import InputError, closest, nearest
 
-BackboneName = Literal["efficientnet_lite0", "resnet50", "resnet50_deep", "resnet101", "vgg16_bn"]
+BackboneName = Literal["efficientnet_lite0", "resnet50", "resnet50_deep", "resnet101", "vgg16_bn", "own"]
 Prior = Literal["masked_features", "masked_input", "relations"]
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -60,20 +60,19 @@ class _Checked:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Make the settings from what ``to_json`` gave; a name it does not know is an error."""
-        cls._check_names(values)
-        return cls(**values)
+        """Make the settings from what ``to_json`` gave; a name it does not know is an error.
 
-    @classmethod
-    def _check_names(cls, names: Mapping[str, Any]) -> None:
-        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        for name in names:
-            if name not in known:
-                raise InputError(f"{cls.__name__} has no setting {name!r}; {nearest(name, known)}")
+        A setting that is missing is younger than the file, which was made with what is the default
+        today: a new setting's default is the old behaviour. No other place completes older files.
+        """
+        return cls().override(values)
 
     def override(self, settings: Mapping[str, Any]) -> Self:
         """Return a copy with some settings replaced; unknown names and bad values are errors."""
-        self._check_names(settings)
+        known = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        for name in settings:
+            if name not in known:
+                raise InputError(f"{type(self).__name__} has no setting {name!r}; {nearest(name, known)}")
         return replace(self, **settings)  # type: ignore[type-var]
 
 
@@ -82,9 +81,11 @@ class DANetConfig(_Checked):
     """Everything that defines a network. ``DANetConfig()`` is ``DANetConfig.published()``.
 
     Attributes:
-        backbone: frozen feature extractor; ``"resnet50_deep"`` is PFENet's ResNet-50.
+        backbone: frozen feature extractor; ``"resnet50_deep"`` is PFENet's ResNet-50, ``"own"`` one
+            that was passed as ``DANet(config, backbone=...)``.
         channels: C after the reduction of Eq. 4 (256 in the paper).
         lda: light-dense attention; without it the features go straight to the reduction.
+        dense: the module of Eq. 5: ``"dense"``, or one of yours; see ``fss.attention.register``.
         pca: prototypical channel attention; without it the prototype is a masked average.
         prior: where PFENet's prior mask comes from: block4 of the support, masked afterwards
             (``"masked_features"``), or block4 run on the masked block3 (``"masked_input"``,
@@ -103,6 +104,7 @@ class DANetConfig(_Checked):
         masked_pool: take Eq. 7's softmax over the object's positions only.
         mask_before_reduce: mask the support before the reduction (Eq. 1, 4), not only when
             averaging (PFENet).
+        without_support: set the support's features and mask to zero.
     """
 
     backbone: BackboneName = "efficientnet_lite0"
@@ -118,6 +120,8 @@ class DANetConfig(_Checked):
     mask_background: bool = False
     masked_pool: bool = False
     mask_before_reduce: bool = True
+    dense: str = "dense"
+    without_support: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,12 +132,12 @@ class DANetConfig(_Checked):
 
     @classmethod
     def published(cls, **overrides: Any) -> Self:
-        """DANet as the paper writes it, its shapes mended; the README lists every choice."""
+        """DANet as the paper writes it, its shapes put right; ``docs/`` lists every choice."""
         return cls().override(overrides)
 
     @classmethod
     def intended(cls, **overrides: Any) -> Self:
-        """DANet as its text means it: support values, scaled, the background not looked at."""
+        """DANet as its text means it: support values, scaled, the background left out."""
         meant = cls(value="support", scaled=True, mask_background=True, masked_pool=True)
         return meant.override(overrides)
 
@@ -148,6 +152,11 @@ class DANetConfig(_Checked):
         baseline = cls(lda=False, pca=False, decoder="fem", prior="masked_input", mask_before_reduce=False)
         return baseline.override(overrides)
 
+    @classmethod
+    def blind(cls, **overrides: Any) -> Self:
+        """The arm ``base`` without its support: what the query alone gives away, a control."""
+        return cls(lda=False, pca=False, without_support=True).override(overrides)
+
 
 ARMS: Mapping[str, DANetConfig] = {
     "base": DANetConfig.published(lda=False, pca=False),
@@ -156,6 +165,7 @@ ARMS: Mapping[str, DANetConfig] = {
     "published": DANetConfig.published(),
     "intended": DANetConfig.intended(),
     "pfenet": DANetConfig.pfenet(),
+    "blind": DANetConfig.blind(),
     "best": DANetConfig.best(),
 }
 """The rows of an ablation by name. All but PFENet and best share decoder and prior: a difference

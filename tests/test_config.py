@@ -25,6 +25,8 @@ PUBLISHED = {
     "mask_before_reduce": True,
     "taps": "both",
     "fem_bins": None,
+    "dense": "dense",
+    "without_support": False,
 }
 REPAIRED = PUBLISHED | {
     "value": "support",
@@ -56,6 +58,7 @@ def test_arms():
         "published": PUBLISHED,
         "intended": REPAIRED,
         "pfenet": PFENET,
+        "blind": PUBLISHED | {"lda": False, "pca": False, "without_support": True},
         "best": PUBLISHED | {"lda": False, "pca": False, "prior": "relations"},
     }
     assert all(arm(name) is config for name, config in ARMS.items())
@@ -157,7 +160,7 @@ def test_constructors_check_too():
     ("find", "name", "message"),
     [
         (arm, "publishd", "unknown arm 'publishd'; did you mean 'published'?"),
-        (arm, "x", "unknown arm 'x'; known: base, pca, lda, published, intended, pfenet, best"),
+        (arm, "x", "unknown arm 'x'; known: base, pca, lda, published, intended, pfenet, blind, best"),
         (preset, "papers", "unknown preset 'papers'; did you mean 'paper'?"),
     ],
 )
