@@ -1,7 +1,8 @@
 """Checkpoints: safetensors of the trained weights, everything else as JSON in the header.
 
-The frozen backbone is not stored; its fingerprint is, and must match at loading. A safetensors file
-holds numbers only, so loading one never runs code.
+``load`` reads them, ``load_pfenet`` a published PFENet (Tian et al., TPAMI 2020). The frozen
+backbone is not stored; its fingerprint is, and must match at loading. A safetensors file holds
+numbers only, so loading one never runs code.
 """
 
 import json
@@ -165,14 +166,20 @@ def load_head(model: DANet, tensors: dict[str, Tensor], path: Path) -> None:
     """
     head = {k: t for k, t in tensors.items() if not k.startswith(OPTIMIZER)}
     own = model.head_state()
-    odd = sorted(own.keys() ^ head.keys())
-    odd += [k for k in own.keys() & head.keys() if own[k].shape != head[k].shape]
-    if odd:
+    if odd := _unfit(own, head):
         raise InputError(
             f"{path}: weights of another architecture ({len(odd)} do not fit, first {odd[0]!r}); "
             "use the config that it was trained with"
         )
     model.load_state_dict(head, strict=False)
+
+
+def _unfit(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> list[str]:
+    """Return the names of the weights that are missing, unknown or of another shape."""
+    shared = own.keys() & given.keys()
+    return sorted(own.keys() ^ given.keys()) + sorted(
+        name for name in shared if getattr(given[name], "shape", None) != own[name].shape
+    )
 
 
 @torch.no_grad()
@@ -201,9 +208,7 @@ def load_pfenet(state_dict: Mapping[str, Any]) -> DANet:
     }
     # Counters of BatchNorm, which nothing reads, are not in every file.
     given = {name: t for name, t in own.items() if name.endswith("num_batches_tracked")} | given
-    odd = sorted(own.keys() ^ given.keys())
-    odd = odd or sorted(name for name in own if getattr(given[name], "shape", None) != own[name].shape)
-    if odd:
+    if odd := _unfit(own, given):
         raise InputError(
             f"not the weights of a published PFENet with a ResNet-50: {len(odd)} do not fit, first "
             f"{odd[0]!r}; give the state dict of dvlab-research/PFENet with layers=50, vgg=False"

@@ -5,7 +5,7 @@ import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from fss.errors import InputError, closest, nearest
 
@@ -46,6 +46,8 @@ def _meant(value: Any, hint: Any) -> str:
 class _Checked:
     """Frozen settings whose values are checked when made and that read and write JSON."""
 
+    LEAST: ClassVar[Mapping[str, float]] = {}  # the smallest number that a setting may have
+
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in fields(self):  # type: ignore[arg-type]
@@ -53,6 +55,9 @@ class _Checked:
             if not _admits(value, hints[field.name]):
                 hint = f"use {_describe(hints[field.name])}{_meant(value, hints[field.name])}"
                 raise InputError(f"{type(self).__name__}.{field.name} = {value!r}: {hint}")
+            least = self.LEAST.get(field.name)
+            if value is not None and least is not None and not least <= value < math.inf:  # so written, refuses nan
+                raise InputError(f"{type(self).__name__}.{field.name} = {value}: use {least} or more")
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a dict of JSON values."""
@@ -123,12 +128,7 @@ class DANetConfig(_Checked):
     dense: str = "dense"
     without_support: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.channels < 1:
-            raise InputError(f"DANetConfig.channels = {self.channels}: use 1 or more")
-        if self.fem_bins is not None and self.fem_bins < 1:
-            raise InputError(f"DANetConfig.fem_bins = {self.fem_bins}: use 1 or more, or None")
+    LEAST = {"channels": 1, "fem_bins": 1}
 
     @classmethod
     def published(cls, **overrides: Any) -> Self:
@@ -201,10 +201,7 @@ class DataConfig(_Checked):
     novel: Literal["background", "drop"] = "background"
     min_pixels: int | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.min_pixels is not None and self.min_pixels < 1:
-            raise InputError(f"DataConfig.min_pixels = {self.min_pixels}: use 1 or more")
+    LEAST = {"min_pixels": 1}
 
 
 @dataclass(frozen=True)
@@ -273,29 +270,25 @@ class TrainConfig(_Checked):
     val_every: int = 700
     val_episodes: int = 200
 
+    LEAST = dict(
+        steps=1,
+        epochs=1,
+        batch=1,
+        shots=1,
+        size=32,
+        lr=0,
+        warmup=0,
+        lr_multiplier=0,
+        weight_decay=0,
+        aux_weight=0,
+        iou_weight=0,
+        seed=0,
+        val_every=1,
+        val_episodes=1,
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        lowest: dict[str, float] = dict(
-            epochs=1,
-            batch=1,
-            shots=1,
-            size=32,
-            lr=0,
-            warmup=0,
-            lr_multiplier=0,
-            weight_decay=0,
-            aux_weight=0,
-            iou_weight=0,
-            seed=0,
-            val_every=1,
-            val_episodes=1,
-        )
-        if self.steps is not None:
-            lowest["steps"] = 1
-        for name, least in lowest.items():
-            found = getattr(self, name)
-            if not least <= found < math.inf:  # so written, it also refuses nan
-                raise InputError(f"TrainConfig.{name} = {found}: use {least} or more")
         if not 0 <= self.dropout < 1:
             raise InputError(f"TrainConfig.dropout = {self.dropout}: use 0 or more and below 1")
         if self.cache and self.augment == "paper":

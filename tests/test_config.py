@@ -95,7 +95,7 @@ def test_overrides(make):
         ({"channels": 64.0}, "DANetConfig.channels = 64.0: use int"),
         ({"channels": True}, "DANetConfig.channels = True: use int"),
         ({"lda": 1}, "DANetConfig.lda = 1: use bool"),
-        ({"fem_bins": 0}, "DANetConfig.fem_bins = 0: use 1 or more, or None"),
+        ({"fem_bins": 0}, "DANetConfig.fem_bins = 0: use 1 or more"),
         (
             {"prior": "mask"},
             "prior = 'mask': use 'masked_features', 'masked_input', 'relations' or None",
