@@ -7,20 +7,15 @@ Everything else is imported from its module, so that ``import fss`` and ``fss --
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fss.checkpoint import load
-    from fss.pfenet import load_pfenet
+    from fss.checkpoint import load, load_pfenet
 
 __all__ = ["load", "load_pfenet"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":
-        from fss.checkpoint import load
+    if name in __all__:
+        from fss import checkpoint
 
-        return load
-    if name == "load_pfenet":
-        from fss.pfenet import load_pfenet
-
-        return load_pfenet
+        return getattr(checkpoint, name)
     raise AttributeError(f"module 'fss' has no attribute {name!r}")

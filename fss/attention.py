@@ -1,4 +1,4 @@
-"""The three attention modules of DANet. Each returns ``(out, maps)``.
+"""The three attention modules of DANet, each of which returns ``(out, maps)``, and a place for yours.
 
 Notation: B episodes, K support pictures (shots), C channels, H x W positions, N = H * W,
 d = max(1, C / 8) projection channels. In every map the query is on the rows (index i) and the
@@ -6,18 +6,67 @@ support on the columns (index j); the softmax runs over j, so each row sums to o
 
 The support comes in already masked (Eq. 1); no module masks it again. With k shots, every map is
 averaged over the shots *after* the softmax, so that a network trained with one shot runs with k.
+
+``register`` names a module of yours, which then takes the place of ``DenseAttention`` in the network.
 """
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fss.errors import InputError, nearest
+
 Value = Literal["query", "support"]
+Kind = TypeVar("Kind", bound=type[nn.Module])
 CHUNK = 256  # query rows of the dense map that exist at any one time when no map is asked for
+MODULES: dict[str, type[nn.Module]] = {}  # by the name that ``register`` gave them
+
+
+def register(name: str) -> Callable[[Kind], Kind]:
+    """Name an attention module, so that ``DANetConfig(dense=name)`` builds it for Eq. 5.
+
+    Stands above a class with the constructor and the forward of ``DenseAttention``::
+
+        @fss.attention.register("cosine")
+        class CosineAttention(nn.Module):
+            def __init__(self, channels, **options): ...  # value, scaled, mask_background
+            def forward(self, query, support, mask, *, need_map=True): ...  # -> out, DenseMaps
+
+    ``out`` has the query's shape; both of the maps may be ``None`` without ``need_map``. A method
+    ``tokens`` like that of ``DenseAttention`` is optional. Checkpoints hold the name and never
+    import code: import the module that registers it before you load one (on the command line:
+    ``--import MODULE``).
+
+    Raises:
+        InputError: another class has the name. The same class may come again, as from a notebook
+            cell that is run twice, and replaces the old one.
+    """
+
+    def keep(kind: Kind) -> Kind:
+        known = MODULES.setdefault(name, kind)
+        if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+            raise InputError(
+                f"attention {name!r} is {known.__module__}.{known.__qualname__} already; register yours by another name"
+            )
+        MODULES[name] = kind
+        return kind
+
+    return keep
+
+
+def build_attention(name: str, channels: int, **options: Any) -> nn.Module:
+    """Build the module that is registered as ``name``, or raise InputError."""
+    if name not in MODULES:
+        raise InputError(
+            f"unknown attention dense={name!r}; {nearest(name, MODULES)} If it is a module of yours, first import the "
+            "file that registers it (on the command line: --import MODULE)"
+        )
+    return MODULES[name](channels, **options)
 
 
 class LightMaps(NamedTuple):
@@ -51,7 +100,7 @@ def attention_weights(
 ) -> Float[Tensor, "... I J"]:
     r"""Eq. 2: :math:`A_{ij} = \exp(s\,q_i \cdot k_j) / \sum_j \exp(s\,q_i \cdot k_j)`.
 
-    ``keep`` [..., J] marks the keys that may be looked at; the others get minus infinity.
+    ``keep`` [..., J] marks the keys that may be attended to; the others get minus infinity.
     """
     scores = scale * query @ key.transpose(-1, -2)
     if keep is not None:
@@ -60,7 +109,7 @@ def attention_weights(
 
 
 class Tokens(NamedTuple):
-    """What a map is made of before its softmax: whoever asks for one row needs no whole map.
+    """What a map is made of before its softmax, so that one row can be had without the whole map.
 
     Places of shots that share one softmax come one after the other on J, with K = 1.
     """
@@ -68,7 +117,7 @@ class Tokens(NamedTuple):
     query: Float[Tensor, "B 1 I D"]
     key: Float[Tensor, "B K J D"]
     scale: float | Tensor
-    keep: Tensor | None  # [B,K,J]: keys that may be looked at
+    keep: Tensor | None  # [B,K,J]: keys that may be attended to
 
     def row(self, i: int, *, temperature: float = 1.0) -> Float[Tensor, "B K J"]:
         """Return row ``i`` of the map; its scores are divided by ``temperature`` first."""
@@ -78,7 +127,7 @@ class Tokens(NamedTuple):
 
 
 def foreground(mask: Float[Tensor, "... J"]) -> Tensor:
-    """Return which of the J keys are foreground (> 0.5); all of them where none is."""
+    """Return which of the J keys are foreground (> 0.5); all of them if there is none."""
     inside = mask > 0.5
     return inside | ~inside.any(dim=-1, keepdim=True)
 
@@ -107,7 +156,7 @@ class _QueryKeyValue(nn.Module):
         mask_background: bool = False,
     ) -> None:
         super().__init__()
-        if value not in ("query", "support"):
+        if value not in get_args(Value):
             raise ValueError(f"value must be 'query' or 'support', not {value!r}")
         inner = max(1, channels // 8)
         self.query_proj = nn.Conv2d(channels, inner, 1)
@@ -158,8 +207,8 @@ class LightAttention(_QueryKeyValue):
         channels: C of the query and the support.
         value: ``"query"`` (as published) or ``"support"`` (mean over the shots of what each gives).
         scaled: divide the scores by sqrt(d*W) for rows and sqrt(d*H) for columns.
-        mask_background: rows and columns of the support without foreground are not looked at; a
-            mask without any foreground hides nothing.
+        mask_background: rows and columns of the support without foreground are not attended to;
+            a mask without any foreground hides nothing.
     """
 
     def __init__(
@@ -219,8 +268,9 @@ class LightAttention(_QueryKeyValue):
         return Tokens(q, key.flatten(3), q.shape[-1] ** -0.5 if self.scaled else 1.0, keep)
 
 
+@register("dense")
 class DenseAttention(_QueryKeyValue):
-    r"""Dense attention (Eq. 5): every query pixel looks at every support pixel (non-local block).
+    r"""Dense attention (Eq. 5): every query pixel attends to every support pixel (non-local block).
 
     .. math:: F_{dense} = \theta F_{v1} A_{dense}^T + F_v
 
@@ -228,7 +278,7 @@ class DenseAttention(_QueryKeyValue):
         channels: C of the query and the support.
         value: ``"query"`` (as published) or ``"support"``.
         scaled: divide the scores by sqrt(d).
-        mask_background: support pixels outside the mask are not looked at; a mask without any
+        mask_background: support pixels outside the mask are not attended to; a mask without any
             foreground hides nothing.
     """
 
@@ -266,13 +316,8 @@ class DenseAttention(_QueryKeyValue):
             attended = (dense @ values).mean(1)
         else:
             maps = DenseMaps(None, None)
-            attended = torch.cat(
-                [
-                    (attention_weights(rows, k, scale=scale, keep=keep) @ values).mean(1)
-                    for rows in q.split(CHUNK, dim=2)
-                ],
-                dim=1,
-            )
+            parts = (attention_weights(rows, k, scale=scale, keep=keep) @ values for rows in q.split(CHUNK, dim=2))
+            attended = torch.cat([part.mean(1) for part in parts], dim=1)
         attended = attended.transpose(1, 2).unflatten(2, v.shape[2:])  # B,N,C -> B,C,H,W
         return self.theta * attended + v, maps
 

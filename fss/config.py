@@ -5,11 +5,11 @@ import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from fss.errors import InputError, closest, nearest
 
-BackboneName = Literal["efficientnet_lite0", "resnet50", "resnet50_deep", "resnet101", "vgg16_bn"]
+BackboneName = Literal["efficientnet_lite0", "resnet50", "resnet50_deep", "resnet101", "vgg16_bn", "own"]
 Prior = Literal["masked_features", "masked_input", "relations"]
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -46,6 +46,8 @@ def _meant(value: Any, hint: Any) -> str:
 class _Checked:
     """Frozen settings whose values are checked when made and that read and write JSON."""
 
+    LEAST: ClassVar[Mapping[str, float]] = {}  # the smallest number that a setting may have
+
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in fields(self):  # type: ignore[arg-type]
@@ -53,6 +55,9 @@ class _Checked:
             if not _admits(value, hints[field.name]):
                 hint = f"use {_describe(hints[field.name])}{_meant(value, hints[field.name])}"
                 raise InputError(f"{type(self).__name__}.{field.name} = {value!r}: {hint}")
+            least = self.LEAST.get(field.name)
+            if value is not None and least is not None and not least <= value < math.inf:  # so written, refuses nan
+                raise InputError(f"{type(self).__name__}.{field.name} = {value}: use {least} or more")
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a dict of JSON values."""
@@ -60,20 +65,19 @@ class _Checked:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Make the settings from what ``to_json`` gave; a name it does not know is an error."""
-        cls._check_names(values)
-        return cls(**values)
+        """Make the settings from what ``to_json`` gave; a name it does not know is an error.
 
-    @classmethod
-    def _check_names(cls, names: Mapping[str, Any]) -> None:
-        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        for name in names:
-            if name not in known:
-                raise InputError(f"{cls.__name__} has no setting {name!r}; {nearest(name, known)}")
+        A setting that is missing is younger than the file, which was made with what is the default
+        today: a new setting's default is the old behaviour. No other place completes older files.
+        """
+        return cls().override(values)
 
     def override(self, settings: Mapping[str, Any]) -> Self:
         """Return a copy with some settings replaced; unknown names and bad values are errors."""
-        self._check_names(settings)
+        known = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        for name in settings:
+            if name not in known:
+                raise InputError(f"{type(self).__name__} has no setting {name!r}; {nearest(name, known)}")
         return replace(self, **settings)  # type: ignore[type-var]
 
 
@@ -82,9 +86,11 @@ class DANetConfig(_Checked):
     """Everything that defines a network. ``DANetConfig()`` is ``DANetConfig.published()``.
 
     Attributes:
-        backbone: frozen feature extractor; ``"resnet50_deep"`` is PFENet's ResNet-50.
+        backbone: frozen feature extractor; ``"resnet50_deep"`` is PFENet's ResNet-50, ``"own"`` one
+            that was passed as ``DANet(config, backbone=...)``.
         channels: C after the reduction of Eq. 4 (256 in the paper).
         lda: light-dense attention; without it the features go straight to the reduction.
+        dense: the module of Eq. 5: ``"dense"``, or one of yours; see ``fss.attention.register``.
         pca: prototypical channel attention; without it the prototype is a masked average.
         prior: where PFENet's prior mask comes from: block4 of the support, masked afterwards
             (``"masked_features"``), or block4 run on the masked block3 (``"masked_input"``,
@@ -103,6 +109,7 @@ class DANetConfig(_Checked):
         masked_pool: take Eq. 7's softmax over the object's positions only.
         mask_before_reduce: mask the support before the reduction (Eq. 1, 4), not only when
             averaging (PFENet).
+        without_support: set the support's features and mask to zero.
     """
 
     backbone: BackboneName = "efficientnet_lite0"
@@ -118,22 +125,19 @@ class DANetConfig(_Checked):
     mask_background: bool = False
     masked_pool: bool = False
     mask_before_reduce: bool = True
+    dense: str = "dense"
+    without_support: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.channels < 1:
-            raise InputError(f"DANetConfig.channels = {self.channels}: use 1 or more")
-        if self.fem_bins is not None and self.fem_bins < 1:
-            raise InputError(f"DANetConfig.fem_bins = {self.fem_bins}: use 1 or more, or None")
+    LEAST = {"channels": 1, "fem_bins": 1}
 
     @classmethod
     def published(cls, **overrides: Any) -> Self:
-        """DANet as the paper writes it, its shapes mended; the README lists every choice."""
+        """DANet as the paper writes it, its shapes put right; ``docs/`` lists every choice."""
         return cls().override(overrides)
 
     @classmethod
     def intended(cls, **overrides: Any) -> Self:
-        """DANet as its text means it: support values, scaled, the background not looked at."""
+        """DANet as its text means it: support values, scaled, the background left out."""
         meant = cls(value="support", scaled=True, mask_background=True, masked_pool=True)
         return meant.override(overrides)
 
@@ -148,6 +152,11 @@ class DANetConfig(_Checked):
         baseline = cls(lda=False, pca=False, decoder="fem", prior="masked_input", mask_before_reduce=False)
         return baseline.override(overrides)
 
+    @classmethod
+    def blind(cls, **overrides: Any) -> Self:
+        """The arm ``base`` without its support: what the query alone gives away, a control."""
+        return cls(lda=False, pca=False, without_support=True).override(overrides)
+
 
 ARMS: Mapping[str, DANetConfig] = {
     "base": DANetConfig.published(lda=False, pca=False),
@@ -156,6 +165,7 @@ ARMS: Mapping[str, DANetConfig] = {
     "published": DANetConfig.published(),
     "intended": DANetConfig.intended(),
     "pfenet": DANetConfig.pfenet(),
+    "blind": DANetConfig.blind(),
     "best": DANetConfig.best(),
 }
 """The rows of an ablation by name. All but PFENet and best share decoder and prior: a difference
@@ -191,10 +201,7 @@ class DataConfig(_Checked):
     novel: Literal["background", "drop"] = "background"
     min_pixels: int | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.min_pixels is not None and self.min_pixels < 1:
-            raise InputError(f"DataConfig.min_pixels = {self.min_pixels}: use 1 or more")
+    LEAST = {"min_pixels": 1}
 
 
 @dataclass(frozen=True)
@@ -263,29 +270,25 @@ class TrainConfig(_Checked):
     val_every: int = 700
     val_episodes: int = 200
 
+    LEAST = dict(
+        steps=1,
+        epochs=1,
+        batch=1,
+        shots=1,
+        size=32,
+        lr=0,
+        warmup=0,
+        lr_multiplier=0,
+        weight_decay=0,
+        aux_weight=0,
+        iou_weight=0,
+        seed=0,
+        val_every=1,
+        val_episodes=1,
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        lowest: dict[str, float] = dict(
-            epochs=1,
-            batch=1,
-            shots=1,
-            size=32,
-            lr=0,
-            warmup=0,
-            lr_multiplier=0,
-            weight_decay=0,
-            aux_weight=0,
-            iou_weight=0,
-            seed=0,
-            val_every=1,
-            val_episodes=1,
-        )
-        if self.steps is not None:
-            lowest["steps"] = 1
-        for name, least in lowest.items():
-            found = getattr(self, name)
-            if not least <= found < math.inf:  # so written, it also refuses nan
-                raise InputError(f"TrainConfig.{name} = {found}: use {least} or more")
         if not 0 <= self.dropout < 1:
             raise InputError(f"TrainConfig.dropout = {self.dropout}: use 0 or more and below 1")
         if self.cache and self.augment == "paper":

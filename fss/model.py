@@ -2,7 +2,7 @@
 
 ``forward`` is ``segment(query, encode_support(support, mask))``: a support set is encoded once and
 serves any number of queries, with any number of shots. The methods ending in ``_features`` do the
-same from backbone features, for whoever keeps those in a cache.
+same from backbone features, which training keeps in a cache.
 """
 
 from dataclasses import dataclass, field
@@ -14,19 +14,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fss.attention import (
-    CHUNK,
     DenseAttention,
-    DenseMaps,
     LightAttention,
-    LightMaps,
     PrototypicalChannelAttention,
     Tokens,
+    build_attention,
     masked_average,
 )
-from fss.backbones import Features, load_backbone
+from fss.backbones import Backbone, Features, load_backbone
 from fss.config import DANetConfig
+from fss.data.pictures import IGNORE
 from fss.decoder import FeatureEnrichment, PyramidPooling
-from fss.relations import Labelled, Relations
+from fss.errors import InputError
+from fss.relations import Labelled, Relations, prior_mask
 from fss.resize import Size, resize, share_of
 
 SQUEEZED = 16  # channels between the two convolutions of Eq. 6: as in the paper; about so for any C
@@ -70,26 +70,6 @@ class SupportCode(NamedTuple):
     labelled: tuple[Labelled, ...] = ()  # block3 and block4; for the relations
 
 
-def prior_mask(query: Float[Tensor, "B C h w"], support: Float[Tensor, "B K C h w"]) -> Float[Tensor, "B 1 h w"]:
-    """PFENet's prior (Tian et al., 2020): how much a query position looks like the object.
-
-    The largest cosine similarity with any position of the masked block4 features ``support``,
-    stretched to 0..1 over each picture; mean over the shots.
-    """
-    q = query.flatten(2)  # B,C,n
-    s = support.flatten(3)  # B,K,C,n
-    s_norm = s.norm(dim=2)[:, :, None, :]  # B,K,1,n
-    best = []
-    for part in q.split(CHUNK, dim=2):  # never the whole n x n map
-        dots = torch.einsum("bci,bkcj->bkij", part, s)
-        norms = part.norm(dim=1)[:, None, :, None] * s_norm
-        best.append((dots / (norms + 1e-7)).amax(dim=-1))
-    similarity = torch.cat(best, dim=-1)  # B,K,n
-    low, high = similarity.amin(-1, keepdim=True), similarity.amax(-1, keepdim=True)
-    stretched = (similarity - low) / (high - low + 1e-7)
-    return stretched.mean(1).unflatten(-1, query.shape[2:]).unsqueeze(1)
-
-
 class DANet(nn.Module):
     """The Dual-Attention Network for few-shot segmentation (Chen et al.), and its arms.
 
@@ -97,43 +77,50 @@ class DANet(nn.Module):
         config: which parts, and how they are read; see ``DANetConfig``.
         pretrained: ImageNet weights for the frozen backbone: ``True``, ``False`` or a file; see
             ``fss.backbones.load_backbone``, which also says what it raises.
+        backbone: one of yours, in place of the one that ``config`` names. A checkpoint does not hold
+            it: pass it to ``fss.load`` again.
         dropout: of the reduced channels while training (PFENet: 0.5); 0 also turns off the 0.1 of
             the decoder's classifiers.
 
     Attributes:
-        trained: what the checkpoint tells of its training (data, size, steps ...); empty for a new
+        trained: what the checkpoint says of its training (data, size, steps ...); empty for a new
             network.
     """
 
-    def __init__(self, config: DANetConfig, *, pretrained: bool | str | Path = True, dropout: float = 0.5) -> None:
+    def __init__(
+        self,
+        config: DANetConfig,
+        *,
+        pretrained: bool | str | Path = True,
+        backbone: Backbone | None = None,
+        dropout: float = 0.5,
+    ) -> None:
         super().__init__()
         self.trained: dict[str, Any] = {}
-        self.backbone = load_backbone(config.backbone, pretrained)
+        named = "own" if backbone else config.backbone
+        if named == "own" and backbone is None:
+            raise InputError("this network has a backbone of yours: pass it, as DANet or fss.load(..., backbone=...)")
+        self.backbone = backbone or load_backbone(named, pretrained)
         # A file of weights can make a resnet50 a resnet50_deep.
-        config = config.override({"backbone": self.backbone.name or config.backbone})
-        self.config = config
+        self.config = config = config.override({"backbone": self.backbone.name or named})
         c2, c3, _ = self.backbone.channels
         channels = config.channels
-        options = dict(value=config.value, scaled=config.scaled, mask_background=config.mask_background)
-        self.light = LightAttention(c2, **options) if config.lda else None  # type: ignore[arg-type]
-        self.dense = DenseAttention(channels, **options) if config.lda else None  # type: ignore[arg-type]
-        self.channel = (
-            PrototypicalChannelAttention(channels, reduction=max(1, channels // SQUEEZED), masked=config.masked_pool)
-            if config.pca
-            else None
-        )
+        self.light = self.dense = self.channel = None
+        if config.lda:
+            options: Any = dict(value=config.value, scaled=config.scaled, mask_background=config.mask_background)
+            self.light = LightAttention(c2, **options)
+            self.dense = build_attention(config.dense, channels, **options)
+        if config.pca:
+            reduction = max(1, channels // SQUEEZED)
+            self.channel = PrototypicalChannelAttention(channels, reduction=reduction, masked=config.masked_pool)
         joined = c2 + c3 if config.taps == "both" else c2
         self.reduce_query = _reduction(joined, channels, dropout)
         self.reduce_support = _reduction(joined, channels, dropout)
-        self.relations = None
-        if config.prior == "relations":
-            self.relations = Relations(aligned=self.backbone.aligned)
-        maps = 0 if config.prior is None else 1 if self.relations is None else Relations.CHANNELS
-        self.decoder = (
-            PyramidPooling(channels, prior=maps)
-            if config.decoder == "ppm"
-            else FeatureEnrichment(channels, prior=maps, bins=config.fem_bins)
-        )
+        self.relations = Relations(aligned=self.backbone.aligned) if config.prior == "relations" else None
+        maps = 0 if config.prior is None else Relations.CHANNELS if self.relations else 1
+        self.decoder: nn.Module = PyramidPooling(channels, prior=maps)
+        if config.decoder == "fem":
+            self.decoder = FeatureEnrichment(channels, prior=maps, bins=config.fem_bins)
         if not dropout:
             for part in self.decoder.modules():
                 if isinstance(part, nn.Dropout2d):
@@ -150,7 +137,8 @@ class DANet(nn.Module):
         start at 0. Each of these is where training starts, not a constraint: all weights are free.
         """
         self.reduce_support.load_state_dict(self.reduce_query.state_dict())
-        convs = [part.value_proj for part in (self.light, self.dense) if part is not None]
+        spatial = (self.light, self.dense)
+        convs = [part.value_proj for part in spatial if isinstance(part, LightAttention | DenseAttention)]
         if self.channel is not None:
             convs += [self.channel.squeeze, self.channel.expand]
         for conv in convs:
@@ -174,7 +162,7 @@ class DANet(nn.Module):
             need_maps: fill ``Prediction.attention``; without it no N x N map is built.
 
         Raises:
-            ValueError: shapes that do not fit together, with the mend.
+            ValueError: shapes that do not fit together; the message says what to change.
         """
         return self.segment(query, self.encode_support(support, mask), need_maps=need_maps)
 
@@ -215,23 +203,23 @@ class DANet(nn.Module):
     def encode_features(self, support: Features, mask: Tensor) -> SupportCode:
         """``encode_support`` from features [B,K,C,H,W] (masked nowhere) and labels [B,K,h,w]."""
         config = self.config
+        if config.without_support:
+            support, mask = Features(*(torch.zeros_like(map_) for map_ in support)), torch.zeros_like(mask)
         small = self._object(mask, support.block2)  # B,K,1,H,W
         block2, block3 = self._middle(support)
         masked2 = block2 * small  # Eq. 1
         if config.mask_before_reduce:
             block2, block3 = masked2, block3 * small
         joined = self._join(block2, block3)
-        reduced = self.reduce_support(joined.flatten(0, 1)).unflatten(0, joined.shape[:2])
-        weights = None
+        reduced = self.reduce_support(joined.flatten(0, 1)).unflatten(0, joined.shape[:2])  # D_s, Eq. 4
+        weights = block4 = None
+        labelled: tuple[Labelled, ...] = ()
         if self.channel is None:
             prototype = masked_average(reduced, small)
         else:
-            prototype, maps = self.channel(reduced, small)
-            weights = maps.weights
-        block4 = None
-        labelled: tuple[Labelled, ...] = ()
+            prototype, (weights,) = self.channel(reduced, small)  # Eq. 6, 7
         if self.relations is not None:
-            labelled = tuple(Labelled(map_, self._object(mask, map_)) for map_ in support[1:])
+            labelled = tuple(Labelled(map_, self._object(mask, map_), self._ground(mask, map_)) for map_ in support[1:])
         elif config.prior is not None:
             block4 = support.block4 * self._object(mask, support.block4)
         return SupportCode(masked2, reduced, small, prototype, weights, block4, labelled)
@@ -245,28 +233,26 @@ class DANet(nn.Module):
                 f"{query.block2.shape[0]} queries for {code.block2.shape[0]} support sets; "
                 "repeat the support code, or pass one support set a query"
             )
-        maps: dict[str, Tensor] = {}
-        block2, block3 = self._middle(query)
+        maps: dict[str, Tensor | None] = {"weights": code.weights}
+        block2, block3 = self._middle(query)  # B,C2,H,W and B,C3,H,W
         if self.light is not None:
-            block2, light_maps = self.light(block2, code.block2, code.mask)  # Eq. 2, 3
-            maps |= _named(light_maps)
-        attended = self.reduce_query(self._join(block2, block3))  # D_q, Eq. 4
+            block2, light = self.light(block2, code.block2, code.mask)  # F_light, Eq. 2, 3
+            maps |= light._asdict()
+        attended = self.reduce_query(self._join(block2, block3))  # D_q, Eq. 4: B,C,H,W
         if self.dense is not None:
-            attended, dense_maps = self.dense(attended, code.reduced, code.mask, need_map=need_maps)  # Eq. 5
-            maps |= _named(dense_maps)
-        prior, found = self.prior(query, code, need_maps=need_maps)
-        maps |= found
-        if code.weights is not None:
-            maps["weights"] = code.weights
-        logits, inner = self.decoder(attended, code.prototype, prior)
-        return Prediction(self._resize(logits, size), maps if need_maps else {}, inner)
+            attended, dense = self.dense(attended, code.reduced, code.mask, need_map=need_maps)  # F_dense, Eq. 5
+            maps |= {"dense": dense.dense, "dense_by_shot": dense.dense_by_shot}
+        prior, found = self.prior(query, code, need_maps=need_maps)  # B,P,H,W
+        logits, inner = self.decoder(attended, code.prototype, prior)  # B,2,H,W
+        shown = {name: map_ for name, map_ in (maps | found).items() if map_ is not None}
+        return Prediction(self._resize(logits, size), shown if need_maps else {}, inner)
 
     def prior(
         self, query: Features, code: SupportCode, *, need_maps: bool = False
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """What the decoder gets beside the features, at the size of block2, and the maps of it.
 
-        These are ``prior`` (none for ``prior=None``) and what else ``Prediction`` names of it; the
+        The maps are ``prior`` (unless ``prior=None``) and what else ``Prediction`` names of it; the
         attention over labels only where asked for.
         """
         size = (query.block2.shape[-2], query.block2.shape[-1])
@@ -275,24 +261,23 @@ class DANet(nn.Module):
             return prior, {"prior": prior}
         if self.relations is not None:
             maps, found = self.relations(query[1:], code.labelled, size, need_maps=need_maps)
-            mean = maps[:, :4].mean(1, keepdim=True)
-            return maps, {"relations": maps, "prior": mean} | found
+            return maps, {"relations": maps, "prior": maps[:, :4].mean(1, keepdim=True)} | found
         return None, {}
 
     def tokens(self, query: Features, code: SupportCode) -> dict[str, Tokens]:
         """What the attention maps are made of, so that one row can be had without the whole map.
 
         Under the name of each: ``rows``, ``cols`` and ``dense``, or ``match3`` and ``match4`` (one
-        softmax over the places of all shots); with the batch and the shots as of ``_by_shot``.
+        softmax over the places of all shots); with the batch and the shots as of ``_by_shot``. A
+        dense module of yours is among them if it has a method ``tokens``.
         """
         found: dict[str, Tokens] = {}
         block2, block3 = self._middle(query)
         if self.light is not None:
             found["rows"], found["cols"] = self.light.tokens(block2, code.block2, code.mask)
             block2, _ = self.light(block2, code.block2, code.mask)
-        if self.dense is not None:
-            reduced = self.reduce_query(self._join(block2, block3))
-            found["dense"] = self.dense.tokens(reduced, code.reduced, code.mask)
+        if tokens := getattr(self.dense, "tokens", None):
+            found["dense"] = tokens(self.reduce_query(self._join(block2, block3)), code.reduced, code.mask)
         if self.relations is not None:
             found |= self.relations.tokens(query[1:], code.labelled)
         return found
@@ -314,6 +299,10 @@ class DANet(nn.Module):
         """Labels [...,h,w] -> object = 1 on the grid of ``like``: [...,1,H,W]."""
         return share_of(mask, 1, like, aligned=self.backbone.aligned)
 
+    def _ground(self, mask: Tensor, like: Tensor) -> Tensor:
+        """The same of ground = 0; what the label leaves open is neither."""
+        return share_of(mask, 0, like, aligned=self.backbone.aligned)
+
     def head_state(self) -> dict[str, Tensor]:
         """Return all weights but the frozen backbone's: what training changes."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")}
@@ -326,16 +315,12 @@ def _reduction(inputs: int, channels: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(conv, nn.ReLU(), nn.Dropout2d(dropout))
 
 
-def _named(maps: LightMaps | DenseMaps) -> dict[str, Tensor]:
-    return {name: map_ for name, map_ in maps._asdict().items() if map_ is not None}
-
-
 def _check_labels(mask: Tensor) -> None:
     """Raise ValueError for a mask of 0 and 255, which is how files store 0 and 1."""
     if mask.is_meta:
         return
     labels = mask.flatten(1)
-    stored = (labels == 255).any(1) & (labels == 0).any(1) & ~(labels == 1).any(1)
+    stored = (labels == IGNORE).any(1) & (labels == 0).any(1) & ~(labels == 1).any(1)
     if stored.any():
         raise ValueError(
             "the mask holds 0 and 255 and no 1, and 255 means unknown: nothing would be object; pass (mask > 127)"

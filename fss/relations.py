@@ -1,12 +1,14 @@
-"""How a query relates to a labelled support: eight maps of one number a place, whatever the class.
+"""How a query relates to a labelled support: PFENet's prior, or eight maps of one number a place.
 
-Features of a few dozen training classes are learnt by heart; these maps hold none. Each says how
-much a place of the query looks like the object rather than like what surrounds it, by cosines of
-the frozen backbone's features, and a decoder that reads them works for a class it never saw.
+Features of a few dozen training classes are learnt by heart; these maps hold none. Each of the
+eight says how much a place of the query resembles the object rather than what surrounds it, by
+cosines of the frozen backbone's features, and a decoder that reads them works for a class it never
+saw.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fss.attention import CHUNK, Tokens, attention_weights
+from fss.attention import CHUNK, Tokens, attention_weights, foreground
 from fss.resize import resize
 
 DEPTHS = (3, 4)  # block2 adds nothing (measured), and would take most of the time
@@ -27,10 +29,39 @@ GROUND = 0.5  # of the support's surroundings beside the query's own: they diffe
 
 
 class Labelled(NamedTuple):
-    """Support features of one depth and the object's share of each place."""
+    """Support features of one depth, and how much of each place is object and how much ground.
+
+    What the label leaves open is neither. Without ``ground``, all that is not object is ground.
+    """
 
     features: Float[Tensor, "B K C h w"]  # masked nowhere
     mask: Float[Tensor, "B K 1 h w"]
+    ground: Float[Tensor, "B K 1 h w"] | None = None
+
+    def prototypes(self) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
+        """Return the means of the features over the object and over the ground."""
+        ground = 1 - self.mask if self.ground is None else self.ground
+        return pool(self.features, self.mask), pool(self.features, ground)
+
+
+def prior_mask(query: Float[Tensor, "B C h w"], support: Float[Tensor, "B K C h w"]) -> Float[Tensor, "B 1 h w"]:
+    """PFENet's prior (Tian et al., 2020): how much a query position resembles the object.
+
+    The largest cosine similarity with any position of the masked block4 features ``support``,
+    stretched to 0..1 over each picture; mean over the shots.
+    """
+    q = query.flatten(2)  # B,C,n
+    s = support.flatten(3)  # B,K,C,n
+    s_norm = s.norm(dim=2)[:, :, None, :]  # B,K,1,n
+    best = []
+    for part in q.split(CHUNK, dim=2):  # never the whole n x n map
+        dots = torch.einsum("bci,bkcj->bkij", part, s)
+        norms = part.norm(dim=1)[:, None, :, None] * s_norm
+        best.append((dots / (norms + 1e-7)).amax(dim=-1))
+    similarity = torch.cat(best, dim=-1)  # B,K,n
+    low, high = similarity.amin(-1, keepdim=True), similarity.amax(-1, keepdim=True)
+    stretched = (similarity - low) / (high - low + 1e-7)
+    return stretched.mean(1).unflatten(-1, query.shape[2:]).unsqueeze(1)
 
 
 class MaskAttention(nn.Module):
@@ -39,7 +70,8 @@ class MaskAttention(nn.Module):
     .. math:: P_i = \sum_j \mathrm{softmax}_j(\tau \cos(q_i, s_j))\, M_j
 
     Attention whose value is the support mask (DCAMA, Shi et al., ECCV 2022), over the places of all
-    shots at once, object or not: a place that resembles the surroundings is told so.
+    shots at once, object or ground: a place that resembles the ground takes its 0. Places that are
+    neither have no label to give.
 
     Args:
         centred: take the mean of the query and of the support from the features first; what all
@@ -62,19 +94,17 @@ class MaskAttention(nn.Module):
         The map's rows sum to one over all places of all shots. Without it no n x Kn map is built in
         inference.
         """
-        shots = support.features.shape[1]
-        tokens = self.tokens(query, support)
-        q, s, scale = tokens.query.squeeze(1), tokens.key.squeeze(1), tokens.scale
-        labels = support.mask.flatten(1).unsqueeze(-1)  # B,Kn,1
+        q, s, scale, keep = self.tokens(query, support)
+        labels = support.mask.flatten(1)[:, None, :, None]  # B,1,Kn,1
         weights = None
         if need_map:
-            weights = attention_weights(q, s, scale=scale)
+            weights = attention_weights(q, s, scale=scale, keep=keep)  # B,1,n,Kn
             attended = weights @ labels
-            weights = weights.unflatten(2, (shots, -1)).transpose(1, 2)
+            weights = weights.squeeze(1).unflatten(2, (support.mask.shape[1], -1)).transpose(1, 2)  # B,K,n,n
         else:
-            rows = q.split(CHUNK, dim=1)
-            attended = torch.cat([attention_weights(part, s, scale=scale) @ labels for part in rows], dim=1)
-        return attended.transpose(1, 2).unflatten(2, query.shape[2:]), weights
+            rows = q.split(CHUNK, dim=2)
+            attended = torch.cat([attention_weights(part, s, scale=scale, keep=keep) @ labels for part in rows], dim=2)
+        return attended.squeeze(-1).unflatten(2, query.shape[2:]), weights  # B,1,n -> B,1,h,w
 
     def tokens(self, query: Float[Tensor, "B C h w"], support: Labelled) -> Tokens:
         """Return what the map is made of: query [B,1,n,C] and, of all shots, keys [B,1,Kn,C]."""
@@ -84,14 +114,15 @@ class MaskAttention(nn.Module):
             mean = (q.mean(1, keepdim=True) + s.mean(1, keepdim=True)) / 2
             q, s = q - mean, s - mean
         q, s = F.normalize(q, dim=-1), F.normalize(s, dim=-1)
-        return Tokens(q.unsqueeze(1), s.unsqueeze(1), self.log_temperature.exp(), None)
+        keep = None if support.ground is None else foreground((support.mask + support.ground).flatten(1)).unsqueeze(1)
+        return Tokens(q.unsqueeze(1), s.unsqueeze(1), self.log_temperature.exp(), keep)
 
 
 class Relations(nn.Module):
     """Eight maps of the query by what the support's labels say of it.
 
     Of block3 and of block4 each: the attended mask (``MaskAttention``), as it is and centred; the
-    cosine to the object's prototype minus that to the background's; and the same once more with
+    cosine to the object's prototype minus that to the ground's; and the same once more with
     prototypes that take in the query's own places of which the first maps are sure (self-support;
     Fan et al., ECCV 2022): the query resembles itself most.
 
@@ -123,22 +154,19 @@ class Relations(nn.Module):
             then four contrasts; and, where asked for, the centred attention on its own grid,
             ``match3_by_shot`` [B,K,n,n] and ``match4_by_shot``.
         """
+        fit = partial(resize, size=size, aligned=self.aligned)
         attended, maps = [], {}
         for depth, pair, q, labelled in zip(DEPTHS, self.attend, query, support, strict=True):
             for attend in pair:  # type: ignore[attr-defined]
                 mask, weights = attend(q, labelled, need_map=need_maps and attend.centred)
-                attended.append(self._resize(mask, size))
+                attended.append(fit(mask))
                 if weights is not None:
                     maps[f"match{depth}_by_shot"] = weights
-        pooled = [
-            (q, pool(features, mask), pool(features, 1 - mask))
-            for q, (features, mask) in zip(query, support, strict=True)
-        ]
-        contrasts = [self._resize(cosine(q, o) - cosine(q, g), size) for q, o, g in pooled]
-        centred = attended[1] + attended[3]
-        guess = centred - THRESHOLD + torch.stack(contrasts).sum(0)
+        prototypes = [labelled.prototypes() for labelled in support]
+        contrasts = [fit(cosine(q, o) - cosine(q, g)) for q, (o, g) in zip(query, prototypes, strict=True)]
+        guess = attended[1] + attended[3] - THRESHOLD + torch.stack(contrasts).sum(0)
         sure = (STEEPNESS * guess).sigmoid().detach()
-        again = [self._resize(contrast, size) for contrast in self._self_support(pooled, sure)]
+        again = [fit(_self_support(q, o, g, sure)) for q, (o, g) in zip(query, prototypes, strict=True)]
         scaled = [CONTRAST * contrast for contrast in contrasts + again]
         return torch.cat(attended + scaled, dim=1), maps
 
@@ -149,21 +177,16 @@ class Relations(nn.Module):
             for depth, pair, q, labelled in zip(DEPTHS, self.attend, query, support, strict=True)
         }
 
-    def _resize(self, map_: Tensor, size: tuple[int, int]) -> Tensor:
-        return resize(map_, size, aligned=self.aligned)
 
-    @staticmethod
-    def _self_support(
-        pooled: Sequence[tuple[Tensor, Tensor, Tensor]], guess: Float[Tensor, "B 1 H W"]
-    ) -> Iterator[Tensor]:
-        for q, object_, ground in pooled:
-            share = F.adaptive_avg_pool2d(guess, (q.shape[-2], q.shape[-1])).unsqueeze(1)
-            own = q.unsqueeze(1)
-            own_object = pool(own, share * (share > SURE) + UNSURE * share)
-            own_ground = pool(own, (1 - share) * (share < 1 - SURE) + UNSURE * (1 - share))
-            yield cosine(q, F.normalize(object_) + F.normalize(own_object)) - cosine(
-                q, GROUND * F.normalize(ground) + F.normalize(own_ground)
-            )
+def _self_support(query: Tensor, object_: Tensor, ground: Tensor, guess: Float[Tensor, "B 1 H W"]) -> Tensor:
+    """The contrast once more, with prototypes that take in what the query itself is sure of."""
+    share = F.adaptive_avg_pool2d(guess, (query.shape[-2], query.shape[-1])).unsqueeze(1)
+    own = query.unsqueeze(1)
+    own_object = pool(own, share * (share > SURE) + UNSURE * share)
+    own_ground = pool(own, (1 - share) * (share < 1 - SURE) + UNSURE * (1 - share))
+    like_object = cosine(query, F.normalize(object_) + F.normalize(own_object))
+    like_ground = cosine(query, GROUND * F.normalize(ground) + F.normalize(own_ground))
+    return like_object - like_ground
 
 
 def pool(features: Float[Tensor, "B K C h w"], weight: Float[Tensor, "B K 1 h w"]) -> Float[Tensor, "B C"]:

@@ -25,6 +25,8 @@ PUBLISHED = {
     "mask_before_reduce": True,
     "taps": "both",
     "fem_bins": None,
+    "dense": "dense",
+    "without_support": False,
 }
 REPAIRED = PUBLISHED | {
     "value": "support",
@@ -56,6 +58,7 @@ def test_arms():
         "published": PUBLISHED,
         "intended": REPAIRED,
         "pfenet": PFENET,
+        "blind": PUBLISHED | {"lda": False, "pca": False, "without_support": True},
         "best": PUBLISHED | {"lda": False, "pca": False, "prior": "relations"},
     }
     assert all(arm(name) is config for name, config in ARMS.items())
@@ -92,7 +95,7 @@ def test_overrides(make):
         ({"channels": 64.0}, "DANetConfig.channels = 64.0: use int"),
         ({"channels": True}, "DANetConfig.channels = True: use int"),
         ({"lda": 1}, "DANetConfig.lda = 1: use bool"),
-        ({"fem_bins": 0}, "DANetConfig.fem_bins = 0: use 1 or more, or None"),
+        ({"fem_bins": 0}, "DANetConfig.fem_bins = 0: use 1 or more"),
         (
             {"prior": "mask"},
             "prior = 'mask': use 'masked_features', 'masked_input', 'relations' or None",
@@ -157,7 +160,7 @@ def test_constructors_check_too():
     ("find", "name", "message"),
     [
         (arm, "publishd", "unknown arm 'publishd'; did you mean 'published'?"),
-        (arm, "x", "unknown arm 'x'; known: base, pca, lda, published, intended, pfenet, best"),
+        (arm, "x", "unknown arm 'x'; known: base, pca, lda, published, intended, pfenet, blind, best"),
         (preset, "papers", "unknown preset 'papers'; did you mean 'paper'?"),
     ],
 )

@@ -111,7 +111,7 @@ def test_counters_of_batchnorm_are_not_needed(state, model):
     ids=["missing", "a ResNet-101", "a stem of 7x7", "a number", "nothing"],
 )
 def test_other_weights_are_refused(state, model, monkeypatch, change, message):
-    monkeypatch.setattr("fss.pfenet.DANet", lambda config, pretrained: model)
+    monkeypatch.setattr("fss.checkpoint.DANet", lambda config, pretrained: model)
     odd = {name: tensor.new_zeros(()).expand_as(tensor) for name, tensor in state.items()}
     change(odd)
     with pytest.raises(InputError, match="not the weights of a published PFENet") as error:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fss.relations
-from fss.relations import TEMPERATURE, Labelled, MaskAttention, Relations, cosine, pool
+from fss.relations import TEMPERATURE, Labelled, MaskAttention, Relations, cosine, pool, prior_mask
 
 pytestmark = pytest.mark.numbers
 
@@ -142,3 +142,52 @@ def test_prototypes_by_hand():
     found = cosine(query, torch.tensor([[1.0, 0.0]]))
     torch.testing.assert_close(found, torch.tensor([[[[0.6, 0.0]]]]))
     assert not cosine(query, torch.zeros(1, 2)).any()
+
+
+def test_what_the_label_leaves_open_is_neither_object_nor_ground():
+    """Three places in a row: object, open, ground. What the open one shows does not matter."""
+    mask = torch.tensor([[[[[1.0, 0.0, 0.0]]]]])
+    ground = torch.tensor([[[[[0.0, 0.0, 1.0]]]]])
+    features = torch.tensor([[[[[1.0, 7.0, 0.0]], [[0.0, 7.0, 1.0]]]]])  # 1 K=1 C=2 h=1 w=3
+    object_, surroundings = Labelled(features, mask, ground).prototypes()
+    assert object_.tolist() == [[1, 0]] and surroundings.tolist() == [[0, 1]]
+    query = torch.tensor([[[[3.0, 0.0, 5.0]], [[0.0, 2.0, 5.0]]]])
+    attend = MaskAttention(centred=False)
+    attend.log_temperature.data.fill_(math.log(2))
+    found, weights = attend(query, Labelled(features, mask, ground), need_map=True)
+    e = math.exp(2)  # the cosines of the first place with object and ground are 1 and 0
+    torch.testing.assert_close(found, torch.tensor([[[[e / (e + 1), 1 / (e + 1), 0.5]]]]))
+    assert not weights[..., 1].any()
+    other = features.clone()
+    other[..., 1] = -1
+    for changed in (other, other * torch.tensor([1.0, 0.0, 1.0])):
+        torch.testing.assert_close(attend(query, Labelled(changed, mask, ground))[0], found)
+
+
+# PFENet's prior
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31), shots=st.integers(1, 3))
+def test_prior_is_the_loop(seed, shots):
+    g = torch.Generator().manual_seed(seed)
+    query = torch.randn(2, 6, 3, 4, generator=g, dtype=torch.float64)
+    support = torch.randn(2, shots, 6, 2, 5, generator=g, dtype=torch.float64)
+    support *= torch.rand(2, shots, 1, 2, 5, generator=g) < 0.6  # zeros are the background
+    prior = prior_mask(query, support)
+    assert prior.shape == (2, 1, 3, 4)
+    assert prior.min() >= 0 and prior.max() <= 1
+    for b in range(2):
+        expected = reference.prior_mask(query[b].numpy(), support[b].numpy())
+        torch.testing.assert_close(prior[b, 0], torch.from_numpy(expected))
+
+
+def test_prior_in_chunks_is_the_prior(monkeypatch):
+    query, support = torch.randn(2, 6, 7, 9), torch.randn(2, 3, 6, 7, 9)
+    whole = prior_mask(query, support)
+    monkeypatch.setattr(fss.relations, "CHUNK", 10)
+    torch.testing.assert_close(prior_mask(query, support), whole)
+
+
+def test_prior_of_nothing_is_zero():
+    assert not prior_mask(torch.randn(2, 6, 3, 4), torch.zeros(2, 2, 6, 3, 4)).any()
