@@ -123,7 +123,7 @@ OUT = ["--out", "{tmp}/mask.png"]
 
 BAD = {
     # the command line itself
-    "no command": ([], "ablate, reproduce, download, replay}; see fss --help"),
+    "no command": ([], "Expected one of {train, eval, predict, check, download, replay, bench, ab"),
     "unknown command": (["evaluate"], "unknown command 'evaluate'; did you mean 'eval'?"),
     "no such option": ([*EVAL, "--episode", "3"], "did you mean '--episodes'?; see fss eval --h"),
     "no such flag": ([*TRAIN, "--resum"], "did you mean '--resume'?"),
