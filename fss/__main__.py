@@ -1,5 +1,9 @@
-"""``python -m fss``: the command line."""
+"""``fss`` and ``python -m fss``: the command line, of the core's commands and the lab's."""
 
+import fss.lab.commands  # noqa: F401  registers its commands
 from fss.cli import main
 
-main()
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    main()

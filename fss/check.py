@@ -1,42 +1,59 @@
 """Read every picture of a data set once and list what is wrong with it."""
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from itertools import chain
 
 from tqdm.auto import tqdm
 
+from fss.config import DataConfig
+from fss.data import open_whole, report
 from fss.data.dataset import Dataset, Reader
 from fss.errors import InputError
 
 
-def check_pictures(datasets: Iterable[Dataset], *, workers: int, progress: bool) -> Iterator[str]:
-    """Yield one line for every file that cannot be used, whatever number of classes it shows.
+def check_data(
+    spec: str, *, fold: int, size: int, options: DataConfig = DataConfig(), workers: int, progress: bool
+) -> tuple[list[str], Iterator[str]]:
+    """Open all of a data set and read its pictures as they are asked for.
 
     Args:
-        datasets: what ``open_whole`` gave.
+        spec: as for ``open_dataset``.
+        fold: likewise.
+        size: side in pixels of the square that each picture is fitted into.
+        options: which pictures and classes.
         workers: processes that read.
-        progress: show a bar.
+        progress: show a bar for each split.
+
+    Returns:
+        What there is to know of the data set, and its problems, a line each: once for every class or
+        file that cannot be used, whatever number of classes a picture shows.
     """
-    told = set()
-    for dataset in datasets:
-        samples = [(c, name) for c, names in dataset.images.items() for name in names]
-        if not samples:
-            continue
-        for problem in _read(dataset, samples, workers, progress):
+    problems: list[str] = []
+    datasets = open_whole(spec, fold=fold, size=size, options=options, problems=problems)
+    notes = [*report(spec, options, problems), *(note for dataset in datasets for note in dataset.notes)]
+
+    def found() -> Iterator[str]:
+        told = set()
+        for problem in chain(problems, *(_read(dataset, workers, progress) for dataset in datasets)):
             if problem not in told:
                 yield problem
             told.add(problem)
 
+    return list(dict.fromkeys(notes)), found()
 
-def _read(dataset: Dataset, samples: list[tuple[str, str]], workers: int, progress: bool) -> Iterator[str]:
+
+def _read(dataset: Dataset, workers: int, progress: bool) -> Iterator[str]:
+    samples = [(class_name, name) for class_name, names in dataset.images.items() for name in names]
+    if not samples:
+        return
     pool = ProcessPoolExecutor(workers, initializer=_leave_signals_to_the_parent)
     try:
         results = pool.map(partial(_problem, dataset.reader, dataset.size), samples, chunksize=16)
-        total, split = len(samples), dataset.split
-        bar = tqdm(results, total=total, desc=split, unit="picture", disable=not progress)
+        bar = tqdm(results, total=len(samples), desc=dataset.split, unit="picture", disable=not progress)
         yield from (problem for problem in bar if problem)
     except BrokenProcessPool as error:
         raise InputError(

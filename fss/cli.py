@@ -1,40 +1,34 @@
-"""The command line: ``fss train | eval | predict | check | bench | ablate | reproduce | ...``.
+"""The command line: ``fss train | eval | predict | check | download | replay``.
 
-Heavy imports wait until a command runs, so that ``fss --help`` answers at once.
+A command is a function in ``COMMANDS``; its parameters are its options. ``fss.lab.commands`` adds
+the lab's, and ``fss.__main__`` puts the two together. Heavy imports wait until a command runs, so
+that ``fss --help`` answers at once.
 """
 
 import io
 import os
 import re
-import shlex
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import fields
 from functools import partial, wraps
-from inspect import signature
-from itertools import chain
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import tyro
 
-from fss.config import ARMS, DANetConfig, DataConfig, Scoring, with_settings
+from fss.config import ARMS, DataConfig, Scoring, with_settings
 from fss.config import arm as named_arm
 from fss.config import preset as named_preset
-from fss.errors import InputError, Stopped, closest, nearest
+from fss.errors import InputError, Stopped, nearest
 
 _help = tyro.conf.arg
 Data = Annotated[
-    str,
-    _help(
-        help="shapes, shapes:KNOB=VALUE,..., folder:PATH, fss1000:PATH or pascal5i:PATH",
-        metavar="SPEC",
-    ),
+    str, _help(help="shapes, shapes:KNOB=VALUE,..., folder:PATH, fss1000:PATH or pascal5i:PATH", metavar="SPEC")
 ]
 # Their fields are options of the command itself: --lists, --classes ..., and --at, --void.
 Options = Annotated[DataConfig, _help(name="", help="which pictures and classes")]
@@ -49,15 +43,9 @@ Set = Annotated[
     _help(help="other settings: --set channels=96 steps=4000", metavar="NAME=VALUE ..."),
 ]
 Quiet = Annotated[bool, _help(help="no progress bars")]
-Jobs = Annotated[int, _help(help="runs at a time; -1 means one a core or a GPU, and one with a launcher")]
-Readers = Annotated[
-    int,
-    _help(help="processes that read pictures, of each run; -1 means none on a CPU, else up to 4"),
-]
-Runs = Annotated[Path, _help(help="folder for weights and logs", metavar="PATH")]
-Launch = Annotated[
-    str,
-    _help(help="what starts each run, as in 'torchrun --nproc_per_node 2'", metavar="COMMAND"),
+Import = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]],
+    _help(name="import", help="a Python module to import first, which registers your own modules", metavar="MODULE"),
 ]
 
 
@@ -80,9 +68,11 @@ def train(
     ] = 1,
     workers: Workers = -1,
     backbone_weights: BackboneWeights = None,
+    modules: Import = (),
     quiet: Quiet = False,
 ) -> None:
     """Train a network on a fold's training classes; keep the best and the last weights."""
+    import_modules(modules)
     schedule = named_preset(preset).override({"seed": seed})
     config, schedule = with_settings(named_arm(arm), schedule, sum(set, ()))
     from fss.train import train as run
@@ -96,7 +86,7 @@ def train(
         device=device,
         pretrained=backbone_weights or True,
         resume=resume,
-        workers=_workers(workers),
+        workers=processes(workers),
         progress=not quiet,
         skip_small_classes=skip_small_classes,
         options=options,
@@ -128,86 +118,48 @@ def eval(  # noqa: A001
     ] = None,
     save_list: Annotated[Path | None, _help(help="write the episode list there", metavar="PATH")] = None,
     json: Annotated[  # noqa: A002
-        Path | None, _help(help="write all figures there", metavar="PATH")
+        Path | None, _help(help="write all results there", metavar="PATH")
     ] = None,
     skip_small_classes: SkipSmallClasses = False,
     cache: Annotated[bool, _help(help="read features through the cache on disk")] = True,
     device: Device = "cpu",
     workers: Workers = -1,
     backbone_weights: BackboneWeights = None,
+    modules: Import = (),
     quiet: Quiet = False,
 ) -> None:
     """Measure mIoU and FB-IoU over a fixed list of episodes."""
-    from fss.checkpoint import load
-    from fss.data import open_dataset
-    from fss.engine import start
-    from fss.episodes import EpisodeList, without_small_classes
-    from fss.evaluate import REFERENCES, evaluate, reference
+    import_modules(modules)
+    from fss.evaluate import evaluate_checkpoint, summary
     from fss.files import check_writable, write_json
-    from fss.model import DANet
 
-    accelerator = start(device)
     for path in (save_list, json):
         if path is not None:
             check_writable(path)
-    weights: Path | bool = backbone_weights or True
-    if checkpoint in REFERENCES:
-        model = DANet(DANetConfig.published(lda=False, pca=False), pretrained=weights)
-        predict = reference(checkpoint, model)
-    else:
-        model, predict = load(checkpoint, pretrained=weights), None
-    size = model.trained.get("size", 224) if size is None else size
-    dataset = open_dataset(data, split=split, fold=fold, size=size, options=options)
-    if list is None:
-        k = 1 if shots is None else shots
-        drawn_from = without_small_classes(dataset, k) if skip_small_classes else dataset
-        episode_list = EpisodeList.sample(
-            drawn_from, shots=k, episodes=1000 if episodes is None else episodes, seed=seed or 0
-        )
-    else:
-        if skip_small_classes:
-            raise InputError("--skip-small-classes is for a list that is drawn, not for --list")
-        episode_list = EpisodeList.load(list)
-        has = {
-            "shots": len(episode_list[0].support) if len(episode_list) else 0,
-            "episodes": len(episode_list),
-            "seed": episode_list.source.get("seed"),
-        }
-        for name, asked in {"shots": shots, "episodes": episodes, "seed": seed}.items():
-            if asked not in (None, has[name]):
-                raise InputError(f"--{name} {asked}: the list {list} has {has[name]}, which stays; leave --{name} out")
-    if save_list is not None and accelerator.is_main_process:
-        episode_list.save(save_list)
-    result = evaluate(
-        model.to(accelerator.device),
-        dataset,
-        episode_list,
-        predict=predict,
+    result = evaluate_checkpoint(
+        checkpoint,
+        data,
+        split=split,
+        fold=fold,
+        options=options,
         scoring=scoring,
         allow_leak=allow_leak,
+        asked={"shots": shots, "episodes": episodes, "seed": seed},
+        size=size,
+        saved=list,
+        save_list=save_list,
+        skip_small_classes=skip_small_classes,
         cache=cache,
-        workers=_workers(workers),
-        progress=not quiet and accelerator.is_main_process,
+        device=device,
+        workers=processes(workers),
+        pretrained=backbone_weights or True,
+        progress=not quiet,
     )
-    if not accelerator.is_main_process:
+    if not _is_main_process():
         return
-    result = {"checkpoint": checkpoint, "options": options.to_json(), **result}
     if json is not None:
         write_json(json, result)
-    low, high = result["miou_interval"]
-    missed = result["not_covered"]
-    print(
-        f"mIoU {100 * result['miou']:.1f} [{100 * low:.1f}, {100 * high:.1f}]   "
-        f"FB-IoU {100 * result['fb_iou']:.1f}   {result['classes']} classes"
-        f"{f' ({len(missed)} not covered)' if missed else ''}, "
-        f"{result['episodes']} episodes of {result['shots']} shot, {data} {split}"
-    )
-    for note in result["notes"]:
-        print(note)
-    if result["leaked_classes"]:
-        print(f"leak: the checkpoint was trained on {', '.join(result['leaked_classes'])}")
-    elif result["leaked_classes"] is None:
-        print("perhaps a leak: the checkpoint does not tell the classes it was trained on")
+    print(*summary(result), sep="\n")
 
 
 def predict(
@@ -217,12 +169,14 @@ def predict(
     ],
     query: Annotated[Path, _help(help="the picture to segment", metavar="IMAGE")],
     out: Annotated[Path, _help(help="the mask, a PNG of 0 and 255", metavar="MASK")],
-    checkpoint: Annotated[str, _help(help="a shipped name, a file, or a run's folder")] = "intended-lite0-shapes",
+    checkpoint: Annotated[str, _help(help="a shipped name, a file, or a run's folder")] = "best-lite0-photos",
     size: Annotated[int | None, _help(help="side the pictures are fitted into; default: as trained")] = None,
     device: Device = "cpu",
     backbone_weights: BackboneWeights = None,
+    modules: Import = (),
 ) -> None:
     """Segment a picture by one or more labelled pictures of the same kind of object."""
+    import_modules(modules)
     if not support:
         raise InputError("--support: give at least one labelled picture, --support IMAGE MASK")
     from fss.checkpoint import load
@@ -231,8 +185,7 @@ def predict(
 
     check_device(device)
     model = load(checkpoint, pretrained=backbone_weights or True).to(device)
-    side = model.trained.get("size", 224) if size is None else size
-    share = predict_files(model, support, query, out, side)
+    share = predict_files(model, support, query, out, size)
     print(f"{out}: {100 * share:.1f} % of the picture is object")
 
 
@@ -240,8 +193,10 @@ def replay(
     failed: Annotated[Path, _help(help="a run's nonfinite.safetensors", metavar="PATH"), tyro.conf.Positional],
     device: Device = "cpu",
     backbone_weights: BackboneWeights = None,
+    modules: Import = (),
 ) -> None:
     """Repeat the training step that stopped a run because its loss was not finite."""
+    import_modules(modules)
     from fss.train import replay as repeat
 
     loss = repeat(failed, device=device, pretrained=backbone_weights or True)
@@ -257,164 +212,19 @@ def check(
     quiet: Quiet = False,
 ) -> None:
     """Read a whole data set and list every bad class, file and picture; exit code 1 if any is."""
-    from fss.check import check_pictures
-    from fss.data import open_whole, report
+    from fss.check import check_data
 
-    problems: list[str] = []
-    datasets = open_whole(data, fold=fold, size=size, options=options, problems=problems)
-    notes = (note for dataset in datasets for note in dataset.notes)
-    for line in dict.fromkeys(chain(report(data, options, problems), notes)):
-        print(line)
+    notes, problems = check_data(
+        data, fold=fold, size=size, options=options, workers=max(1, processes(workers)), progress=not quiet
+    )
+    for note in notes:
+        print(note)
     found = 0
-    bad = check_pictures(datasets, workers=max(1, _workers(workers)), progress=not quiet)
-    known = dict.fromkeys(problems)  # a folder's own comes with every split
-    for problem in chain(known, (each for each in bad if each not in known)):
+    for found, problem in enumerate(problems, 1):  # noqa: B007
         print(problem)
-        found += 1
     lines = "1 problem" if found == 1 else f"{found} problems"
     print(f"{data}: {lines if found else 'every picture is sound'}")
     sys.exit(1 if found else 0)
-
-
-def bench(
-    json: Annotated[  # noqa: A002
-        Path | None, _help(help="write all figures there", metavar="PATH")
-    ] = None,
-    only: Annotated[
-        str | None,
-        _help(
-            help="renderer, steps, floor, full_size, attention, queries, clicks or startup",
-            metavar="NAME",
-        ),
-    ] = None,
-) -> None:
-    """Measure what the kit costs on this machine, in minutes."""
-    from fss.files import check_writable, write_json
-    from fss.lab.bench import measure, tables
-
-    if json is not None:
-        check_writable(json)
-    result = measure(only)
-    if json is not None:
-        command = f"fss bench --only {only}" if only else "fss bench"
-        write_json(json, {"command": command, **result})
-    print(tables(result), end="")
-
-
-def ablate(
-    campaign: Annotated[
-        Path,
-        _help(help="folder with campaign.toml; gets the results", metavar="FOLDER"),
-        tyro.conf.Positional,
-    ],
-    only: Annotated[str | None, _help(help="make this run, in this process", metavar="DATA/ARM-SEED")] = None,
-    jobs: Jobs = -1,
-    runs: Runs = Path("runs"),
-    launch: Launch = "",
-    device: Device = "cpu",
-    workers: Readers = -1,
-    quiet: Quiet = False,
-) -> None:
-    """Train and measure arms x seeds x data, as FOLDER/campaign.toml declares; resumable."""
-    from fss.lab.ablate import CHILD, make_run, obey_parent
-    from fss.lab.ablate import ablate as make
-    from fss.lab.campaign import Campaign
-
-    if CHILD not in os.environ:  # a campaign tells its processes its own folder
-        runs = runs / campaign.resolve().name
-    if only is None:
-        make(
-            campaign,
-            runs=runs,
-            jobs=_jobs(jobs, device, launch),
-            device=device,
-            workers=_readers(workers, device),
-            launch=_words(launch),
-            progress=not quiet,
-        )
-        return
-    obey_parent()
-    declared = Campaign.read(campaign)
-    names = {run.name: run for run in declared.runs}
-    if only not in names:
-        raise InputError(f"--only {only}: not declared; {nearest(only, names)}")
-    if only in declared.results():
-        print(f"{declared.path(names[only])}: is there already; remove it to measure anew")
-        return
-    make_run(
-        declared,
-        names[only],
-        runs,
-        device=device,
-        workers=_readers(workers, device),
-        progress=not quiet,
-    )
-
-
-def reproduce(
-    table: Annotated[str, _help(help="table1, table2 or table3", metavar="TABLE"), tyro.conf.Positional],
-    data: Data,
-    preset: Annotated[str, _help(help="paper, or smoke: minutes on two cores, to try the machinery")] = "paper",
-    out: Annotated[
-        Path | None,
-        _help(help="folder of the results; default: reproduced/TABLE", metavar="FOLDER"),
-    ] = None,
-    folds: Annotated[tuple[int, ...], _help(help="of Pascal-5i, to run alone; default: all, or 0 and 1 in smoke")] = (),
-    set: Set = (),  # noqa: A002
-    options: Options = DataConfig(),
-    scoring: Scored = Scoring(at="label"),
-    dry_run: Annotated[bool, _help(help="print the runs, what is done, and what the rest takes; make nothing")] = False,
-    tflops: Annotated[float, _help(help="what the GPU really does in a second, for the hours of --dry-run")] = 6.0,
-    jobs: Jobs = -1,
-    runs: Runs = Path("runs"),
-    launch: Launch = "",
-    device: Device = "cpu",
-    workers: Readers = -1,
-    quiet: Quiet = False,
-) -> None:
-    """Make one of the paper's tables and set it beside the paper's figures; resumable."""
-    from fss.engine import check_device
-    from fss.files import check_writable, write_atomically
-    from fss.lab.ablate import ablate as make
-    from fss.lab.paper import table_of
-    from fss.lab.plan import plan
-    from fss.lab.reproduce import changed, choose, declare, write_declaration
-
-    folder = out or Path("reproduced") / table
-    settings = sum(set, ())
-    whole, declared = declare(table, data, folder, preset=preset, settings=settings, options=options, scoring=scoring)
-    campaign = choose(whole, table, preset, folds)
-    names = [run.name for run in campaign.runs]
-    weights = runs / folder.resolve().name
-    check_writable(folder / f"{table}.md")
-    done = whole.results()
-    if dry_run:
-        done = {name: done[name] for name in names if name in done}
-        print(plan(campaign, done, weights, tflops), end="")
-        return
-    check_device(device)
-    started = _words(launch)
-    write_declaration(whole, declared)
-    make(
-        folder,
-        runs=weights,
-        jobs=_jobs(jobs, device, launch),
-        device=device,
-        workers=_readers(workers, device),
-        launch=started,
-        names=names,
-        progress=not quiet,
-    )
-    words = ["fss", "reproduce", table, "--data", data, "--preset", preset]
-    words += ["--folds", *map(str, folds)] if folds else []
-    words += ["--set", *settings] if settings else []
-    for chosen, usual in ((options, DataConfig()), (scoring, Scoring(at="label"))):
-        for name, value in changed(chosen, usual).items():
-            option = f"--{name.replace('_', '-')}"
-            words += [option] if value is True else [option, str(value)]
-    text = table_of(table, preset, campaign, whole.results(), shlex.join(words))
-    write_atomically(folder / f"{table}.md", text.encode())
-    print(text, end="")
 
 
 def download(
@@ -444,12 +254,47 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": eval,
     "predict": predict,
     "check": check,
-    "bench": bench,
-    "ablate": ablate,
-    "reproduce": reproduce,
     "download": download,
     "replay": replay,
 }
+SHARING = {"train", "eval"}
+"""The commands whose work several processes may share; the others refuse a launcher."""
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules by name, also from the current folder, for what they register.
+
+    Raises:
+        InputError: there is no such module, or running it fails; one line says how.
+    """
+    if names and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: a file here must not stand in for an installed module
+    for name in names:
+        try:
+            import_module(name)
+        except Exception as error:
+            raise InputError(
+                f"--import {name}: {type(error).__name__}: {error}; it has to be a module of this folder, "
+                "of PYTHONPATH or installed, without .py"
+            ) from error
+
+
+def processes(count: int) -> int:
+    """Return ``count``, or of a negative one the number of cores that we may use, at most 4."""
+    if count >= 0:
+        return count
+    if hasattr(os, "sched_getaffinity"):  # not the machine's cores, but those we may use
+        return min(4, len(os.sched_getaffinity(0)))
+    return min(4, os.cpu_count() or 1)
+
+
+def check_alone() -> None:
+    """Raise ``InputError`` where a launcher started several processes of a command that does not share its work."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError(
+            "only train, eval and a campaign's single runs share their work among several "
+            "processes; use no launcher (ablate and reproduce take one by --launch)"
+        )
 
 
 def main(args: list[str] | None = None) -> None:
@@ -464,12 +309,8 @@ def main(args: list[str] | None = None) -> None:
         with _termination_unwinds():
             if args and not args[0].startswith("-") and args[0] not in COMMANDS:
                 raise InputError(f"unknown command {args[0]!r}; {nearest(args[0], COMMANDS)}")
-            alone = args[:1] not in (["train"], ["eval"]) and "--only" not in args
-            if int(os.environ.get("WORLD_SIZE", 1)) > 1 and alone:
-                raise InputError(
-                    "only train, eval and a campaign's single runs share their work among several "
-                    "processes; use no launcher (ablate and reproduce take one by --launch)"
-                )
+            if not SHARING.intersection(args[:1]):
+                check_alone()
             _parse(args)()
             sys.stdout.flush()
     except InputError as error:
@@ -566,57 +407,11 @@ def _parse(args: list[str]) -> Callable[[], None]:
         if not error.code:  # --help
             raise
         # tyro draws a box, of lines or of hyphens: a title, the reason, a rule, and advice.
-        _, *lines = (line.strip("│ ") for line in said.getvalue().splitlines())
-        parts = "\n".join(line if line.strip("─-╰╯") else "\0" for line in lines).split("\0")
-        text = next((" ".join(part.split()) for part in parts if part.strip()), "").rstrip(" .")
+        text = " ".join(" ".join(said.getvalue().strip().splitlines()[1:]).replace("│", " ").split())
+        parts = (part.strip(" .") for part in re.split(r"[─-]{9,}| Got errors:", text))
+        reason = next(filter(None, parts), "arguments not understood")
+        reason = re.sub(r"no type matching .*INT could be .* from (.*)", r"no whole number: \1", reason)
+        meant = re.search(r"Perhaps you meant: (--[\w-]+)", text)
+        hint = f"; did you mean {meant[1]!r}?" if meant else ""
         command = " ".join(["fss", *(name for name in args[:1] if name in COMMANDS)])
-        text += _meant(text, args[0]) if args else ""
-        text = re.sub(r"no type matching .*INT could be .* from (.*)", r"no whole number: \1", text)
-        raise InputError(f"{text or 'arguments not understood'}; see {command} --help") from None
-
-
-def _meant(text: str, command: str) -> str:
-    """The option that an unrecognized one is probably a typo of, as the end of a sentence."""
-    unknown = re.match(r"Unrecognized options: (--[\w-]+)", text)
-    if not unknown or command not in COMMANDS:
-        return ""
-    options = []
-    for name, option in signature(COMMANDS[command]).parameters.items():
-        flat = isinstance(option.default, DataConfig | Scoring)
-        names = [each.name for each in fields(option.default)] if flat else [name]
-        no = "no-" if option.default is True else ""
-        options += [f"--{no}{each.replace('_', '-')}" for each in names]
-    match = closest(unknown[1], options)
-    return f"; did you mean {match!r}?" if match else ""
-
-
-def _jobs(count: int, device: str, launch: str) -> int:
-    if count < 0 and launch:  # whose processes share out what there is
-        return 1
-    if count < 0 and device != "cpu":
-        import torch
-
-        return max(1, torch.cuda.device_count()) if device == "cuda" else 1
-    return _workers(count) or 1
-
-
-def _readers(count: int, device: str) -> int:
-    return 0 if count < 0 and device == "cpu" else _workers(count)
-
-
-def _words(command: str) -> list[str]:
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise InputError(f"--launch {command}: not a command ({error})") from error
-    if words and shutil.which(words[0]) is None:
-        raise InputError(f"--launch {command}: no program {words[0]!r} here; give its path")
-    return words
-
-
-def _workers(count: int) -> int:
-    if count >= 0:
-        return count
-    if hasattr(os, "sched_getaffinity"):  # not the machine's cores, but those we may use
-        return min(4, len(os.sched_getaffinity(0)))
-    return min(4, os.cpu_count() or 1)
+        raise InputError(f"{reason}{hint}; see {command} --help") from None

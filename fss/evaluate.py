@@ -1,8 +1,10 @@
 """Evaluation over a fixed episode list, and the references that every network has to beat."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from math import fsum
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,10 +14,13 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fss.config import Scoring
+from fss.checkpoint import load
+from fss.config import DANetConfig, DataConfig, Scoring
+from fss.data import open_dataset
 from fss.data.dataset import Dataset
 from fss.data.pictures import IGNORE, letterbox_mask, unletterbox
-from fss.episodes import Episode, EpisodeList, batch_indices
+from fss.engine import start
+from fss.episodes import Episode, EpisodeList, batch_indices, without_small_classes
 from fss.errors import InputError
 from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
 from fss.leak import leaked
@@ -181,13 +186,15 @@ def evaluate(
         progress: show bars.
 
     Returns:
-        The figures of the public result format, fractions in 0..1, to every process; ``seconds`` is
-        the only key that differs from run to run, whatever the number of processes.
+        The public result format, fractions in 0..1, to every process; ``seconds`` is the only key
+        that differs from run to run, whatever the number of processes. ``marked`` is the mean share
+        of a query's labelled pixels that are predicted as object, at the network's size; ``counts``
+        holds the integers of every episode, in the list's order, and the name of its query.
 
     Raises:
         InputError: a bad picture, an episode list of other data, or a leak.
     """
-    start = time.perf_counter()
+    began = time.perf_counter()
     leak = [] if predict else leaked(model.trained, dataset)
     if leak and not allow_leak:
         raise InputError(
@@ -200,8 +207,17 @@ def evaluate(
     if scoring != Scoring():  # whether there are such labels, before minutes of work
         dataset.reader.own_mask(episodes[0].class_name, episodes[0].query)
     model.eval()
+    labels_of = predict or network(model)
+    shares: list[float] = []
+
+    def noted(batch: FeatureBatch) -> Tensor:
+        labels, labelled = labels_of(batch), batch.target != IGNORE
+        marked = ((labels == 1) & labelled).sum((1, 2)) / labelled.sum((1, 2)).clamp(min=1)
+        shares.extend(marked.tolist())
+        return labels
+
     tally = tally_episodes(
-        predict or network(model),
+        noted,
         features_of(model, dataset, cache=cache, workers=workers, progress=progress),
         dataset,
         episodes.episodes,
@@ -210,6 +226,9 @@ def evaluate(
     )
     return {
         **figures(tally, dataset.classes),
+        "marked": fsum(gather_object(shares)) / len(tally),  # exact, so the order does not matter
+        "support": "own",
+        "counts": {**tally.to_json(), "query": [episode.query for episode in episodes]},
         "episodes_sha256": episodes.sha256,
         "data": dataset.spec,
         "split": dataset.split,
@@ -223,7 +242,7 @@ def evaluate(
         "notes": [*dataset.notes, *model.backbone.notes(dataset.size)],
         "config": model.config.to_json(),
         "trained": model.trained,
-        "seconds": round(time.perf_counter() - start, 3),
+        "seconds": round(time.perf_counter() - began, 3),
     }
 
 
@@ -243,3 +262,96 @@ def figures(tally: EpisodeTally, names: Sequence[str]) -> dict[str, Any]:
         "classes": len(tally.classes),
         "not_covered": [name for name in names if name not in per_class],
     }
+
+
+def evaluate_checkpoint(
+    checkpoint: str,
+    data: str,
+    *,
+    split: str,
+    fold: int,
+    options: DataConfig,
+    asked: Mapping[str, int | None],
+    size: int | None = None,
+    saved: Path | None = None,
+    save_list: Path | None = None,
+    skip_small_classes: bool = False,
+    device: str = "cpu",
+    pretrained: bool | Path = True,
+    progress: bool = False,
+    **how: Any,
+) -> dict[str, Any]:
+    """Measure a checkpoint or one of ``REFERENCES`` by name, as ``fss eval`` does.
+
+    Args:
+        checkpoint: what ``fss.load`` takes, or a reference.
+        data: the data set, as for ``open_dataset``.
+        split: train, val or test.
+        fold: of data with folds.
+        options: which pictures and classes.
+        asked: ``shots``, ``episodes`` and ``seed`` of the list, or None for the usual ones.
+        size: side of the pictures in pixels; by default as the network was trained.
+        saved: a saved list to evaluate; what is ``asked`` has to agree with it.
+        save_list: where to write the list.
+        skip_small_classes: leave out classes with fewer pictures than an episode needs.
+        device: cpu, cuda ...; a launcher's processes share the work.
+        pretrained: the backbone's weights, as for ``DANet``.
+        progress: show bars, in the main process.
+        how: further options of ``evaluate``.
+
+    Returns:
+        The result of ``evaluate`` with ``checkpoint`` and ``options``.
+    """
+    accelerator = start(device)
+    if checkpoint in REFERENCES:
+        model = DANet(DANetConfig.published(lda=False, pca=False), pretrained=pretrained)
+        predict = reference(checkpoint, model)
+    else:
+        model, predict = load(checkpoint, pretrained=pretrained), None
+    size = model.trained.get("size", 224) if size is None else size
+    dataset = open_dataset(data, split=split, fold=fold, size=size, options=options)
+    episodes = _listed(dataset, saved, asked, skip_small_classes)
+    main = accelerator.is_main_process
+    if save_list is not None and main:
+        episodes.save(save_list)
+    model = model.to(accelerator.device)
+    result = evaluate(model, dataset, episodes, predict=predict, progress=progress and main, **how)
+    return {"checkpoint": checkpoint, "options": options.to_json(), **result}
+
+
+def _listed(dataset: Dataset, saved: Path | None, asked: Mapping[str, int | None], skip_small: bool) -> EpisodeList:
+    """Draw the list that is asked for, or read a saved one that agrees with it."""
+    if saved is None:
+        usual = {"shots": 1, "episodes": 1000, "seed": 0}
+        numbers = usual | {name: number for name, number in asked.items() if number is not None}
+        drawn_from = without_small_classes(dataset, numbers["shots"]) if skip_small else dataset
+        return EpisodeList.sample(drawn_from, **numbers)
+    if skip_small:
+        raise InputError("--skip-small-classes is for a list that is drawn, not for --list")
+    episodes = EpisodeList.load(saved)
+    has = {
+        "shots": len(episodes[0].support) if len(episodes) else 0,
+        "episodes": len(episodes),
+        "seed": episodes.source.get("seed"),
+    }
+    for name, number in asked.items():
+        if number not in (None, has[name]):
+            raise InputError(f"--{name} {number}: the list {saved} has {has[name]}, which stays; leave --{name} out")
+    return episodes
+
+
+def summary(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines that ``fss eval`` prints of a result."""
+    low, high = result["miou_interval"]
+    missed = result["not_covered"]
+    yield (
+        f"mIoU {100 * result['miou']:.1f} [{100 * low:.1f}, {100 * high:.1f}]   "
+        f"FB-IoU {100 * result['fb_iou']:.1f}   {result['classes']} classes"
+        f"{f' ({len(missed)} not covered)' if missed else ''}, "
+        f"{result['episodes']} episodes of {result['shots']} shot, {result['data']} {result['split']}"
+    )
+    yield from result["notes"]
+    if result["leaked_classes"]:
+        yield f"leak: the checkpoint was trained on {', '.join(result['leaked_classes'])}"
+    elif result["leaked_classes"] is None:
+        yield "perhaps a leak: the checkpoint does not tell the classes it was trained on"

@@ -42,8 +42,12 @@ def predict_array(
     return unletterbox(labels, (height, width))
 
 
-def predict_files(model: DANet, support: Sequence[tuple[Path, Path]], query: Path, out: Path, size: int) -> float:
+def predict_files(
+    model: DANet, support: Sequence[tuple[Path, Path]], query: Path, out: Path, size: int | None = None
+) -> float:
     """Write the predicted mask of ``query`` to ``out``: a PNG of 0 and 255 at the query's size.
+
+    ``size`` is that of ``predict_array``, by default the one that the network was trained at.
 
     Returns:
         The share of the picture that is object, 0..1.
@@ -52,6 +56,7 @@ def predict_files(model: DANet, support: Sequence[tuple[Path, Path]], query: Pat
         InputError: a file that is no picture or mask, a query that is a support picture, a size
             below 32, or an ``out`` that cannot be written or would overwrite an input.
     """
+    size = model.trained.get("size", 224) if size is None else size
     if size < 32:
         raise InputError(f"size {size} px is too small; choose at least 32")
     if out.suffix.lower() != ".png":

@@ -6,6 +6,7 @@ uint8 [H,W,3]; label maps [H,W] hold 0, 1 and 255 = ignored. Nothing is shown or
 
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
+from itertools import chain
 from typing import Any
 
 import matplotlib
@@ -17,7 +18,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
+from scipy.ndimage import binary_erosion
+from skimage.util import montage
 
+from fss.data.pictures import IGNORE
 from fss.errors import InputError
 
 Array = torch.Tensor | npt.NDArray[Any]
@@ -52,7 +56,7 @@ def outline(image: Array, mask: Array, color: str = MISS, *, width: int | None =
     inner = _labels(mask, picture, "mask") == 1
     width = width or max(1, round(min(inner.shape) / 75))
     for paint in [to_rgb(color)] * width + [(0.0, 0.0, 0.0)] * max(1, width // 3):
-        eroded = _eroded(inner)
+        eroded = binary_erosion(inner)
         picture[inner & ~eroded] = _bytes(np.array(paint))
         inner = eroded
     return picture
@@ -100,7 +104,7 @@ def error_map(image: Array, prediction: Array, target: Array) -> Picture:
         errors[where] = (STRENGTH * np.array(to_rgb(color)) + (1 - STRENGTH) * grey)[where]
     rows, cols = np.indices(labels.shape)
     stripe = (rows + cols) // max(1, min(labels.shape) // 40) % 2
-    ignored = labels == 255
+    ignored = labels == IGNORE
     errors[ignored] = np.array(IGNORED_STRIPES)[stripe[ignored], None]
     return _bytes(errors)
 
@@ -124,14 +128,39 @@ def strip(pictures: Mapping[str, Picture], *, width: float = 9.0, rows: int = 1)
     if not pictures or len(pictures) % rows:
         raise InputError(f"{len(pictures)} pictures do not fill {rows} rows")
     size = width * rows / len(pictures)
-    figure = NotebookFigure((width, rows * (size + 0.3)), dpi=72)
-    figure.set_layout_engine("constrained", h_pad=0.08)
-    axes = figure.subplots(rows, len(pictures) // rows, squeeze=False).ravel()
-    for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
-        axis.imshow(picture)
+    shown = [*pictures.values()]
+    columns = len(pictures) // rows
+    figure, axes = _grid(
+        [shown[start : start + columns] for start in range(0, len(shown), columns)],
+        (width, rows * (size + 0.3)),
+        dpi=72,
+    )
+    for axis, title in zip(axes.ravel(), pictures, strict=True):
         axis.set_title(title, fontsize=9)
-        axis.set_axis_off()
+    return figure, axes.ravel()
+
+
+def _grid(
+    rows: Sequence[Sequence[Picture]],
+    size: tuple[float, float],
+    *,
+    ratios: Sequence[float] | None = None,
+    dpi: float | None = None,
+) -> tuple[Figure, npt.NDArray[Any]]:
+    """Draw rows of pictures without ticks or frames; return the figure and its axes, of the same rows."""
+    figure = NotebookFigure(size, dpi=dpi, layout="constrained")
+    axes = figure.subplots(len(rows), len(rows[0]), squeeze=False, width_ratios=ratios)
+    for axis, picture in zip(axes.ravel(), chain.from_iterable(rows), strict=True):
+        axis.imshow(picture)
+        axis.set(xticks=[], yticks=[], anchor="N")
+        axis.spines[:].set_visible(False)
     return figure, axes
+
+
+def _add_legend(figure: Figure, targets: npt.NDArray[Any]) -> None:
+    """Name the colours of error maps below a figure, the stripes only where a pixel is ignored."""
+    handles = error_legend()[: 4 if (targets == IGNORE).any() else 3]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
 
 def cross(axis: Axes, place: tuple[int, int], grid: tuple[int, int]) -> None:
@@ -168,40 +197,27 @@ def episode_panel(
         )
     shots = arrays[0].shape[1]
     shown = min(shots, SHOWN_SHOTS)
-    heads = ["support" if shots == 1 else f"{shots} supports", *("query", "truth", "prediction")]
-    heads[0] = heads[0] if shots == shown else f"{shown} of {shots} supports"
+    support_head = (
+        "support" if shots == 1 else f"{shots} supports" if shots == shown else f"{shown} of {shots} supports"
+    )
     support_width = 1.5 if shown == SHOWN_SHOTS else 1.0
     height, width = arrays[3].shape[1:]
-    cell_height = CELL * height / width
-
-    figure = NotebookFigure(
-        figsize=(
-            CELL * (support_width + 4) + 0.2,
-            cell_height * len(arrays[0]) + (0.75 if title else 0.5),
-        ),
-        layout="constrained",
-    )
-    axes = figure.subplots(len(arrays[0]), 5, squeeze=False, width_ratios=[support_width, 1, 1, 1, 1])
-    for row, (shots_of, masks, asked, truth, found) in zip(axes, zip(*arrays, strict=True), strict=True):
-        line = None if shown == 1 else max(2, round(min(masks.shape[1:]) / 40))
-        strip = [
-            outline(picture, mask, width=line) for picture, mask in zip(shots_of[:shown], masks[:shown], strict=True)
-        ]
-        pictures = [
-            _montage(strip),
+    line = None if shown == 1 else max(2, round(min(height, width) / 40))
+    rows = [
+        [
+            _montage([outline(*pair, width=line) for pair in zip(shots_of[:shown], masks[:shown], strict=True)]),
             _rgb(asked),
             outline(asked, truth, MISS),
             outline(asked, found, FALSE_ALARM),
             error_map(asked, found, truth),
         ]
-        for axis, picture in zip(row, pictures, strict=True):
-            axis.imshow(picture)
-            axis.set_axis_off()
-            axis.set_anchor("N")
-    for axis, head in zip(axes[0], [*heads, "errors"], strict=True):
+        for shots_of, masks, asked, truth, found in zip(*arrays, strict=True)
+    ]
+    size = CELL * (support_width + 4) + 0.2, CELL * height / width * len(rows) + (0.75 if title else 0.5)
+    figure, axes = _grid(rows, size, ratios=[support_width, 1, 1, 1, 1])
+    for axis, head in zip(axes[0], (support_head, "query", "truth", "prediction", "errors"), strict=True):
         axis.set_title(head, fontsize=10)
-    handles = error_legend() if (arrays[3] == 255).any() else error_legend()[:3]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    _add_legend(figure, arrays[3])
     if title is not None:
         figure.suptitle(title, fontsize=11)
     return figure
@@ -226,23 +242,18 @@ def qualitative(
             "support and query are [B,3,H,W], masks, target and prediction [B,H,W], with B "
             f"captions; got {', '.join(str(list(a.shape)) for a in arrays)} and {len(captions)}"
         )
-    heads = ("support", "query and truth", "result")
     height, width = arrays[3].shape[1:]
-    figure = NotebookFigure(figsize=(1.3 * len(captions) + 0.3, 3 * 1.3 * height / width + 0.7), layout="constrained")
-    axes = figure.subplots(3, len(captions), squeeze=False)
-    for column, (shot, mask, asked, truth, found), caption in zip(
-        axes.T, zip(*arrays, strict=True), captions, strict=True
-    ):
-        pictures = (outline(shot, mask), outline(asked, truth), error_map(asked, found, truth))
-        for axis, picture in zip(column, pictures, strict=True):
-            axis.imshow(picture)
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-        column[-1].set_xlabel(caption, fontsize=9)
-    for axis, head in zip(axes[:, 0], heads, strict=True):
+    columns = [
+        (outline(shot, mask), outline(asked, truth), error_map(asked, found, truth))
+        for shot, mask, asked, truth, found in zip(*arrays, strict=True)
+    ]
+    size = 1.3 * len(captions) + 0.3, 3 * 1.3 * height / width + 0.7
+    figure, axes = _grid([*zip(*columns, strict=True)], size)
+    for axis, caption in zip(axes[-1], captions, strict=True):
+        axis.set_xlabel(caption, fontsize=9)
+    for axis, head in zip(axes[:, 0], ("support", "query and truth", "result"), strict=True):
         axis.set_ylabel(head, fontsize=9)
-    handles = error_legend() if (arrays[3] == 255).any() else error_legend()[:3]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    _add_legend(figure, arrays[3])
     return figure
 
 
@@ -262,9 +273,9 @@ def training_curves(log_records: Iterable[Mapping[str, Any]]) -> Figure:
     if len(losses):
         axis = next(axes)
         window = max(1, len(losses) // 20)
+        means = [np.convolve(column, np.full(window, 1 / window), "valid") for column in losses.T]
         axis.plot(*losses.T, color=HIT, alpha=0.35 if window > 1 else 1, linewidth=1)
         if window > 1:
-            means = [np.convolve(column, np.full(window, 1 / window), "valid") for column in losses.T]
             axis.plot(*means, color=HIT, linewidth=2, label=f"mean of {window} records")
             axis.legend(frameon=False, fontsize=9)
         axis.set(xlabel="step", ylabel="training loss", ylim=(0, None))
@@ -310,20 +321,10 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
 def _montage(pictures: Sequence[Picture]) -> Picture:
     """Lay equal pictures out: one, two side by side, else two rows, with white between."""
     rows = 1 if len(pictures) <= 2 else 2
-    cols = -(-len(pictures) // rows)
-    height, width = pictures[0].shape[:2]
-    gap = max(1, width // 25)
-    sheet = np.full((rows * (height + gap) - gap, cols * (width + gap) - gap, 3), 255, np.uint8)
-    for n, picture in enumerate(pictures):
-        top, left = n // cols * (height + gap), n % cols * (width + gap)
-        sheet[top : top + height, left : left + width] = picture
-    return sheet
-
-
-def _eroded(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    padded = np.pad(mask, 1)
-    across = padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & across
+    gap = max(1, pictures[0].shape[1] // 25)
+    grid = rows, -(-len(pictures) // rows)
+    sheet = montage(pictures, fill=(255, 255, 255), padding_width=gap, grid_shape=grid, channel_axis=-1)
+    return sheet[gap:-gap, gap:-gap]
 
 
 def _numpy(values: Array) -> npt.NDArray[Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["fss.check", "fss.cli", "fss.predict", "fss.train", "timm"])
+CONTEXT.set_forkserver_preload(["fss.__main__", "fss.check", "fss.predict", "fss.train", "timm"])
 PATIENCE = 240  # seconds; only a hanging test takes that long
 
 
@@ -28,7 +28,7 @@ def _main(args: Sequence[str], out: str, err: str, environment: dict[str, str], 
         module, _, attribute = name.rpartition(".")
         setattr(import_module(module), attribute, value)
     sys.stdout, sys.stderr = open(out, "w", buffering=1), open(err, "w", buffering=1)  # noqa: SIM115
-    from fss.cli import main
+    from fss.__main__ import main
 
     main(list(args))
 

@@ -17,7 +17,8 @@ from processes import Fss
 from tiny import tiny_backbones, write_boxes
 
 import fss
-from fss.cli import COMMANDS, _jobs, main
+from fss.__main__ import main
+from fss.cli import COMMANDS
 from fss.config import DataConfig, Scoring
 from fss.episodes import EpisodeList
 
@@ -131,8 +132,8 @@ def test_the_package_runs_and_answers_bad_input_with_2(tmp_path):
 def test_help_loads_nothing_heavy():
     heavy = ("torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "pandas", "scipy")
     program = (
-        "import sys, fss, fss.cli\n"
-        "try: fss.cli.main(['train', '--help'])\n"
+        "import sys, fss, fss.__main__\n"
+        "try: fss.__main__.main(['train', '--help'])\n"
         "except SystemExit as end: assert not end.code\n"
         f"sys.exit(','.join(name for name in {heavy} if name in sys.modules) or 0)"
     )
@@ -163,7 +164,7 @@ def test_help_explains_every_option(command, capsys):
                 "what": "fss download .*NAME",
                 "table": "fss reproduce .*TABLE",
             }
-            option = rf"--(no-)?{name.replace('_', '-')}\b"
+            option = rf"--(no-)?{'import' if name == 'modules' else name.replace('_', '-')}\b"
             assert re.search(positional.get(name, option), text), name
             (told,) = (part.help for part in kind.__metadata__ if getattr(part, "help", None))
             assert told in text, name
@@ -237,6 +238,8 @@ def test_options_reach_their_command(monkeypatch):
         "d",
     )
     assert seen["support"] == ((Path("a"), Path("b")), (Path("c"), Path("d")))
+    assert seen["checkpoint"] == "best-lite0-photos"
+    assert call(monkeypatch, "eval", "--import", "a.b", "--import", "c")["modules"] == ("a.b", "c")
 
 
 @pytest.mark.parametrize("reference", ["all-foreground", "prototype"])
@@ -314,11 +317,54 @@ def test_the_package_offers_load_and_nothing_unknown():
         fss.laod  # noqa: B018
 
 
-def test_runs_at_a_time(monkeypatch):
-    import torch
+# --- modules of one's own -----------------------------------------------------------------------
 
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    asked = [("cpu", ""), ("cuda", ""), ("cuda:1", ""), ("cuda", "torchrun"), ("cpu", "torchrun")]
-    assert [_jobs(-1, *each) for each in asked] == [2, 3, 1, 1, 1]
-    assert [_jobs(5, *each) for each in asked] == [5] * 5
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "replay"])
+def test_a_module_of_this_folder_is_imported_before_the_command_works(tmp_path, monkeypatch, capsys, command):
+    needed = {
+        "train": ["--out", "{tmp}/x", "--arm", "none"],
+        "eval": ["--checkpoint", "{tmp}/none"],
+        "predict": ["--query", "q", "--out", "o.png", "--support", "a", "b", "--checkpoint", "{tmp}/none"],
+        "replay": ["{tmp}/none"],
+    }[command]
+    name = f"my_attention_for_{command}"
+    (tmp_path / f"{name}.py").write_text("import builtins\nbuiltins.marker = __name__\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("builtins.marker", None, raising=False)
+    with pytest.raises(SystemExit) as end:
+        main([command, *(part.replace("{tmp}", str(tmp_path)) for part in needed), "--import", name])
+    assert end.value.code == 2 and "none" in capsys.readouterr().err, "the command itself found no such file"
+    import builtins
+
+    assert builtins.marker == name
+    del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (None, "ModuleNotFoundError: No module named 'my_own'"),
+        ("import nothing_like_it", "ModuleNotFoundError: No module named 'nothing_like_it'"),
+        ("def f(:", "SyntaxError: invalid syntax"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, capsys, source, reason):
+    if source:
+        (tmp_path / "my_own.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit) as end:
+        main(["eval", "--import", "my_own"])
+    err = capsys.readouterr().err
+    assert end.value.code == 2
+    assert err.startswith(f"fss: error: --import my_own: {reason}") and err.count("\n") == 1
+
+
+def test_only_train_and_eval_share_their_work(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as end:
+        main(["predict"])
+    assert end.value.code == 2 and "use no launcher" in capsys.readouterr().err

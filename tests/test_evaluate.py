@@ -52,6 +52,9 @@ def test_the_result_has_the_public_format():
         "episodes",
         "classes",
         "not_covered",
+        "marked",
+        "support",
+        "counts",
         "episodes_sha256",
         "data",
         "split",
@@ -81,6 +84,27 @@ def test_the_result_has_the_public_format():
     assert DANetConfig.from_json(result["config"]) == DANetConfig(channels=8, prior=None)
     told = [result[name] for name in ("data", "split", "fold", "shots", "seed", "size")]
     assert told == ["boxes", "test", None, 2, 3, 64]
+
+
+def test_a_result_holds_what_pairs_it_with_another():
+    result = measure()
+    queries = result["counts"].pop("query")
+    assert queries == [episode.query for episode in EPISODES]
+    tally = EpisodeTally.from_json(result["counts"])
+    assert figures(tally, DATA.classes)["miou"] == result["miou"]
+    assert result["support"] == "own"
+
+
+def test_marked_is_the_mean_share_of_labelled_pixels_that_are_predicted(wide):
+    data, episodes = wide
+    assert evaluate(network(), data, episodes, predict=all_foreground)["marked"] == 1
+    areas = []
+    for episode in episodes:
+        label = letterbox_mask(data.reader.own_mask(episode.class_name, episode.query), 64)
+        areas.append((label == 1).sum() / (label != 255).sum())
+    for scoring in (Scoring(), Scoring(at="label")):
+        result = evaluate(network(), data, episodes, predict=truth, scoring=scoring)
+        assert result["marked"] == pytest.approx(np.mean(areas))
 
 
 def test_a_result_repeats_but_for_the_seconds():

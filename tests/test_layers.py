@@ -1,5 +1,6 @@
 """The drawing of how the kit is built is true, and a breach of it is told."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,25 @@ def test_what_is_not_current_is_named_and_mended(copy):
     assert text != before
 
 
+CORE = [
+    path
+    for path in sorted((ROOT / "fss").rglob("*.py"))
+    if path.relative_to(ROOT / "fss").parts[0] not in ("lab", "explorer", "__main__.py")  # which puts all together
+]
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_in_the_core_imports_the_lab_or_the_explorer(path):
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    assert not [name for name in names if name.split(".")[:2] in (["fss", "lab"], ["fss", "explorer"])]
+
+
 @pytest.mark.parametrize(
     ("name", "line", "said"),
     [
@@ -55,6 +75,7 @@ def test_what_is_not_current_is_named_and_mended(copy):
             "def f():\n    from fss.lab.report import table",
             "fss/metrics.py: imp",
         ),
+        ("cli.py", "import fss.lab.commands", "fss/cli.py: imports lab, which"),
         ("new.py", '"""New."""', "fss/new: in no layer; give it one in tools/layers.py"),
     ],
 )

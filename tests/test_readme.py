@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import fss.lab.commands  # noqa: F401  registers its commands
 from fss.cli import _parse
 
 README = Path(__file__).resolve().parent.parent / "README.md"

@@ -14,7 +14,7 @@ import tyro
 
 from fss import load
 from fss.checkpoint import WEIGHTS, read_checkpoint
-from fss.cli import _workers
+from fss.cli import processes as _workers
 from fss.config import arm, preset, with_settings
 from fss.data import open_dataset
 from fss.episodes import EpisodeList

@@ -16,15 +16,15 @@ from fss.files import write_atomically
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- drawing -->\n```\n).*?(```\n<!-- end -->)", re.DOTALL)
 LAYERS = {
-    "To begin with": "cli",
     "For research": "lab",
     "To look": "explorer",
-    "To train and measure": "train run evaluate predict leak features engine check",
+    "To begin with": "cli",
+    "To train, measure and show": "train run evaluate predict viz leak features engine check",
     "The network": "model attention relations decoder backbones checkpoint pfenet",
     "The data": "data episodes metrics config download",
-    "What all rest on": "viz resize files machine notebook errors",
+    "What all rest on": "resize files machine notebook errors",
 }
-ENTRANCES = ("__init__", "__main__")  # which have no place: they lead to others
+ENTRANCES = ("__init__", "__main__")  # which have no place: they put the others together
 
 
 def unit(path: Path) -> str:
@@ -35,9 +35,13 @@ def unit(path: Path) -> str:
 def imported(path: Path) -> Iterator[str]:
     """Yield the units that a file imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fss"):
-            parts = node.module.split(".")
-            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (name.split(".")[1] for name in names if name.startswith("fss."))
 
 
 def drawing() -> str:

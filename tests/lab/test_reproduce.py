@@ -123,7 +123,7 @@ def test_a_declaration_is_read_back_as_it_was_given(tmp_path):
     ],
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, args, message):
-    from fss.cli import main
+    from fss.__main__ import main
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
