@@ -290,7 +290,7 @@ class DANet(nn.Module):
         if self.light is not None:
             found["rows"], found["cols"] = self.light.tokens(block2, code.block2, code.mask)
             block2, _ = self.light(block2, code.block2, code.mask)
-        if self.dense is not None:
+        if self.dense is not None and hasattr(self.dense, "tokens"):  # others show the map they return
             reduced = self.reduce_query(self._join(block2, block3))
             found["dense"] = self.dense.tokens(reduced, code.reduced, code.mask)
         if self.relations is not None:
