@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fss.attention import DenseAttention
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError
 from fss.model import DANet
@@ -26,7 +27,7 @@ class Attended:
     """The episode goes through the network once; rows of its maps are had one at a time.
 
     Of the kit's attention maps their queries and keys are kept, never a whole map. A dense module
-    without ``tokens`` is shown by the map that its forward returns. Places are those of block2's
+    from elsewhere is shown by the map that its forward returns. Places are those of block2's
     feature map (28 x 28 for pictures of 224 pixels).
 
     Args:
@@ -62,7 +63,8 @@ class Attended:
         code = model.encode_support(support, mask)
         features = model.backbone(query)
         self.size = (query.shape[2], query.shape[3])
-        foreign = model.dense is not None and not hasattr(model.dense, "tokens")
+        # Only of the kit's own forward do the tokens surely make the map that it used.
+        foreign = model.dense is not None and type(model.dense).forward is not DenseAttention.forward
         prediction = model.segment_features(features, code, self.size, need_maps=foreign)
         logits = prediction.logits[0].cpu()
         self.probability = logits.softmax(0)[1]
@@ -71,6 +73,8 @@ class Attended:
 
         self.aligned = model.backbone.aligned
         self._tokens = model.tokens(features, code)
+        if foreign:
+            self._tokens.pop("dense", None)
         prior = model.prior(features, code)[1].get("prior")
         self.prior = None if prior is None else prior[0, 0].cpu()
         sides = [(map_.shape[-2], map_.shape[-1]) for map_ in features]

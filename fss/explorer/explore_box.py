@@ -10,7 +10,7 @@ from fss.data.shapes import SHARES, World, classes_of
 from fss.episodes import EpisodeBatch
 from fss.explorer.attended import MAPS
 from fss.explorer.explorer import COLDEST, HOTTEST, NETWORKS, Explorer, network, shot_numbers
-from fss.explorer.parts import LABEL, WIDE, Box, Picture, dropdown, row, slider
+from fss.explorer.parts import Box, Picture, dropdown, labelled, row, slider
 from fss.explorer.pictures import Picker
 from fss.explorer.scenes import EMPTY, ITSELF, OTHER, OWN, SUPPORTS, drawn, swap
 from fss.explorer.sheet import png
@@ -47,16 +47,15 @@ class ExploreBox(Box):
         self.map = dropdown("map", [("", "")], "", "which of its maps is shown")
         self.shot = dropdown("shot", ["each"], "each", "whose map: each support's own, or the mean")
         self.support = dropdown("support", supports, supports[0], "what it is given as the object")
-        self.temperature = widgets.FloatLogSlider(
+        self.temperature = labelled(
+            widgets.FloatLogSlider,
+            "temperature",
+            "scores are divided by it; 1 is the network's own; the prediction stays",
             value=1,
             min=math.log10(COLDEST),
             max=math.log10(HOTTEST),
             step=0.1,
-            tooltip="scores are divided by it; 1 is the network's own; the prediction stays",
-            description="temperature",
-            style=LABEL,
             continuous_update=False,
-            layout=widgets.Layout(width=WIDE),
             readout_format=".2g",
         )
         self.strength = slider("overlay", 0.65, 0.0, 1.0, 0.05, "strength of the colours")

@@ -59,8 +59,7 @@ def _offered(name: str) -> DANet:
         return load(weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        plain = name.removesuffix(", untrained")
-        return DANet(arm("published" if plain == "published" else plain)).eval()
+        return DANet(arm(name.removesuffix(", untrained"))).eval()
 
 
 class Explorer:
@@ -261,7 +260,7 @@ class Explorer:
     def _heat(self, place: tuple[int, int], prefix: str = "") -> list[Panel]:
         if self.map == "prior":
             return [self.panels.prior(self.strength)]
-        title = prefix + ("mean look" if self.shot == "mean" else "where it looks")
+        title = prefix + ("mean attention" if self.shot == "mean" else "what it attends to")
         title += f", at T = {self.temperature:.3g}" if self._tempered() else ""
         heat, peak = self.heat(place), self.map not in BANDS
         return self.panels.heat(heat, self._numbers(), title, strength=self.strength, peak=peak)

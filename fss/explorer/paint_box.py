@@ -12,7 +12,7 @@ from fss.episodes import EpisodeBatch
 from fss.errors import InputError
 from fss.explorer.explore_box import NAMES, ExploreBox, explore
 from fss.explorer.paint import TOOLS, Canvas, Stroke, canvases_in, save_canvases
-from fss.explorer.parts import LABEL, WIDE, Box, Picture, dropdown, row, slider
+from fss.explorer.parts import LABEL, Box, Picture, dropdown, labelled, row, slider
 from fss.explorer.pictures import Painter
 from fss.explorer.scenes import of_pictures
 from fss.explorer.sheet import Panel, sheet
@@ -264,15 +264,7 @@ def _upload(label: str, *, multiple: bool = False) -> widgets.FileUpload:
 
 
 def _text(label: str, tip: str, value: str = "") -> widgets.Text:
-    return widgets.Text(
-        value=value,
-        description=label,
-        tooltip=tip,
-        placeholder=tip,
-        style=LABEL,
-        layout=widgets.Layout(width=WIDE),
-        continuous_update=False,
-    )
+    return labelled(widgets.Text, label, tip, value=value, placeholder=tip, continuous_update=False)
 
 
 def _files(upload: widgets.FileUpload) -> list[Upload]:

@@ -6,7 +6,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from fss.errors import InputError
-from fss.explorer.parts import LABEL, WIDE, Box, Picture, dropdown, row, slider
+from fss.explorer.parts import Box, Picture, dropdown, labelled, row, slider
 
 
 class Play(Box):
@@ -67,10 +67,7 @@ def _control(name: str, given: Any) -> widgets.Widget:
     of, label = settings.get("of"), settings.get("label", name.replace("_", " "))
     tip = f"choose {label}"
     if isinstance(of, bool):
-        layout = widgets.Layout(width=WIDE)
-        return widgets.Checkbox(
-            settings.get("value", of), description=label, tooltip=tip, style=LABEL, layout=layout, indent=True
-        )
+        return labelled(widgets.Checkbox, label, tip, value=settings.get("value", of))
     if isinstance(of, range) and len(of) > 0 and of.step > 0:
         return slider(label, settings.get("value", of[0]), of[0], of[-1], of.step, tip)
     if isinstance(of, tuple) and len(of) == 3 and of[0] < of[1] and of[2] > 0:

@@ -6,7 +6,7 @@ from test_attended import SHOTS, episode, model, whole_maps
 from tiny import network
 from torch import nn
 
-from fss.attention import DenseMaps
+from fss.attention import DenseAttention, DenseMaps
 from fss.errors import InputError
 from fss.explorer import Explorer, explore
 from fss.explorer.attended import Attended
@@ -48,6 +48,19 @@ def test_its_map_is_shown(gives):
     expected = by_shot.reshape(-1, 45, 5, 9)[:, 1 * 9 + 7].expand(SHOTS, -1, -1)
     torch.testing.assert_close(attended.shares("dense", (1, 7)), expected)
     assert torch.equal(attended.shares("dense", (1, 7), temperature=9), attended.shares("dense", (1, 7)))
+
+
+def test_a_subclass_of_the_kits_module_is_shown_by_its_own_map():
+    class Flipped(DenseAttention):
+        def forward(self, query, support, mask=None, *, need_map=True):
+            out, maps = super().forward(query, support, mask, need_map=True)
+            return out, DenseMaps(maps.dense.flip(-1), maps.dense_by_shot.flip(-1))
+
+    made = model("published")
+    made.dense = Flipped(8)
+    attended, maps = Attended(made, episode()), whole_maps(made, episode()).attention
+    expected = maps["dense_by_shot"][0, :, 2 * 9 + 3].reshape(SHOTS, 5, 9)
+    torch.testing.assert_close(attended.shares("dense", (2, 3)), expected)
 
 
 def test_it_takes_no_temperature():
