@@ -100,7 +100,7 @@ class Picture(widgets.Image):
     """A PNG with a title, which is what a screen reader says of it.
 
     ipywidgets' script for a title asks every widget for its description and fails on an image,
-    which has none; an empty one mends that.
+    which has none; an empty one fixes that.
     """
 
     description = traitlets.Unicode().tag(sync=True)

@@ -133,7 +133,7 @@ def test_text_says_the_numbers():
     assert explorer.text().endswith("temperature 5 (the network's own is 1)")
 
 
-def test_an_even_look_has_no_peak():
+def test_even_attention_has_no_peak():
     e = episode(shots=1)
     made = model("published")
     with torch.no_grad():
@@ -177,9 +177,8 @@ def test_networks():
         "best",
     }
     for name, config in ARMS.items():
-        plain = {"published": "published"}.get(name, name)
-        if f"{plain}, untrained" in NETWORKS:
-            assert network(f"{plain}, untrained").config == config
+        if f"{name}, untrained" in NETWORKS:
+            assert network(f"{name}, untrained").config == config
     assert all(network(name) for name in NETWORKS)
     with pytest.raises(InputError, match="no checkpoint 'nothing'"):
         network("nothing")

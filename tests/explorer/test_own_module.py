@@ -1,5 +1,8 @@
 """A network whose dense attention comes from elsewhere is shown by the map that the module returns."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from test_attended import SHOTS, episode, model, whole_maps
@@ -98,3 +101,14 @@ def test_the_widget_takes_the_network_itself():
     box.network.index = 1
     assert box.explorer.map == "match3" and box.message == box.explorer.text()
     box.close()
+
+
+def test_the_explorer_comes_without_widgets_and_says_what_they_need():
+    script = (
+        "import sys; sys.modules['ipywidgets'] = None\n"
+        "import fss.explorer\n"
+        "try:\n    fss.explorer.explore\n"
+        "except ImportError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("the widgets need ipywidgets: pip install 'fss-attention-kit[notebooks]'")

@@ -153,6 +153,13 @@ def test_swaps(box):
     other.close()
 
 
+def test_a_network_by_its_name_is_shown_in_the_world():
+    box = explore("best", networks=ARMS)
+    assert box.network.options == (("best", "best"), ("published", "published"), ("base", "base"))
+    assert box.explorer.map == "match3" and box.message == box.explorer.text()
+    box.close()
+
+
 def test_the_worlds_knobs_change_the_query():
     box = explore_world("shape-0007", size=64, networks=ARMS)
     knobs = {control.description: control for control in every(box) if hasattr(control, "description")}
