@@ -49,7 +49,7 @@ def play(draw: Callable[..., bytes], *, title: str = "the picture that the contr
         title: what the picture shows, for a screen reader.
         controls: by name. A ``range`` is a slider of whole numbers; a tuple ``(low, high, step)`` one of fractions;
             a list a menu; True or False a box to tick. A dict ``{"of": ..., "value": ..., "label": ...}`` around
-            one of them also says where it starts and what it is called.
+            one of them also says where it starts and what it is called. A widget with a value is taken as it is.
 
     Raises:
         InputError: a control is none of these, or has nothing to choose from.
@@ -66,6 +66,9 @@ def _control(name: str, given: Any) -> widgets.Widget:
     settings = given if isinstance(given, dict) else {"of": given}
     of, label = settings.get("of"), settings.get("label", name.replace("_", " "))
     tip = f"choose {label}"
+    if isinstance(given, widgets.ValueWidget):
+        given.description, given.tooltip = given.description or label, given.tooltip or tip
+        return given
     if isinstance(of, bool):
         return labelled(widgets.Checkbox, label, tip, value=settings.get("value", of))
     if isinstance(of, range) and len(of) > 0 and of.step > 0:

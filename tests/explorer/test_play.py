@@ -48,6 +48,12 @@ def test_everything_is_labelled_and_the_picture_is_a_png(box):
     assert play(draw, title="the map of a place").picture.tooltip == "the map of a place"
 
 
+def test_a_widget_is_taken_as_it_is_and_labelled():
+    box = play(draw, area=ipywidgets.IntRangeSlider(value=(1, 3), max=8))
+    assert box.picture.value == draw(area=(1, 3)) and box.controls["area"].description == "area"
+    box.close()
+
+
 @pytest.mark.parametrize("bad", [range(0), [], "base", 3, (1, 0, 1), {"value": 3}])
 def test_what_is_no_control_is_named(bad):
     with pytest.raises(InputError, match="control n = .* is not a range"):
