@@ -1,4 +1,4 @@
-"""The picture of the explorer in the README: three places of a query, and where each looks.
+"""The picture of the explorer in the README: three places of a query, and what each attends to.
 
 python tools/cover.py results/explorer.png
 """

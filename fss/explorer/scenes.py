@@ -1,4 +1,4 @@
-"""Single episodes to look at: drawn with knobs, with another support, or of one's own pictures.
+"""Single episodes to explore: drawn with knobs, with another support, or of one's own pictures.
 
 An episode is an ``EpisodeBatch`` without its batch axis; where the truth is not known, its target
 is 255 all over.

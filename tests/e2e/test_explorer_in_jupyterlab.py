@@ -260,8 +260,8 @@ def session(ran, watched):
 
 
 def answer(cell):
-    """The image beside a query: where the chosen place looks."""
-    return Picture(cell.get_by_title("where the chosen place looks"))
+    """The image beside a query: what the chosen place attends to."""
+    return Picture(cell.get_by_title("what the chosen place attends to"))
 
 
 def line(cell):

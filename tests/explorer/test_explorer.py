@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_heat import SHOTS, episode, model
+from test_attended import SHOTS, episode, model
 
 from fss.checkpoint import save_checkpoint
 from fss.config import ARMS
@@ -30,16 +30,16 @@ def explorer(request):
 
 def test_every_map_and_shot_is_drawn(explorer):
     seen = set()
-    for name in explorer.looks.maps:
+    for name in explorer.attended.maps:
         for shot in ("each", "mean", 1, "2"):
             explorer.choose(map=name, shot=shot)
             png = explorer.render()
             assert png.startswith(b"\x89PNG") and pixels(png).std() > 10
             assert len(explorer.render(query=False)) < len(png)
             seen.add(png)
-    explorer.choose(map=explorer.looks.maps[0], shot="each")
+    explorer.choose(map=explorer.attended.maps[0], shot="each")
     # of the prior, 'each' and 'mean' show the same
-    assert len(seen) == 4 * len(explorer.looks.maps) - 1
+    assert len(seen) == 4 * len(explorer.attended.maps) - 1
 
 
 def test_a_new_place_is_a_new_picture_and_the_old_one_comes_back(explorer):
@@ -97,7 +97,7 @@ def test_numbers_by_hand():
     explorer = Explorer(made, e)
     explorer.select(2, 4)
     found, cell = explorer.numbers(), (slice(16, 24), slice(32, 40))
-    assert found["probability"] == pytest.approx(float(explorer.looks.probability[cell].mean()))
+    assert found["probability"] == pytest.approx(float(explorer.attended.probability[cell].mean()))
     assert found["truth"] == pytest.approx(float((e.target[cell] == 1).float().mean()))
     heat = explorer.heat()
     shot, row, col = np.unravel_index(int(heat.argmax()), heat.shape)
@@ -135,7 +135,7 @@ def test_text_says_the_numbers():
     assert explorer.text().endswith("temperature 5 (the network's own is 1)")
 
 
-def test_an_even_look_has_no_peak():
+def test_even_attention_has_no_peak():
     e = episode(shots=1)
     made = model("published")
     with torch.no_grad():
@@ -179,9 +179,8 @@ def test_networks():
         "best",
     }
     for name, config in ARMS.items():
-        plain = {"published": "published"}.get(name, name)
-        if f"{plain}, untrained" in NETWORKS:
-            assert network(f"{plain}, untrained").config == config
+        if f"{name}, untrained" in NETWORKS:
+            assert network(f"{name}, untrained").config == config
     assert all(network(name) for name in NETWORKS)
     with pytest.raises(InputError, match="no checkpoint 'nothing'"):
         network("nothing")

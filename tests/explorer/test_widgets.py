@@ -9,14 +9,12 @@ import pytest
 import torch
 from ipywidgets.widgets import widget as registry
 from PIL import Image
-from test_heat import episode, model
+from test_attended import episode, model
 
-from fss.explorer import Explorer
+from fss.explorer import Explorer, draw_masks, explore, explore_world
+from fss.explorer.parts import HINT
+from fss.explorer.pictures import Painter, Picker
 from fss.explorer.scenes import DISTRACTOR, EMPTY, ITSELF, OTHER, OWN, SUPPORTS
-from fss.explorer.widgets import draw_masks, explore, explore_world
-from fss.explorer.widgets.painter import Painter
-from fss.explorer.widgets.parts import HINT
-from fss.explorer.widgets.picker import Picker
 
 ARMS = ("published", "best", "base")
 
@@ -24,7 +22,7 @@ ARMS = ("published", "best", "base")
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     made = {arm: model(arm) for arm in ARMS}
-    monkeypatch.setattr("fss.explorer.widgets.explore_box.network", made.__getitem__)
+    monkeypatch.setattr("fss.explorer.explore_box.network", made.__getitem__)
 
 
 @pytest.fixture
@@ -114,8 +112,8 @@ def test_every_choice_of_every_network_is_shown(box):
     for arm in ARMS:
         box.network.value = arm
         own = Explorer(model(arm), episode())
-        assert [value for _, value in box.map.options] == list(own.looks.maps)
-        for name in own.looks.maps:
+        assert [value for _, value in box.map.options] == list(own.attended.maps)
+        for name in own.attended.maps:
             box.map.value = name
             for shot in ("each", "mean", "2"):
                 box.shot.value = shot
@@ -126,12 +124,12 @@ def test_every_choice_of_every_network_is_shown(box):
 
 
 def test_temperature_and_strength_change_the_picture_and_not_the_prediction(box):
-    seen, prediction = {box.picture.value}, box.explorer.looks.prediction
+    seen, prediction = {box.picture.value}, box.explorer.attended.prediction
     for control, value in ((box.temperature, 100), (box.temperature, 0.1), (box.strength, 0.2)):
         control.value = value
         seen.add(box.picture.value)
     assert len(seen) == 4 and box.explorer.temperature == pytest.approx(0.1)
-    assert box.explorer.looks.prediction is prediction
+    assert box.explorer.attended.prediction is prediction
 
 
 def test_a_network_without_the_chosen_map_takes_its_first(box):
@@ -147,12 +145,19 @@ def test_swaps(box):
     shots = {}
     for support in box.support.options:
         box.support.value = support
-        shots[support] = len(box.explorer.looks.episode.support)
+        shots[support] = len(box.explorer.attended.episode.support)
     assert shots == {OWN: 2, OTHER: 1, EMPTY: 2, ITSELF: 1}
     unknown = episode()._replace(target=torch.full_like(episode().target, 255))
     other = explore(unknown, networks=ARMS)
     assert other.support.options == (OWN, EMPTY)
     other.close()
+
+
+def test_a_network_by_its_name_is_shown_in_the_world():
+    box = explore("best", networks=ARMS)
+    assert box.network.options == (("best", "best"), ("published", "published"), ("base", "base"))
+    assert box.explorer.map == "match3" and box.message == box.explorer.text()
+    box.close()
 
 
 def test_the_worlds_knobs_change_the_query():
@@ -211,7 +216,7 @@ def test_paint_undo_segment(painter):
     painter.paint("brush", [(20, 20)], 3)
     painter.press("Segment")
     assert painter.result is first
-    assert torch.equal(first.explorer.looks.episode.mask, painter.episode.mask)
+    assert torch.equal(first.explorer.attended.episode.mask, painter.episode.mask)
 
 
 def test_strokes_come_as_messages(painter):

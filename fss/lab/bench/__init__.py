@@ -73,7 +73,7 @@ def clicks(
     rows = []
     for k in shots:
         explorer = Explorer(model, drawn("shape-0042", shots=k, size=size))
-        height, width = explorer.looks.grid
+        height, width = explorer.attended.grid
         places = itertools.cycle(itertools.product(range(height), range(width)))
 
         def click(explorer: Explorer = explorer, places: Iterator = places) -> None:

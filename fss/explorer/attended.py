@@ -1,8 +1,9 @@
-"""What one network says of one episode: its answer, and where a place of the query looks."""
+"""What one network says of one episode: its answer, and what a place of the query attends to."""
 
 import torch
 from torch import Tensor
 
+from fss.attention import DenseAttention
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError
 from fss.model import DANet
@@ -22,11 +23,12 @@ MAPS = {
 BANDS = ("light", "rows", "cols")
 
 
-class Looks:
+class Attended:
     """The episode goes through the network once; rows of its maps are had one at a time.
 
-    Of the attention maps their queries and keys are kept, never a whole map. Places are those of
-    block2's feature map (28 x 28 for pictures of 224 pixels).
+    Of the kit's attention maps their queries and keys are kept, never a whole map. A dense module
+    from elsewhere is shown by the map that its forward returns. Places are those of block2's
+    feature map (28 x 28 for pictures of 224 pixels).
 
     Args:
         model: the network, in eval mode.
@@ -36,6 +38,8 @@ class Looks:
     Attributes:
         episode: on the CPU, as are all results.
         maps: the names (of ``MAPS``) of the maps that this network has.
+        returned: those of them that a module returned as a whole; a temperature cannot change these.
+        missing: what to say where the dense module returns no map; otherwise empty.
         grid: rows and columns of places.
         probability: of the object, [h,w].
         prediction: labels [h,w], 1 = object.
@@ -43,7 +47,7 @@ class Looks:
         iou: of the prediction, 0..1; None where nothing is, or is known, to be found.
 
     Raises:
-        InputError: the network has nothing to look at, or the shapes are not those of an episode.
+        InputError: the network has nothing to show, or the shapes are not those of an episode or of its map.
     """
 
     @torch.no_grad()
@@ -59,13 +63,18 @@ class Looks:
         code = model.encode_support(support, mask)
         features = model.backbone(query)
         self.size = (query.shape[2], query.shape[3])
-        logits = model.segment_features(features, code, self.size).logits[0].cpu()
+        # Only of the kit's own forward do the tokens surely make the map that it used.
+        foreign = model.dense is not None and type(model.dense).forward is not DenseAttention.forward
+        prediction = model.segment_features(features, code, self.size, need_maps=foreign)
+        logits = prediction.logits[0].cpu()
         self.probability = logits.softmax(0)[1]
         self.prediction = (logits[1] > logits[0]).long()
         self.iou = _iou(self.prediction, self.episode.target)
 
         self.aligned = model.backbone.aligned
         self._tokens = model.tokens(features, code)
+        if foreign:
+            self._tokens.pop("dense", None)
         prior = model.prior(features, code)[1].get("prior")
         self.prior = None if prior is None else prior[0, 0].cpu()
         sides = [(map_.shape[-2], map_.shape[-1]) for map_ in features]
@@ -74,20 +83,40 @@ class Looks:
         self._objects = {
             grid: share_of(self.episode.mask, 1, torch.empty(1, *grid), aligned=self.aligned)[:, 0] for grid in sides
         }
-        has = {*self._tokens} | ({"light"} if "rows" in self._tokens else set())
+        self._returned = self._dense(model.dense, prediction.attention, len(support[0])) if foreign else {}
+        self.returned = tuple(self._returned)
+        self.missing = ""
+        if foreign and not self._returned:
+            self.missing = f"{type(model.dense).__name__} returns no map to show"
+        has = {*self._tokens, *self._returned} | ({"light"} if "rows" in self._tokens else set())
         has |= set() if self.prior is None else {"prior"}
         self.maps = tuple(name for name in MAPS if name in has)
         if not self.maps:
-            raise InputError("this network has neither attention nor a prior: nothing to look at")
+            raise InputError(self.missing or "this network has neither attention nor a prior: nothing to show")
+
+    def _dense(self, module: torch.nn.Module | None, maps: dict[str, Tensor], shots: int) -> dict[str, Tensor]:
+        """The dense map [K,N,N] that a module returned: by shot, or the mean of the shots for each."""
+        found = maps.get("dense_by_shot")
+        if found is None and "dense" in maps:
+            found = maps["dense"].unsqueeze(1).expand(-1, shots, -1, -1)
+        if found is None:
+            return {}
+        places = self.grid[0] * self.grid[1]
+        if found.shape != (1, shots, places, places):
+            raise InputError(
+                f"{type(module).__name__} returns a map {list(found.shape)}; for this episode it is "
+                f"dense_by_shot {[1, shots, places, places]} or dense {[1, places, places]}"
+            )
+        return {"dense": found[0].float().cpu()}
 
     @torch.no_grad()
-    def look(self, name: str, place: tuple[int, int], *, temperature: float = 1.0) -> Tensor:
-        """Return how a place divides its look among the support places: [K,H,W].
+    def shares(self, name: str, place: tuple[int, int], *, temperature: float = 1.0) -> Tensor:
+        """Return how a place divides its attention among the support places: [K,H,W].
 
         ``dense``, ``light``, ``rows`` and ``cols`` sum to one over each support picture (the share
         of a row or column is spread evenly over its places); ``match3`` and ``match4``, on grids of
         their own, over all of them together. Scores are divided by ``temperature``; at 1 the map is
-        the network's own.
+        the network's own, and so is a map of ``returned`` at every temperature.
         """
         (row, col), (rows, cols) = place, self.grid
         if name in BANDS:
@@ -99,6 +128,8 @@ class Looks:
         return self._row(name, i, temperature).reshape(-1, height, width)
 
     def _row(self, name: str, i: int, temperature: float) -> Tensor:
+        if name in self._returned:
+            return self._returned[name][:, i]
         return self._tokens[name].row(i, temperature=temperature)[0].float().cpu()
 
     def object_share(self, grid: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The explorer as a widget: point at the query, see where that place looks."""
+"""The explorer as a widget: point at the query, see what that place attends to."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -8,23 +8,24 @@ import ipywidgets as widgets
 
 from fss.data.shapes import SHARES, World, classes_of
 from fss.episodes import EpisodeBatch
-from fss.explorer import COLDEST, HOTTEST, NETWORKS, Explorer, network, shot_numbers
-from fss.explorer.heat import MAPS
+from fss.explorer.attended import MAPS
+from fss.explorer.explorer import COLDEST, HOTTEST, NETWORKS, Explorer, network, shot_numbers
+from fss.explorer.parts import Box, Picture, dropdown, labelled, row, slider
+from fss.explorer.pictures import Picker
 from fss.explorer.scenes import EMPTY, ITSELF, OTHER, OWN, SUPPORTS, drawn, swap
 from fss.explorer.sheet import png
-from fss.explorer.widgets.parts import LABEL, WIDE, Box, Picture, dropdown, row, slider
-from fss.explorer.widgets.picker import Picker
+from fss.model import DANet
 
 NAMES = tuple(NETWORKS)
 
 
 class ExploreBox(Box):
-    """The explorer: knobs, the query to point at, and a picture of what it looks at.
+    """The explorer: knobs, the query to point at, and a picture of what it attends to.
 
     Args:
         episode_of: makes the episode that is shown, of the chosen support.
         supports: what may be chosen as support, of ``fss.explorer.scenes.SUPPORTS``.
-        networks: names of ``fss.explorer.NETWORKS``, or checkpoints.
+        networks: names of ``fss.explorer.NETWORKS``, checkpoints, or networks.
         knobs: further controls; each change of one makes the episode anew.
 
     Attributes:
@@ -36,32 +37,32 @@ class ExploreBox(Box):
         self,
         episode_of: Callable[[str], EpisodeBatch],
         supports: Sequence[str],
-        networks: Sequence[str] = NAMES,
+        networks: Sequence[str | DANet] = NAMES,
         knobs: Sequence[widgets.Widget] = (),
     ) -> None:
         super().__init__()
         self._episode_of, self._busy = episode_of, False
-        self.network = dropdown("network", networks, networks[0], "which network answers")
+        offered = [(each if isinstance(each, str) else f"yours ({n})", each) for n, each in enumerate(networks, 1)]
+        self.network = dropdown("network", offered, networks[0], "which network answers")
         self.map = dropdown("map", [("", "")], "", "which of its maps is shown")
         self.shot = dropdown("shot", ["each"], "each", "whose map: each support's own, or the mean")
         self.support = dropdown("support", supports, supports[0], "what it is given as the object")
-        self.temperature = widgets.FloatLogSlider(
+        self.temperature = labelled(
+            widgets.FloatLogSlider,
+            "temperature",
+            "scores are divided by it; 1 is the network's own; the prediction stays",
             value=1,
             min=math.log10(COLDEST),
             max=math.log10(HOTTEST),
             step=0.1,
-            tooltip="scores are divided by it; 1 is the network's own; the prediction stays",
-            description="temperature",
-            style=LABEL,
             continuous_update=False,
-            layout=widgets.Layout(width=WIDE),
             readout_format=".2g",
         )
         self.strength = slider("overlay", 0.65, 0.0, 1.0, 0.05, "strength of the colours")
         self.rows = slider("row", 0, 0, 1, 1, "row of the place that asks")
         self.cols = slider("column", 0, 0, 1, 1, "column of the place that asks")
         self.picker = Picker(pointed=self.guarded(self._point), stepped=self.guarded(self._step))
-        self.picture = Picture("support pictures, where the chosen place looks, prediction, errors")
+        self.picture = Picture("support pictures, what the chosen place attends to, prediction, errors")
         self.children = [
             row(self.network, self.map, self.shot, self.support, self.temperature, self.strength),
             row(*knobs),
@@ -93,7 +94,7 @@ class ExploreBox(Box):
         if self._busy:
             return
         explorer = self._make()
-        if self.explorer.looks.grid == explorer.looks.grid:
+        if self.explorer.attended.grid == explorer.attended.grid:
             explorer.place = self.explorer.place
         self.explorer = explorer
         self._offer()
@@ -103,10 +104,10 @@ class ExploreBox(Box):
 
     def _offer(self) -> None:
         """Offer what the explorer has to choose from, and show it."""
-        looks = self.explorer.looks
-        (rows, cols), shots = looks.grid, shot_numbers(looks)
+        attended = self.explorer.attended
+        (rows, cols), shots = attended.grid, shot_numbers(attended)
         with self._setting():
-            _replace(self.map, [(MAPS[name], name) for name in looks.maps])
+            _replace(self.map, [(MAPS[name], name) for name in attended.maps])
             _replace(self.shot, ["each", "mean", *shots] if len(shots) > 1 else ["each"])
             self.rows.max, self.cols.max = rows - 1, cols - 1
         self.picker.picture = png(self.explorer.panels.query)
@@ -115,10 +116,11 @@ class ExploreBox(Box):
     def _choose(self) -> None:
         if self._busy:
             return
+        fixed = self.temperature.disabled = self.map.value in self.explorer.attended.returned
         self.explorer.choose(
             map=self.map.value,
             shot=self.shot.value,
-            temperature=min(HOTTEST, max(COLDEST, self.temperature.value)),
+            temperature=None if fixed else min(HOTTEST, max(COLDEST, self.temperature.value)),
             strength=self.strength.value,
         )
         self._show()
@@ -128,7 +130,7 @@ class ExploreBox(Box):
             self._select(self.rows.value, self.cols.value)
 
     def _point(self, y: float, x: float) -> None:
-        self._select(*self.explorer.looks.place_at(y, x))
+        self._select(*self.explorer.attended.place_at(y, x))
 
     def _step(self, down: int, right: int) -> None:
         at, across = self.explorer.place
@@ -167,18 +169,22 @@ def _replace(control: widgets.Dropdown, options: Sequence[str | tuple[str, str]]
 
 
 def explore(
-    episode: EpisodeBatch,
+    shown: EpisodeBatch | DANet | str,
     *,
     other: EpisodeBatch | None = None,
-    networks: Sequence[str] = NAMES,
+    networks: Sequence[str | DANet] = NAMES,
 ) -> ExploreBox:
-    """Show an episode in the explorer.
+    """Show an episode, or any network, in the explorer.
 
     Args:
-        episode: one episode without a batch axis; see ``fss.explorer.Explorer``.
+        shown: one episode without a batch axis (see ``fss.explorer.Explorer``); or a network, its name or its
+            checkpoint, which is shown in the shapes world, before the other ``networks``.
         other: an episode of another class, for the swap of the support.
-        networks: what is offered, the first one at the start; also checkpoints.
+        networks: what is offered, the first one at the start; also checkpoints and networks.
     """
+    if not isinstance(shown, EpisodeBatch):
+        return explore_world(networks=[shown, *(name for name in networks if name is not shown)])
+    episode = shown
     supports = [OWN, *([] if other is None else [OTHER]), EMPTY]
     supports += [] if bool((episode.target == 255).all()) else [ITSELF]
     return ExploreBox(lambda support: swap(episode, support, other), supports, networks)
@@ -190,7 +196,7 @@ def explore_world(
     query: int = 9,
     shots: int = 1,
     size: int = 224,
-    networks: Sequence[str] = NAMES,
+    networks: Sequence[str | DANet] = NAMES,
 ) -> ExploreBox:
     """Show the shapes world in the explorer, with its knobs as sliders.
 

@@ -10,12 +10,13 @@ import numpy as np
 from fss.data.pictures import Upload
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError
+from fss.explorer.explore_box import NAMES, ExploreBox, explore
 from fss.explorer.paint import TOOLS, Canvas, Stroke, canvases_in, save_canvases
+from fss.explorer.parts import LABEL, Box, Picture, dropdown, labelled, row, slider
+from fss.explorer.pictures import Painter
 from fss.explorer.scenes import of_pictures
 from fss.explorer.sheet import Panel, sheet
-from fss.explorer.widgets.explore_box import NAMES, ExploreBox, explore
-from fss.explorer.widgets.painter import Painter
-from fss.explorer.widgets.parts import LABEL, WIDE, Box, Picture, dropdown, row, slider
+from fss.model import DANet
 
 MOST = 5  # support pictures
 SIZE = 256  # pixels, at which the shipped network for photographs was trained
@@ -42,7 +43,7 @@ class PaintBox(Box):
         self,
         canvases: Sequence[Canvas] = (),
         query: np.ndarray | None = None,
-        networks: Sequence[str] = PHOTOGRAPHS_FIRST,
+        networks: Sequence[str | DANet] = PHOTOGRAPHS_FIRST,
     ) -> None:
         super().__init__()
         self.canvases: list[Canvas] = list(canvases)
@@ -213,8 +214,8 @@ class PaintBox(Box):
             self._result.children = [self.result]
         else:
             self.result.ask(self.episode)
-        share = float((self.result.explorer.looks.prediction == 1).float().mean())
-        self.say(f"Segmented with {self.result.network.value}: {100 * share:.3g} % of the query.")
+        share = float((self.result.explorer.attended.prediction == 1).float().mean())
+        self.say(f"Segmented with {self.result.network.label}: {100 * share:.3g} % of the query.")
 
     def _save(self) -> None:
         root = Path(self.target.value.strip() or ".").expanduser()
@@ -229,7 +230,7 @@ def draw_masks(
     support: Sequence[np.ndarray | tuple[np.ndarray, np.ndarray]] = (),
     query: np.ndarray | None = None,
     *,
-    networks: Sequence[str] = PHOTOGRAPHS_FIRST,
+    networks: Sequence[str | DANet] = PHOTOGRAPHS_FIRST,
 ) -> PaintBox:
     """Paint masks over support pictures and segment a query by them.
 
@@ -263,15 +264,7 @@ def _upload(label: str, *, multiple: bool = False) -> widgets.FileUpload:
 
 
 def _text(label: str, tip: str, value: str = "") -> widgets.Text:
-    return widgets.Text(
-        value=value,
-        description=label,
-        tooltip=tip,
-        placeholder=tip,
-        style=LABEL,
-        layout=widgets.Layout(width=WIDE),
-        continuous_update=False,
-    )
+    return labelled(widgets.Text, label, tip, value=value, placeholder=tip, continuous_update=False)
 
 
 def _files(upload: widgets.FileUpload) -> list[Upload]:

@@ -77,16 +77,15 @@ def row(*children: widgets.Widget) -> widgets.HBox:
     return widgets.HBox(children, layout=widgets.Layout(flex_flow="row wrap"))
 
 
+def labelled(kind: Callable[..., Any], label: str, tip: str, **settings: Any) -> Any:
+    """A control of some kind with a label beside it and a tip, all of one width."""
+    layout = widgets.Layout(width=WIDE)
+    return kind(description=label, tooltip=tip, style=LABEL, layout=layout, **settings)
+
+
 def dropdown(label: str, options: Sequence[Any], value: Any, tip: str) -> widgets.Dropdown:
     """A labelled choice."""
-    return widgets.Dropdown(
-        options=options,
-        value=value,
-        description=label,
-        tooltip=tip,
-        style=LABEL,
-        layout=widgets.Layout(width=WIDE),
-    )
+    return labelled(widgets.Dropdown, label, tip, options=options, value=value)
 
 
 def slider(
@@ -94,24 +93,14 @@ def slider(
 ) -> widgets.IntSlider | widgets.FloatSlider:
     """A labelled number; it answers when it is let go."""
     kind = widgets.FloatSlider if isinstance(step, float) else widgets.IntSlider
-    return kind(
-        value=value,
-        min=low,
-        max=high,
-        step=step,
-        description=label,
-        tooltip=tip,
-        style=LABEL,
-        continuous_update=False,
-        layout=widgets.Layout(width=WIDE),
-    )
+    return labelled(kind, label, tip, value=value, min=low, max=high, step=step, continuous_update=False)
 
 
 class Picture(widgets.Image):
     """A PNG with a title, which is what a screen reader says of it.
 
     ipywidgets' script for a title asks every widget for its description and fails on an image,
-    which has none; an empty one mends that.
+    which has none; an empty one fixes that.
     """
 
     description = traitlets.Unicode().tag(sync=True)
