@@ -19,7 +19,7 @@ LAYERS = {
     "To begin with": "cli",
     "For research": "lab",
     "To look": "explorer",
-    "To train and measure": "train run evaluate predict leak features engine check",
+    "To train and measure": "losses train run evaluate predict leak features engine check",
     "The network": "model attention relations decoder backbones checkpoint pfenet",
     "The data": "data episodes metrics config download",
     "What all rest on": "viz resize files machine notebook errors",
