@@ -23,7 +23,7 @@ COLUMNS = ("step", "loss", "val_miou")
 FAILED = "nonfinite.safetensors"  # what the step started from whose loss was not finite
 
 
-class Run:
+class RunFolder:
     """The files of a run and what has to survive a stop: step, best mIoU, weights, optimiser ...
 
     Whoever uses it holds the folder (``fss.files.held``). All processes read it, one writes.

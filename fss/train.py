@@ -12,14 +12,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from jaxtyping import Bool, Float
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from fss.backbones import Features
@@ -34,9 +30,10 @@ from fss.evaluate import network, tally_episodes
 from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
 from fss.files import held
 from fss.leak import seen
-from fss.model import DANet, Prediction
-from fss.resize import resize
-from fss.run import Run, restore
+from fss.losses import Whole, episode_loss
+from fss.metrics import IGNORED
+from fss.model import DANet
+from fss.run import RunFolder, restore
 
 SAVE_EVERY = 250  # steps between two checkpoints to resume from
 LOG_EVERY = 10
@@ -52,59 +49,6 @@ class NonFinite(InputError):
     def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
         super().__init__(message)
         self.rows = rows
-
-
-class Whole(NamedTuple):
-    """What the loss of a whole batch is a mean over, for whoever computes a part of it."""
-
-    pixels: Tensor  # labelled ones
-    episodes: int
-
-
-def episode_loss(
-    prediction: Prediction,
-    target: Tensor,
-    aux_weight: float,
-    iou_weight: float = 0.0,
-    whole: Whole | None = None,
-) -> Tensor:
-    """Cross-entropy over the labelled pixels, plus soft IoU, plus the decoder's inner losses.
-
-    255 is ignored. ``target`` [B,h,w]; inner logits are resized to it, as in PFENet. The soft IoU
-    loss (Rahman and Wang, 2016) is ``1 - (I + 1) / (U + 1)`` with the probabilities' intersection
-    and union of each episode, counted ``iou_weight`` times; the mean of the inner losses counts
-    ``aux_weight`` times. Of a part of a batch, the loss is its share of the ``whole`` one's: the
-    shares, and their gradients, add up.
-    """
-    target = target.long()
-    size = (target.shape[-2], target.shape[-1])
-    known = target != 255
-    pixels, episodes = whole or Whole(known.sum(), len(target))
-    valid = pixels.clamp_min(1)
-
-    def loss(logits: Tensor) -> Tensor:
-        logits = resize(logits.float(), size, aligned=True)
-        entropy = F.cross_entropy(logits, target, ignore_index=255, reduction="sum") / valid
-        if not iou_weight:
-            return entropy
-        share = len(target) / episodes
-        return entropy + iou_weight * share * soft_iou_loss(logits, target == 1, known)
-
-    main = loss(prediction.logits)
-    if not prediction.aux:
-        return main
-    inner = torch.stack([loss(logits) for logits in prediction.aux]).mean()
-    return main + aux_weight * inner
-
-
-def soft_iou_loss(
-    logits: Float[Tensor, "B 2 H W"], object_: Bool[Tensor, "B H W"], known: Bool[Tensor, "B H W"]
-) -> Tensor:
-    """Return the mean over the episodes of 1 - (I + 1) / (U + 1), in pixels that are known."""
-    share = logits.softmax(dim=1)[:, 1] * known
-    intersection = (share * object_).sum((1, 2))
-    union = share.sum((1, 2)) + object_.sum((1, 2)) - intersection
-    return (1 - (intersection + 1) / (union + 1)).mean()
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
@@ -145,18 +89,22 @@ def train_step(
     """
     accelerator = accelerator or lone(batch.target.device.type)
     whole = Whole(
-        accelerator.reduce((batch.target != 255).sum()),
+        accelerator.reduce((batch.target != IGNORED).sum()),
         accelerator.num_processes * len(batch.target),
     )
     optimizer.zero_grad(set_to_none=True)
     parts = accelerator.gradient_accumulation_steps
+    episodes = len(batch.target)
+    size = (batch.target.shape[-2], batch.target.shape[-1])
     losses, sound = [], []
-    for part in split(batch, parts):
-        size = (part.target.shape[-2], part.target.shape[-1])
+    for first in range(0, episodes, episodes // parts):
+        part = slice(first, first + episodes // parts)
+        query = Features(*(map_[part] for map_ in batch.query))
+        support = Features(*(map_[part] for map_ in batch.support))
         with accelerator.autocast():
-            code = model.encode_features(part.support, part.mask)
-            prediction = model.segment_features(part.query, code, size)
-        loss = episode_loss(prediction, part.target, aux_weight, iou_weight, whole)
+            code = model.encode_features(support, batch.mask[part])
+            prediction = model.segment_features(query, code, size)
+        loss = episode_loss(prediction, batch.target[part], aux_weight, iou_weight, whole)
         accelerator.backward(loss * parts)  # it takes the mean over the parts, which add up here
         losses.append(loss.item())
         sound.extend(prediction.logits.isfinite().flatten(1).all(dim=1).tolist())
@@ -178,23 +126,6 @@ def train_step(
         raise NonFinite(f"the loss is {value:.3g}, but its gradient is {largest}", rows)
     optimizer.step()
     return value
-
-
-def split(batch: FeatureBatch, parts: int) -> list[FeatureBatch]:
-    """Cut a batch into ``parts`` of as many episodes each."""
-    if parts == 1:
-        return [batch]
-    size = len(batch.target) // parts
-    rows = [slice(first, first + size) for first in range(0, len(batch.target), size)]
-    return [
-        FeatureBatch(
-            Features(*(map_[part] for map_ in batch.query)),
-            batch.target[part],
-            Features(*(map_[part] for map_ in batch.support)),
-            batch.mask[part],
-        )
-        for part in rows
-    ]
 
 
 def take_step(
@@ -310,7 +241,7 @@ def train(
             for note in dict.fromkeys(notes):
                 print(note)
         optimizer = accelerator.prepare(make_optimizer(model, config))
-        run = Run(out, model, optimizer, settings, accelerator)
+        run = RunFolder(out, model, optimizer, settings, accelerator)
         run.begin(resume=resume)
         with accelerator.main_process_first():
             source = _source(model, training, config, workers, progress, accelerator.autocast, augment=True)
@@ -373,7 +304,7 @@ def step_count(config: TrainConfig, training: Dataset) -> int:
     return config.steps or max(1, config.epochs * pictures // config.batch)
 
 
-def _reproducible(error: NonFinite, run: Run, stream: Sequence[Episode], batch: int) -> NonFinite:
+def _reproducible(error: NonFinite, run: RunFolder, stream: Sequence[Episode], batch: int) -> NonFinite:
     """Keep what the step started from, and say where."""
     first = run.step * batch
     guilty = [{"index": first + row, **asdict(stream[first + row])} for row in error.rows]

@@ -24,15 +24,13 @@ from fss.engine import lone, share, start
 from fss.episodes import EpisodeStream, batch_indices
 from fss.errors import InputError
 from fss.features import FeatureBatch, LiveFeatures
-from fss.model import DANet, Prediction
+from fss.model import DANet
 from fss.run import read_log
 from fss.train import (
     NonFinite,
-    Whole,
     episode_loss,
     make_optimizer,
     replay,
-    split,
     take_step,
     train,
     train_step,
@@ -54,19 +52,6 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 # --- shares of a batch ----------------------------------------------------------------------------
 
 
-def test_the_losses_of_parts_add_up_to_the_loss_of_the_batch():
-    generator = torch.Generator().manual_seed(0)
-    logits, inner = (torch.randn(4, 2, *s, generator=generator) for s in ((6, 5), (3, 2)))
-    target = torch.tensor([0, 1, 255], dtype=torch.uint8)[torch.randint(3, (4, 6, 5), generator=generator)]
-    target[1] = 255  # an episode, and a part, without a labelled pixel
-    whole = Whole((target != 255).sum(), 4)
-    expected = episode_loss(Prediction(logits, aux=[inner]), target, 0.4, 0.7)
-    for cuts in ([1, 1, 1, 1], [1, 3], [2, 2]):
-        parts = zip(*(x.split(cuts) for x in (logits, inner, target)), strict=True)
-        found = sum(episode_loss(Prediction(a, aux=[b]), t, 0.4, 0.7, whole) for a, b, t in parts)
-        assert found.item() == pytest.approx(expected.item(), rel=1e-6)
-
-
 @pytest.mark.parametrize("arm", [DANetConfig.published, DANetConfig.pfenet, DANetConfig.best])
 def test_steps_in_parts_are_the_steps_of_the_whole(arm, monkeypatch):
     # In float64: an input of a ReLU that float32 rounds to either side of 0 tells runs apart.
@@ -86,18 +71,6 @@ def test_steps_in_parts_are_the_steps_of_the_whole(arm, monkeypatch):
         for name, value in weights.items():
             torch.testing.assert_close(value, runs[0][1][name], atol=1e-9, rtol=0)
     assert len(losses) == 3 and losses[2] != losses[0]
-
-
-def test_a_batch_is_cut_into_its_episodes():
-    batch = batch_of(network())
-    parts = split(batch, 2)
-    assert [len(part.target) for part in parts] == [2, 2]
-    for name in ("query", "support"):
-        for k in range(3):
-            joined = torch.cat([getattr(part, name)[k] for part in parts])
-            assert torch.equal(joined, getattr(batch, name)[k])
-    assert torch.equal(torch.cat([part.mask for part in parts]), batch.mask)
-    assert split(batch, 1) == [batch]
 
 
 @pytest.mark.parametrize("n", [0, 1, 8, 19, 40])
@@ -428,16 +401,16 @@ def test_an_evaluation_says_the_same_whatever_the_number_of_processes(tmp_path, 
     assert results == results[:1] * 3
 
 
-def spoil(batch: FeatureBatch, parts: int) -> list[FeatureBatch]:
-    """In place of ``fss.train.split``: the third episode of four is not finite."""
+def spoil(model: DANet, optimizer: Any, batch: FeatureBatch, *rest: Any) -> float:
+    """In place of ``fss.train.train_step``: the third episode of four is not finite."""
     if os.environ["RANK"] == "1":
         batch.query.block2[0] = math.nan
-    return split(batch, parts)
+    return train_step(model, optimizer, batch, *rest)
 
 
 def test_all_processes_name_the_episode_that_is_not_finite(tmp_path, data):
     command = training_of(data, tmp_path / "run", "steps=4")
-    processes = launch(tmp_path, *command, **{"fss.train.split": spoil})
+    processes = launch(tmp_path, *command, **{"fss.train.train_step": spoil})
     end(processes, 2)
     for process in processes:
         assert "step 1: the loss is nan, in episode 2, class" in process.err

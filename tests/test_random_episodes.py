@@ -12,8 +12,8 @@ from networks import frozen
 
 import fss.model
 from fss.config import ARMS
+from fss.losses import episode_loss
 from fss.model import DANet
-from fss.train import episode_loss
 
 EPISODES = int(os.environ.get("FSS_RANDOM_EPISODES", "240"))
 MASKS = ("empty", "full", "ignored", "one pixel", "box", "noise")

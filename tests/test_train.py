@@ -23,12 +23,12 @@ from fss.episodes import EpisodeStream
 from fss.errors import InputError
 from fss.features import CachedFeatures, LiveFeatures
 from fss.files import write_atomically
-from fss.model import DANet, Prediction
-from fss.run import Run, read_log
+from fss.losses import episode_loss
+from fss.model import DANet
+from fss.run import RunFolder, read_log
 from fss.train import (
     NonFinite,
     Stopped,
-    episode_loss,
     learning_rate,
     make_optimizer,
     replay,
@@ -74,60 +74,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-# --- the loss and the schedule, by hand ---------------------------------------------------------
-
-
-def logits_of(foreground: list[list[float]]) -> torch.Tensor:
-    """[1,2,H,W] whose softmax gives these probabilities of foreground."""
-    p = torch.tensor(foreground)[None]
-    return torch.stack([(1 - p).log(), p.log()], dim=1)
-
-
-TARGET = torch.tensor([[[1, 0, 255], [1, 255, 0]]], dtype=torch.uint8)
-LIKELY = logits_of([[0.5, 0.25, 0.9], [0.8, 0.9, 0.1]])
-BY_HAND = -(math.log(0.5) + math.log(0.75) + math.log(0.8) + math.log(0.9)) / 4
-
-
-def test_the_loss_is_the_mean_over_labelled_pixels():
-    found = episode_loss(Prediction(LIKELY), TARGET, aux_weight=1.0)
-    assert found.item() == pytest.approx(BY_HAND, rel=1e-6)
-
-
-def test_the_loss_counts_pixels_not_episodes():
-    half = torch.tensor([[[255, 0, 255], [255, 255, 255]]], dtype=torch.uint8)
-    found = episode_loss(Prediction(torch.cat([LIKELY, LIKELY])), torch.cat([TARGET, half]), aux_weight=1.0)
-    assert found.item() == pytest.approx((4 * BY_HAND - math.log(0.75)) / 5, rel=1e-6)
-
-
-def test_ignored_pixels_do_not_matter():
-    logits = LIKELY.clone()
-    logits[:, :, 0, 2] = torch.tensor([-50.0, 50.0])
-    a, b = (episode_loss(Prediction(x), TARGET, 1.0) for x in (LIKELY, logits))
-    assert a == b
-    nothing = episode_loss(Prediction(LIKELY), torch.full_like(TARGET, 255), 1.0)
-    assert nothing == 0
-
-
-def test_inner_losses_are_averaged_weighted_and_resized():
-    even = torch.zeros(1, 2, 1, 1)  # log 2 wherever it is resized to
-    prediction = Prediction(LIKELY, aux=[even, LIKELY])
-    for weight in (0.0, 0.4, 1.0):
-        expected = BY_HAND + weight * (math.log(2) + BY_HAND) / 2
-        assert episode_loss(prediction, TARGET, weight).item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_the_soft_iou_loss_by_hand():
-    intersection = 0.5 + 0.8
-    union = (0.5 + 0.25 + 0.8 + 0.1) + 2 - intersection  # known pixels: (0,0) (0,1) (1,0) (1,2)
-    expected = 1 - (intersection + 1) / (union + 1)
-    found = episode_loss(Prediction(LIKELY), TARGET, 1.0, iou_weight=2.0)
-    assert found.item() == pytest.approx(BY_HAND + 2 * expected, rel=1e-6)
-    both = Prediction(torch.cat([LIKELY, LIKELY])), torch.cat([TARGET, 0 * TARGET])
-    empty = 1 - 1 / (0.5 + 0.25 + 0.9 + 0.8 + 0.9 + 0.1 + 1)
-    difference = episode_loss(*both, 1.0, 1.0) - episode_loss(*both, 1.0)
-    assert difference.item() == pytest.approx((expected + empty) / 2, rel=1e-6)
-    nothing = episode_loss(Prediction(LIKELY), torch.full_like(TARGET, 255), 1.0, 1.0)
-    assert nothing == 0
+# --- the schedule, by hand ----------------------------------------
 
 
 def test_the_soft_iou_weight_reaches_the_step(tmp_path, monkeypatch):
@@ -408,7 +355,7 @@ def test_stopped_three_times_and_resumed_ends_as_if_never_stopped(tmp_path, stop
 
 def test_a_signal_while_a_checkpoint_is_written_does_not_lose_a_step(tmp_path, monkeypatch, stop_after):
     stop_after(99, signal.SIGTERM)
-    save = Run.save
+    save = RunFolder.save
     saves = []
 
     def signalled(self):
@@ -417,7 +364,7 @@ def test_a_signal_while_a_checkpoint_is_written_does_not_lose_a_step(tmp_path, m
         if len(saves) == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Run, "save", signalled)
+    monkeypatch.setattr(RunFolder, "save", signalled)
     monkeypatch.setattr(training, "SAVE_EVERY", 5)
     with pytest.raises(Stopped, match="after step 6 of 20"):
         run(tmp_path)

@@ -19,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from fss.config import DANetConfig, TrainConfig
 from fss.evaluate import BATCH, network
 from fss.features import CHUNK, FeatureBatch, extract, extract_batch
+from fss.losses import episode_loss
 from fss.model import DANet
-from fss.train import episode_loss, make_optimizer
+from fss.train import make_optimizer
 
 
 @dataclass(frozen=True)

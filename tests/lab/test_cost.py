@@ -13,7 +13,7 @@ from fss.evaluate import network
 from fss.features import CachedFeatures, LiveFeatures, extract
 from fss.lab.cost import _Live, count
 from fss.model import DANet
-from fss.run import Run
+from fss.run import RunFolder
 from fss.train import make_optimizer, train_step
 
 CONFIGS = {
@@ -60,7 +60,7 @@ def test_what_is_counted_is_what_is_done(config, schedule, tmp_path):
     assert cost.picture == counter.get_total_flops() / 2 / 16
     assert count(config, schedule.override({"shots": 2}), (1,)).features == cost.features
 
-    run = Run(tmp_path, model, optimizer, {"train": {}}, accelerator)
+    run = RunFolder(tmp_path, model, optimizer, {"train": {}}, accelerator)
     run.validated(0.5)
     run.save()
     tensors = [t for name in ("best", "last") for t in load_file(tmp_path / f"{name}.safetensors").values()]

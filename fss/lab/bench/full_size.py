@@ -20,7 +20,7 @@ from fss.episodes import EpisodeStream
 from fss.features import LiveFeatures
 from fss.lab.bench.timing import Rows, peak_mb
 from fss.model import DANet
-from fss.run import LAST, Run
+from fss.run import LAST, RunFolder
 from fss.train import make_optimizer, take_step
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def two_steps(backbone: BackboneName, channels: int, size: int) -> dict[str, Any
                 if layer.endswith("bn3"):  # else random residuals outgrow half precision
                     nn.init.zeros_(module.weight)
             optimizer = accelerator.prepare(make_optimizer(model, schedule))
-            run = Run(Path(folder), model, optimizer, {"train": schedule.to_json()}, accelerator)
+            run = RunFolder(Path(folder), model, optimizer, {"train": schedule.to_json()}, accelerator)
             resumed, _ = _timed(run.begin, resume=True)
             source = LiveFeatures(model, few, augment=PaperAugmentation(size), seed=schedule.seed)
             features, batch = _timed(next, source.batches(stream, 1, start=step))
