@@ -192,6 +192,7 @@ def split(batch: FeatureBatch, parts: int) -> list[FeatureBatch]:
             batch.target[part],
             Features(*(map_[part] for map_ in batch.support)),
             batch.mask[part],
+            batch.episodes[part],
         )
         for part in rows
     ]
