@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EISDIR
+from errno import EISDIR, ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +111,27 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def cache_folder() -> Path:
-    """The kit's folder for what can be made again: ``$XDG_CACHE_HOME/fss`` or ``~/.cache/fss``."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "fss"
+    """The kit's folder for what can be made again: ``$XDG_CACHE_HOME/fss`` or ``~/.cache/fss``.
+
+    Raises:
+        FileNotFoundError: no home folder is known, as in a container under any user's number.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fss"
+    except RuntimeError as error:
+        raise FileNotFoundError(ENOENT, "no home folder is known; set XDG_CACHE_HOME") from error
+
+
+def expanded(path: str | Path) -> Path:
+    """Return an absolute path whose ``~`` or ``~user`` is replaced by that home folder.
+
+    Raises:
+        InputError: no such user, or one without a home folder.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise InputError(f"{path}: no home folder is known for its ~; write the whole path") from error
 
 
 def _umask() -> int:
