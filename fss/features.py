@@ -6,7 +6,6 @@ precision, which is how they lie on disk, and give the same numbers.
 """
 
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -17,14 +16,13 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from errno import ENOSPC
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import ConcatDataset, DataLoader
 from tqdm.auto import tqdm
 
 from fss.backbones import Features
@@ -40,13 +38,13 @@ from fss.episodes import (
     read_all,
 )
 from fss.errors import InputError
-from fss.files import cache_folder, write_json
+from fss.files import cache_folder
 from fss.model import DANet
 
-FORMAT = "features-3"  # part of every key: raise it when the meaning of the files changes
-CHUNK = 16  # pictures of up to 224 px a backbone call; see _chunk
+FORMAT = "features-4"  # part of every key: raise it when the meaning of the files changes
+CHUNK = 16  # pictures of up to 224 px a backbone call; see `extract`
 MAPS = ("block2", "block3", "block4", "mask")
-STALE = 24 * 3600  # seconds after which a folder that nobody wrote into was left by a dead process
+STALE = 24 * 3600  # seconds after which a file that nobody wrote into was left by a dead process
 
 
 class FeatureBatch(NamedTuple):
@@ -56,6 +54,7 @@ class FeatureBatch(NamedTuple):
     target: UInt8[Tensor, "B h w"]
     support: Features  # each map [B,K,C,H,W]
     mask: UInt8[Tensor, "B K h w"]
+    episodes: tuple[Episode, ...] = ()  # which they are, in order
 
 
 class FeatureSource(Protocol):
@@ -103,20 +102,20 @@ class LiveFeatures:
         device = self.model.backbone.mean.device
         pictures = EpisodeDataset(self.dataset, episodes, augment=self.augment, seed=self.seed)
         loader = episode_loader(pictures, batch=batch, workers=self.workers, start=start, stride=stride)
-        for query, target, support, mask in read_all(loader):
-            query, target, support, mask = (t.to(device, non_blocking=True) for t in (query, target, support, mask))
+        for first, read in zip(range(start, len(episodes), stride or batch), read_all(loader), strict=True):
+            tensors = [tensor.to(device, non_blocking=True) for tensor in read]
             with self.autocast():
-                found = extract_batch(self.model, query, target, support, mask)
-            yield found
-
-
-@cache
-def _say_once(message: str) -> None:
-    print(message, file=sys.stderr)
+                found = extract_batch(self.model, *tensors)
+            yield found._replace(episodes=_asked(episodes, first, batch))
 
 
 class CachedFeatures:
     """The same features, memory-mapped from the cache folder; extracted once where missing.
+
+    Where no cache can be made (the disk is full, the folder cannot be written, the cache would exceed
+    its cap of ``FSS_CACHE_GB``, default 20), a line on stderr says why, once, and the pictures go
+    through the backbone each time: the same numbers, later. To make room for a cache below the cap,
+    the longest unused ones go.
 
     Args:
         model: whose backbone extracts.
@@ -127,13 +126,17 @@ class CachedFeatures:
         workers: processes that read pictures while the cache is made.
         progress: show a bar while the cache is made.
 
-    Where the cache cannot be written, or has no room, a line on stderr gives the reason, and the features are
-    extracted each time: the same numbers, later.
+    Attributes:
+        file: the cache.
+        table: its rows, one a picture (then one a mirror image), with a field for each map.
+        live: the source that takes over where there is no cache, else None.
 
     Raises:
-        InputError: a bad picture, or a cache above its cap (``FSS_CACHE_GB``, default 20; the longest unused
-            caches go first).
+        InputError: a bad picture, or an ``FSS_CACHE_GB`` that is no number.
     """
+
+    file: Path
+    table: np.ndarray
 
     def __init__(
         self,
@@ -147,49 +150,42 @@ class CachedFeatures:
     ) -> None:
         self.mirrors, self.seed = mirrors, seed
         self.device = model.backbone.mean.device
-        samples = _Samples(dataset)
-        self.rows = {sample: row for row, sample in enumerate(samples.samples)}
-        self.live: LiveFeatures | None = None  # takes over where there can be no cache
+        samples = [(class_name, name) for class_name, names in dataset.images.items() for name in names]
+        self.rows = {sample: row for row, sample in enumerate(samples)}
+        self.live: LiveFeatures | None = None
         try:
-            self.maps = self._ready(model, samples, workers, progress)
+            self.file = cache_folder() / "features" / f"{_key(model, dataset, mirrors)}.npy"
+            rows = len(samples) * (2 if mirrors else 1)
+            table = _open(self.file, rows)
+            if table is None:
+                _build(self.file, model, dataset, mirrors, workers, progress)
+                table = _open(self.file, rows)
+            if table is None:
+                raise OSError("it vanished while it was made")
+            self.table = table
         except OSError as error:
-            _say_once(f"fss: no feature cache ({error.strerror}): pictures go through the backbone each time")
+            place = f"{error.filename}: " if error.filename else ""
+            _note(f"no feature cache ({place}{error.strerror or error}); pictures go through the backbone each time")
             self.live = LiveFeatures(model, dataset, augment=mirror if mirrors else None, seed=seed, workers=workers)
-
-    def _ready(self, model: DANet, samples: "_Samples", workers: int, progress: bool) -> dict[str, np.ndarray]:
-        """Open the cache, made first where it is missing; raises OSError where it cannot be written."""
-        mirrors = self.mirrors
-        self.folder = cache_folder() / "features" / _key(model, samples.dataset, mirrors)
-        total = len(samples) * (2 if mirrors else 1)
-        maps = _open(self.folder, total)
-        if maps is None:
-            _build(self.folder, model, samples, mirrors, workers, progress)
-            maps = _open(self.folder, total)
-        if maps is None:
-            raise InputError(f"{self.folder}: the cache vanished while it was made; run it again")
-        self._support_block4 = "block4_masked" if "block4_masked" in maps else "block4"
-        return maps
 
     def batches(
         self, episodes: Sequence[Episode], batch: int, *, start: int = 0, stride: int | None = None
     ) -> Iterator[FeatureBatch]:
         """Yield batches; see ``FeatureSource``."""
-        if self.live:
+        if self.live is not None:
             yield from self.live.batches(episodes, batch, start=start, stride=stride)
             return
+        block4 = "block4_masked" if "block4_masked" in (self.table.dtype.names or ()) else "block4"
         for first in range(start, len(episodes), stride or batch):
-            indices = range(first, min(first + batch, len(episodes)))
-            rows = np.array([self._rows(episodes[i], i) for i in indices])  # B,1+K
+            asked = _asked(episodes, first, batch)
+            rows = np.array([self._rows(episode, first + i) for i, episode in enumerate(asked)])  # B,1+K
             query, support = rows[:, 0], rows[:, 1:]
             yield FeatureBatch(
-                Features(*(self._read(f"block{i}", query).float() for i in (2, 3, 4))),
+                Features(*(self._read(name, query).float() for name in ("block2", "block3", "block4"))),
                 self._read("mask", query),
-                Features(
-                    self._read("block2", support).float(),
-                    self._read("block3", support).float(),
-                    self._read(self._support_block4, support).float(),
-                ),
+                Features(*(self._read(name, support).float() for name in ("block2", "block3", block4))),
                 self._read("mask", support),
+                asked,
             )
 
     def _rows(self, episode: Episode, index: int) -> list[int]:
@@ -200,7 +196,18 @@ class CachedFeatures:
         return rows
 
     def _read(self, name: str, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.maps[name][rows]).to(self.device)
+        return torch.from_numpy(self.table[name][rows]).to(self.device)
+
+
+def _asked(episodes: Sequence[Episode], first: int, batch: int) -> tuple[Episode, ...]:
+    return tuple(episodes[i] for i in range(first, min(first + batch, len(episodes))))
+
+
+@cache
+def _note(message: str) -> None:
+    """Say it once, on stderr; of several processes, the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"fss: {message}", file=sys.stderr)
 
 
 def extract_batch(model: DANet, query: Tensor, target: Tensor, support: Tensor, mask: Tensor) -> FeatureBatch:
@@ -230,7 +237,10 @@ def extract(model: DANet, images: Tensor, masks: Tensor, *, first: int = 0) -> t
     a process has one episode, and rounds as it likes anyway).
     """
     parts, masked = [], []
-    number = _chunk(*images.shape[-2:])
+    # Sixteen of 473 px take 3.5 GB in a ResNet-50 and are slower, each, than four; and a training
+    # batch of four episodes would be filled up to twice its pictures.
+    height, width = images.shape[-2:]
+    number = max(1, min(CHUNK, round(CHUNK * 224 * 224 / (height * width))))
     for start in range(0, len(images), number):
         chunk, labels = images[start : start + number], masks[start : start + number]
         keep = len(chunk)
@@ -246,29 +256,7 @@ def extract(model: DANet, images: Tensor, masks: Tensor, *, first: int = 0) -> t
     return joined, torch.cat(masked) if masked else None
 
 
-def _chunk(height: int, width: int) -> int:
-    """Pictures a backbone call: at most ``CHUNK``, and no more pixels than that many of 224 px.
-
-    Sixteen of 473 px take 3.5 GB in a ResNet-50 and are slower, each, than four; and a training
-    batch of four episodes would be filled up to twice its pictures.
-    """
-    return max(1, min(CHUNK, round(CHUNK * 224 * 224 / (height * width))))
-
-
-class _Samples(TorchDataset[tuple[Tensor, Tensor]]):
-    """All pictures of a dataset in order."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.samples = [(c, name) for c, names in dataset.images.items() for name in names]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        class_name, name = self.samples[index]
-        images = self.dataset[class_name]
-        return images[images.names.index(name)]
+# --- the cache's files --------------------------------------------------------------------------
 
 
 def _key(model: DANet, dataset: Dataset, mirrors: bool) -> str:
@@ -285,135 +273,103 @@ def _key(model: DANet, dataset: Dataset, mirrors: bool) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _open(folder: Path, rows: int) -> dict[str, np.ndarray] | None:
-    """Map a cache's arrays, or return None where there is none that is whole."""
+def _open(file: Path, rows: int) -> np.ndarray | None:
+    """Map a cache, or return None where there is none that is whole."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        if manifest["key"] != folder.name:  # another cache's folder, renamed or copied
+        table: np.ndarray = np.load(file, mmap_mode="r")
+        if table.shape != (rows,) or not {"key", *MAPS} <= set(table.dtype.names or ()):
             return None
-        maps = {}
-        for name, shape in manifest["shapes"].items():
-            maps[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
-            if list(maps[name].shape) != shape or len(maps[name]) != rows:
-                return None
-        with suppress(OSError):  # a cache that a class shares may be read-only
-            os.utime(folder / "manifest.json")  # when it was last used, for pruning
-        return maps if maps.keys() >= set(MAPS) else None
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, KeyError):
+        if table["key"][0] != file.stem.encode():  # another cache, renamed or copied
+            return None
+    except (OSError, EOFError, ValueError, AttributeError):
         return None
+    with suppress(OSError):  # a cache that a class shares may be read-only
+        os.utime(file)  # when it was last used, for pruning
+    return table
 
 
-def _build(folder: Path, model: DANet, samples: _Samples, mirrors: bool, workers: int, progress: bool) -> None:
-    """Extract all pictures into a folder beside ``folder``, then rename it."""
+def _build(file: Path, model: DANet, dataset: Dataset, mirrors: bool, workers: int, progress: bool) -> None:
+    """Extract all pictures into a file beside ``file``, then rename it; another process may be quicker."""
     cap = _cap()
+    file.parent.mkdir(parents=True, exist_ok=True)
     # Not named by the process: in containers, the next one often has the number of a killed one.
-    beside = folder.with_name(f"{folder.name}.part-{secrets.token_hex(4)}")
+    beside = file.with_name(f"{file.stem}.part-{secrets.token_hex(4)}")
+    classes: list[Any] = [dataset[name] for name in dataset.classes]
+    pictures: ConcatDataset[tuple[Tensor, Tensor]] = ConcatDataset(classes)
+    total = len(pictures) * (2 if mirrors else 1)
+    device = model.backbone.mean.device
+    table: np.memmap | None = None
+    row = 0
     try:
-        beside.mkdir(parents=True)
-        loader = DataLoader(samples, batch_size=CHUNK, num_workers=workers)
-        arrays: dict[str, np.ndarray] = {}
-        total = len(samples) * (2 if mirrors else 1)
-        bar = tqdm(total=total, desc="features", unit="picture", disable=not progress)
-        with bar:
-            row = 0
-            for images, masks in read_all(loader):
-                for offset in (0, len(samples)) if mirrors else (0,):
-                    if offset:
+        with tqdm(total=total, desc="features", unit="picture", disable=not progress) as bar:
+            for images, masks in read_all(DataLoader(pictures, batch_size=CHUNK, num_workers=workers)):
+                for mirrored in (False, True) if mirrors else (False,):
+                    if mirrored:
                         images, masks = images.flip(-1), masks.flip(-1)
-                    rows = slice(offset + row, offset + row + len(images))
-                    found = _sample_arrays(model, images, masks)
-                    arrays = arrays or _create(beside, found, total, cap)
-                    for name, values in found.items():
-                        arrays[name][rows] = values
+                    maps, block4 = extract(model, images.to(device), masks.to(device))
+                    found = {**maps._asdict(), "mask": masks}
+                    if block4 is not None:
+                        found["block4_masked"] = block4
+                    arrays = {name: tensor.cpu().numpy() for name, tensor in found.items()}
+                    if table is None:
+                        table = _create(beside, arrays, total, cap)
+                    first = row + len(pictures) * mirrored
+                    for name, values in arrays.items():
+                        table[name][first : first + len(values)] = values
                     bar.update(len(images))
                 row += len(images)
-        for array in arrays.values():
-            array.flush()  # type: ignore[attr-defined]
-        shapes = {name: list(array.shape) for name, array in arrays.items()}
-        write_json(beside / "manifest.json", {"key": folder.name, "shapes": shapes})
-        _publish(beside, folder, total)
+        if table is not None:
+            table["key"] = file.stem.encode()
+            table.flush()
+            beside.replace(file)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        beside.unlink(missing_ok=True)
 
 
-def _publish(beside: Path, folder: Path, rows: int) -> None:
-    """Rename a whole cache, over a damaged one; if another process was quicker, its own stays."""
-    try:
-        beside.rename(folder)
-    except OSError:
-        if _open(folder, rows) is not None:
-            return
-        if folder.is_dir():
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
-            folder.unlink(missing_ok=True)
-        beside.rename(folder)
+def _create(file: Path, first: dict[str, np.ndarray], total: int, cap: float) -> np.memmap:
+    """Make the file for ``total`` pictures' arrays, each like the ``first`` ones.
 
-
-def _sample_arrays(model: DANet, images: Tensor, masks: Tensor) -> dict[str, np.ndarray]:
-    device = model.backbone.mean.device
-    maps, masked = extract(model, images.to(device), masks.to(device))
-    tensors = {**maps._asdict(), "mask": masks}
-    if masked is not None:
-        tensors["block4_masked"] = masked
-    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-
-
-def _create(folder: Path, first: dict[str, np.ndarray], total: int, cap: float) -> dict[str, np.ndarray]:
-    """Make the files for ``total`` pictures' arrays, each like the ``first`` ones.
-
-    Older caches make room where all would exceed the cap. The files are sparse at first, and a disk
-    that fills up while a mapped file is written kills the process: so the room for all of them is
+    Older caches make room where all would exceed the cap. The file is sparse at first, and a disk
+    that fills up while a mapped file is written kills the process: so the room for all of it is
     looked for here.
     """
-    shapes = {name: (total, *values.shape[1:]) for name, values in first.items()}
-    size = sum(int(np.prod(shapes[name])) * first[name].itemsize for name in first)
+    fields = [("key", "S32"), *((name, values.dtype, values.shape[1:]) for name, values in first.items())]
+    layout = np.dtype(fields, align=True)
+    size = total * layout.itemsize
+    needed = f"{size / 1e9:.3g} GB needed"
     if size > cap:
-        raise InputError(
-            f"{folder.parent}: a feature cache of {_gigabytes(size)} would exceed its cap of "
-            f"{_gigabytes(cap)}; set FSS_CACHE_GB higher, or do without the cache"
-        )
-    _prune(folder.parent, cap - size)
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise OSError(ENOSPC, f"{_gigabytes(size)} needed, {_gigabytes(free)} free")
-    return {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, shapes[name])
-        for name, values in first.items()
-    }
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.3g} GB"
+        raise OSError(ENOSPC, f"{needed}, above the cap of {cap / 1e9:.3g} GB; set FSS_CACHE_GB higher")
+    _prune(file.parent, cap - size)
+    if size > (free := shutil.disk_usage(file.parent).free):
+        raise OSError(ENOSPC, f"{needed}, {free / 1e9:.3g} GB free; set XDG_CACHE_HOME to a larger disk")
+    return np.lib.format.open_memmap(file, "w+", layout, (total,))
 
 
 def _cap() -> float:
     """Bytes that all caches may take together."""
     text = os.environ.get("FSS_CACHE_GB", "20")
-    try:
-        cap = float(text) * 1e9
-        if cap >= 0:  # neither negative nor nan
+    with suppress(ValueError):
+        if (cap := float(text) * 1e9) >= 0:  # neither negative nor nan
             return cap
-    except ValueError:
-        pass
     raise InputError(f"FSS_CACHE_GB={text!r}: use a number of gigabytes, as in 20")
 
 
-def _prune(caches_folder: Path, room: float) -> None:
+def _prune(folder: Path, room: float) -> None:
     """Remove what dead processes left, then the longest unused caches until all fit the room."""
-    caches: dict[Path, tuple[float, int]] = {}  # when last used, bytes
-    for folder in caches_folder.iterdir():
-        try:
-            files = [file.stat() for file in folder.iterdir()]
-            manifest = folder / "manifest.json"
-            if manifest.is_file() and ".part-" not in folder.name:
-                caches[folder] = manifest.stat().st_mtime, sum(file.st_size for file in files)
-            elif time.time() - max(file.st_mtime for file in (folder.stat(), *files)) > STALE:
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # no folder, or another process has just removed it
-            continue
-    for folder in sorted(caches, key=lambda folder: caches[folder][0]):
-        if sum(size for _, size in caches.values()) <= room:
+    for manifest in folder.glob("*/manifest.json"):  # caches up to features-3 were folders
+        shutil.rmtree(manifest.parent, ignore_errors=True)
+    caches = []  # when last used, bytes, file
+    for file in folder.iterdir():
+        with suppress(OSError):  # another process has just removed it
+            stat = file.stat()
+            if file.suffix == ".npy":
+                caches.append((stat.st_mtime, stat.st_size, file))
+            elif ".part-" in file.name and time.time() - stat.st_mtime > STALE:
+                file.unlink()
+    taken = sum(size for _, size, _ in caches)
+    for _, size, file in sorted(caches):
+        if taken <= room:
             break
-        shutil.rmtree(folder, ignore_errors=True)
-        del caches[folder]
+        with suppress(OSError):
+            file.unlink()
+        taken -= size

@@ -117,10 +117,21 @@ def cache_folder() -> Path:
         FileNotFoundError: no home folder is known, as in a container under any user's number.
     """
     try:
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fss"
     except RuntimeError as error:
         raise FileNotFoundError(ENOENT, "no home folder is known; set XDG_CACHE_HOME") from error
-    return Path(root) / "fss"
+
+
+def expanded(path: str | Path) -> Path:
+    """Return an absolute path whose ``~`` or ``~user`` is replaced by that home folder.
+
+    Raises:
+        InputError: no such user, or one without a home folder.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise InputError(f"{path}: no home folder is known for its ~; write the whole path") from error
 
 
 def _umask() -> int:

@@ -10,6 +10,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from fss.backbones import Backbone, load_backbone
 
+KAIMING = nn.init.kaiming_normal_
+
 
 @contextmanager
 def quick_init() -> Iterator[None]:
@@ -18,6 +20,7 @@ def quick_init() -> Iterator[None]:
         patch.object(nn.Linear, "reset_parameters", lambda self: None),
         patch.object(_ConvNd, "reset_parameters", lambda self: None),
         patch.object(nn.init, "normal_", lambda tensor, *args: tensor),
+        patch.object(nn.init, "kaiming_normal_", KAIMING),  # also within `no_init`, which leaves memory as it is
     ):
         yield
 

@@ -58,6 +58,19 @@ def test_channels_and_strides(name):
     assert backbone.name == name
 
 
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name != "efficientnet_lite0"])
+def test_no_weight_is_left_as_the_memory_was(name):
+    """Deterministic torch fills new memory with nan; other tests skip initial weights that they load anyway."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        with no_init():
+            backbone = frozen.__wrapped__(name)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(tensor.isfinite().all() for tensor in backbone.state_dict().values())
+    assert all(tensor.any() for key, tensor in backbone.state_dict().items() if key.endswith(".weight"))
+
+
 def test_sizes_that_a_resnets_aligned_maps_do_not_fit_are_noted():
     resnet = frozen("resnet50")
     assert resnet.notes(473) == resnet.notes(65) == ()

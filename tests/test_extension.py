@@ -22,6 +22,8 @@ from fss.config import DANetConfig
 from fss.errors import InputError
 from fss.model import DANet
 
+pytestmark = pytest.mark.numbers
+
 SOURCE = """
 import torch
 import torch.nn.functional as F

@@ -1,9 +1,7 @@
 import errno
-import json
 import os
 import re
 import shutil
-from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -17,17 +15,17 @@ from tiny import Boxes, boxes, network
 from fss.config import DANetConfig
 from fss.episodes import EpisodeList, mirror
 from fss.errors import InputError
-from fss.features import CHUNK, STALE, CachedFeatures, FeatureBatch, LiveFeatures, _say_once, extract
+from fss.features import CHUNK, STALE, CachedFeatures, FeatureBatch, LiveFeatures, _note, extract
 from fss.model import DANet
-
-pytestmark = pytest.mark.numbers
 
 DATA = boxes(classes=3, pictures=7)  # 21 pictures: the last chunk is ragged
 EPISODES = EpisodeList.sample(DATA, shots=3, episodes=11, seed=1)
 PRIORS = ["masked_features", "masked_input", None]
 
+pytestmark = pytest.mark.numbers
 
-def folders(cache: Path) -> list[Path]:
+
+def files(cache: Path) -> list[Path]:
     return sorted((cache / "fss" / "features").glob("*"))
 
 
@@ -66,6 +64,9 @@ def test_cached_features_are_the_live_ones(prior, mirrors):
     for batch in (1, 4, 11):
         assert same(read(cached, batch), read(live, batch))
     assert [len(b[0]) for b in read(cached, 4)] == [4, 4, 3]
+    for source in (live, cached):
+        batches = list(source.batches(EPISODES, 2, start=1, stride=4))
+        assert [batch.episodes for batch in batches] == [EPISODES.episodes[i : i + 2] for i in (1, 5, 9)]
     assert same(read(cached, 4, start=4), read(cached, 4)[1:])
     assert same(read(live, 4, start=4), read(cached, 4)[1:])
 
@@ -138,9 +139,8 @@ def test_large_pictures_go_through_the_backbone_in_smaller_chunks(size, number):
 
 def test_the_cache_lies_where_the_environment_says(cache):
     source = CachedFeatures(network(), DATA)
-    assert folders(cache) == [source.folder]
-    assert {file.suffix for file in source.folder.iterdir()} == {".npy", ".json"}
-    assert all(map_.dtype == np.float16 for name, map_ in source.maps.items() if name != "mask")
+    assert files(cache) == [source.file]
+    assert all(source.table[name].dtype == np.float16 for name in ("block2", "block3", "block4"))
 
 
 def test_a_cache_is_opened_without_extracting(extracted):
@@ -166,45 +166,27 @@ def test_a_cache_is_keyed_by_what_its_content_depends_on(cache):
         CachedFeatures(network(seed=1), DATA),
         CachedFeatures(network(prior="masked_input"), DATA),
     ]
-    assert len({source.folder for source in opened}) == len(opened)
-    assert folders(cache) == sorted(source.folder for source in opened)
+    assert len({source.file for source in opened}) == len(opened)
+    assert files(cache) == sorted(source.file for source in opened)
     twin = replace(DATA, spec="the same under another name")
-    assert CachedFeatures(model, twin).folder == opened[0].folder
+    assert CachedFeatures(model, twin).file == opened[0].file
 
 
-def truncate(file: Path) -> None:
-    os.truncate(file, file.stat().st_size - 1)
-
-
-def other_rows(file: Path) -> None:
-    map_ = np.load(file)
-    np.save(file, map_[:-1])
-    manifest = json.loads((file.parent / "manifest.json").read_text())
-    (file.parent / "manifest.json").write_text(
-        json.dumps({**manifest, "shapes": {**manifest["shapes"], file.stem: [20, *map_.shape[1:]]}})
-    )
+def rewrite(file: Path, change) -> None:
+    np.save(file, change(np.load(file)))
 
 
 DAMAGE = {
-    "truncated": truncate,
+    "truncated": lambda file: os.truncate(file, file.stat().st_size - 1),
+    "half": lambda file: os.truncate(file, file.stat().st_size // 2),
+    "cut in its header": lambda file: os.truncate(file, 50),
     "emptied": lambda file: os.truncate(file, 0),
     "removed": os.remove,
-    "of other pictures": other_rows,
-    "of another shape": lambda file: np.save(file, np.load(file)[..., :-1]),
+    "of other pictures": lambda file: rewrite(file, lambda table: table[:-1]),
+    "of one map": lambda file: rewrite(file, lambda table: table["block3"]),
+    "without the masks": lambda file: rewrite(file, lambda table: table[["key", "block2", "block3", "block4"]]),
     "of objects": lambda file: np.save(file, np.array([{}] * 21), allow_pickle=True),
     "garbage": lambda file: file.write_bytes(b"\x00" * 999),
-    "without a manifest": lambda file: (file.parent / "manifest.json").unlink(),
-    "half a manifest": lambda file: os.truncate(file.parent / "manifest.json", 50),
-    "an empty manifest": lambda file: (file.parent / "manifest.json").write_text("{}"),
-    "a manifest of a list": lambda file: (file.parent / "manifest.json").write_text("[1]"),
-    "a manifest of null": lambda file: (file.parent / "manifest.json").write_text("null"),
-    "a manifest of numbers": lambda file: (file.parent / "manifest.json").write_text(
-        json.dumps({"key": file.parent.name, "shapes": {"mask": 3}})
-    ),
-    "a manifest without the shapes": lambda file: (file.parent / "manifest.json").write_text(
-        json.dumps({"key": file.parent.name})
-    ),
-    "a file": lambda file: (shutil.rmtree(file.parent), file.parent.write_text("x")),
 }
 
 
@@ -213,7 +195,8 @@ def test_a_damaged_cache_is_made_anew(damage, extracted):
     model = network()
     source = CachedFeatures(model, DATA)
     whole = read(source)
-    DAMAGE[damage](source.folder / "block3.npy")
+    del source.table  # or it would share the file's pages
+    DAMAGE[damage](source.file)
     assert same(read(CachedFeatures(model, DATA)), whole)
     assert sum(extracted) == 2 * 21
     CachedFeatures(model, DATA)
@@ -223,23 +206,22 @@ def test_a_damaged_cache_is_made_anew(damage, extracted):
 def test_a_half_written_cache_is_never_used(cache, monkeypatch, extracted):
     model = network()
 
-    def killed(*args):
+    def killed(*args, **kwargs):
         raise SystemExit("as if by kill -9: nothing is tidied up")
 
     with monkeypatch.context() as patched:
-        patched.setattr("fss.features.write_json", killed)
-        patched.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+        patched.setattr(Path, "replace", killed)
+        patched.setattr(Path, "unlink", lambda *args, **kwargs: None)
         with pytest.raises(SystemExit):
             CachedFeatures(model, DATA)
-    (left,) = folders(cache)
-    assert (left / "block2.npy").stat().st_size > 0
+    (left,) = files(cache)
+    assert left.stat().st_size > 0
     source = CachedFeatures(model, DATA)
     assert sum(extracted) == 2 * 21
-    assert folders(cache) == sorted([left, source.folder])  # it might be another's, still at work
-    for path in (left, *left.iterdir()):
-        os.utime(path, (0, os.path.getmtime(path) - STALE - 60))
+    assert files(cache) == sorted([left, source.file])  # it might be another's, still at work
+    os.utime(left, (0, os.path.getmtime(left) - STALE - 60))
     CachedFeatures(model, boxes(1, 2))
-    assert left not in folders(cache)
+    assert left not in files(cache)
 
 
 class Failing(Boxes):
@@ -253,62 +235,88 @@ class Failing(Boxes):
 def test_a_bad_picture_leaves_nothing_behind(cache, workers):
     with pytest.raises(InputError, match=r"^test 2/6\.jpg is no picture; convert it to JPEG or PNG$"):
         CachedFeatures(network(), replace(DATA, reader=Failing()), workers=workers)
-    assert folders(cache) == []
+    assert files(cache) == []
 
 
 def test_an_interruption_leaves_nothing_behind(cache, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fss.features.write_json", interrupt)
+    monkeypatch.setattr(Path, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         CachedFeatures(network(), DATA)
-    assert folders(cache) == []
+    assert files(cache) == []
 
 
-def test_without_room_on_the_disk_nothing_is_written_and_the_numbers_are_the_same(cache, monkeypatch, capsys):
-    usage = namedtuple("usage", "total used free")
-    needed = sum(file.stat().st_size for file in CachedFeatures(network(), DATA).folder.glob("*.npy"))
-    largest = max(file.stat().st_size for file in folders(cache)[0].iterdir())
-    shutil.rmtree(cache / "fss")
-    # The largest file would fit; all of them together do not.
-    assert largest < needed - 1000
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed - 1000))
-    without = CachedFeatures(network(), DATA)
-    assert re.search(r"^fss: no feature cache \(.* GB needed, .* GB free\): ", capsys.readouterr().err)
-    assert folders(cache) == [] and without.live is not None
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed))
-    CachedFeatures(network(), DATA)
+# --- where there can be no cache ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mirrors", [False, True])
-def test_where_no_cache_can_be_made_its_numbers_come_from_the_pictures(tmp_path, monkeypatch, capsys, mirrors):
-    model = network()
-    kept = read(CachedFeatures(model, DATA, mirrors=mirrors, seed=3))
+def full(monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+
+def file_in_the_way(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    _say_once.cache_clear()
-    for _ in range(2):
-        found = read(CachedFeatures(model, DATA, mirrors=mirrors, seed=3))
-    assert capsys.readouterr().err == (
-        "fss: no feature cache (Not a directory): pictures go through the backbone each time\n"
-    )
-    assert same(found, kept)
 
 
-def test_without_a_home_folder_there_is_no_cache(monkeypatch, capsys):
+def read_only(monkeypatch, tmp_path):
+    def refuse(self, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+
+
+def homeless(monkeypatch, tmp_path):
     def nobody():
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", nobody)
+
+
+REASONS = {
+    full: r"\(.* GB needed, 1e-06 GB free; set XDG_CACHE_HOME to a larger disk\)",
+    file_in_the_way: r"\(.*/file/fss/features: Not a directory\)",
+    read_only: r"\(.*/fss/features: Permission denied\)",
+    homeless: r"\(no home folder is known; set XDG_CACHE_HOME\)",
+    lambda monkeypatch, tmp_path: monkeypatch.setenv("FSS_CACHE_GB", "0"): (
+        r"\(.* GB needed, above the cap of 0 GB; set FSS_CACHE_GB higher\)"
+    ),
+}
+
+
+@pytest.mark.parametrize("mirrors", [False, True])
+@pytest.mark.parametrize("reason", REASONS, ids=["full", "file", "read-only", "homeless", "cap"])
+def test_without_a_cache_the_features_are_the_same(reason, mirrors, cache, tmp_path, monkeypatch, capsys):
+    model = network()
+    kept = read(CachedFeatures(model, DATA, mirrors=mirrors, seed=3))
+    before = files(cache)
+    other = replace(DATA, size=96)
+    reason(monkeypatch, tmp_path)
+    _note.cache_clear()
+    for data in (DATA, other, other):
+        without = CachedFeatures(model, data, mirrors=mirrors, seed=3)
+        if without.live is not None and data is DATA:
+            assert same(read(without), kept)
+    assert without.live is not None and files(cache) == before
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1, err
+    assert re.fullmatch(f"fss: no feature cache {REASONS[reason]}; pictures go .* each time\n", err)
+
+
+def test_only_the_first_process_says_so(tmp_path, monkeypatch, capsys):
+    file_in_the_way(monkeypatch, tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    _note.cache_clear()
     assert CachedFeatures(network(), DATA).live is not None
-    assert "no home folder is known; set XDG_CACHE_HOME" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""
 
 
 def test_two_processes_at_once_end_with_one_cache(cache, monkeypatch, extracted):
     model = network()
-    rename, rivals = Path.rename, []
+    rename, rivals = Path.replace, []
 
     def beaten(self, target):
         """Another process makes the same cache, and is done just before us."""
@@ -317,52 +325,57 @@ def test_two_processes_at_once_end_with_one_cache(cache, monkeypatch, extracted)
             rivals[0] = read(CachedFeatures(model, DATA))
         return rename(self, target)
 
-    monkeypatch.setattr(Path, "rename", beaten)
+    monkeypatch.setattr(Path, "replace", beaten)
     assert same(read(CachedFeatures(model, DATA)), rivals[0])
-    assert len(folders(cache)) == 1
+    assert len(files(cache)) == 1
 
 
 def aged(source: CachedFeatures, age: int) -> CachedFeatures:
     """As if it had been used ``age`` seconds ago."""
-    manifest = source.folder / "manifest.json"
-    os.utime(manifest, (0, manifest.stat().st_mtime - age))
+    os.utime(source.file, (0, source.file.stat().st_mtime - age))
     return source
 
 
 def test_the_longest_unused_caches_go_when_all_exceed_the_cap(cache, monkeypatch):
     model = network()
     sources = [aged(CachedFeatures(model, boxes(3, 7, salt=s)), 100 - 10 * i) for i, s in enumerate("abcd")]
-    size = sum(file.stat().st_size for file in sources[0].folder.iterdir())
+    size = sources[0].file.stat().st_size
     CachedFeatures(model, boxes(3, 7, salt="a"))  # used again, so now the most recent
     used = read(sources[1])
     monkeypatch.setenv("FSS_CACHE_GB", str(3.5 * size / 1e9))
     last = CachedFeatures(model, boxes(3, 7, salt="e"))
-    assert folders(cache) == sorted([sources[0].folder, sources[3].folder, last.folder])
+    assert files(cache) == sorted([sources[0].file, sources[3].file, last.file])
     assert same(read(sources[1]), used)  # whoever has it open goes on
     monkeypatch.setenv("FSS_CACHE_GB", str(1.01 * size / 1e9))
     assert read(CachedFeatures(model, boxes(3, 7, salt="f")))
-    assert len(folders(cache)) == 1
+    assert len(files(cache)) == 1
 
 
-def test_a_cache_above_the_cap_is_refused_and_costs_no_other(cache, monkeypatch, extracted):
+def test_a_cache_above_the_cap_is_not_made_and_costs_no_other(cache, monkeypatch, extracted):
     model = network()
     whole = CachedFeatures(model, DATA)
-    size = sum(file.stat().st_size for file in whole.folder.iterdir())
-    monkeypatch.setenv("FSS_CACHE_GB", str(0.9 * size / 1e9))
-    read(CachedFeatures(model, DATA))  # it is there, and needs no room
+    monkeypatch.setenv("FSS_CACHE_GB", str(0.9 * whole.file.stat().st_size / 1e9))
+    assert CachedFeatures(model, DATA).live is None  # it is there, and needs no room
     extracted.clear()
-    with pytest.raises(InputError, match=r"cache of .* GB would exceed its cap of .*FSS_CACHE_GB"):
-        CachedFeatures(model, boxes(3, 7, salt="other "))
-    assert len(extracted) == 1  # told after a first chunk, not after all
-    assert folders(cache) == [whole.folder]
+    assert CachedFeatures(model, boxes(3, 7, salt="other ")).live is not None
+    assert len(extracted) == 1  # found out after a first chunk, not after all
+    assert files(cache) == [whole.file]
+
+
+def test_caches_of_older_releases_go(cache):
+    old = cache / "fss" / "features" / "0123"
+    old.mkdir(parents=True)
+    (old / "manifest.json").write_text("{}")
+    assert files(cache) == [old]
+    source = CachedFeatures(network(), DATA)
+    assert files(cache) == [source.file]
 
 
 def test_a_cache_of_another_name_is_not_used(cache, extracted):
     model, other = network(), boxes(3, 7, salt="other ")
     source, theirs = CachedFeatures(model, DATA), CachedFeatures(model, other)
     whole = read(theirs)
-    shutil.rmtree(theirs.folder)
-    source.folder.rename(theirs.folder)
+    source.file.replace(theirs.file)
     assert same(read(CachedFeatures(model, other)), whole)
 
 
@@ -381,12 +394,12 @@ def test_a_cache_that_is_shared_and_read_only_is_used(monkeypatch, extracted):
 
 def test_files_of_others_in_the_cache_folder_stay(cache, monkeypatch):
     old = aged(CachedFeatures(network(), boxes(3, 7, salt="old ")), 100)
-    size = sum(file.stat().st_size for file in old.folder.iterdir())
+    size = old.file.stat().st_size
     monkeypatch.setenv("FSS_CACHE_GB", str(1.01 * size / 1e9))
     (cache / "fss" / "features" / "README").write_text("hello")
     source = CachedFeatures(network(), DATA)
-    assert [path.name for path in folders(cache)] == sorted(["README", source.folder.name])
-    assert source.folder != old.folder
+    assert [path.name for path in files(cache)] == sorted(["README", source.file.name])
+    assert source.file != old.file
 
 
 @pytest.mark.parametrize("cap", ["20 GB", "-1", "nan", ""])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fss.errors import InputError
-from fss.files import cache_folder, write_atomically, write_json
+from fss.files import cache_folder, expanded, write_atomically, write_json
 
 
 def test_writes_the_bytes_and_makes_the_folder(tmp_path):
@@ -80,3 +80,10 @@ def test_cache_folder_follows_xdg(monkeypatch, tmp_path):
             monkeypatch.setenv("XDG_CACHE_HOME", unset)
         monkeypatch.setenv("HOME", "/home/someone")
         assert cache_folder() == Path("/home/someone/.cache/fss")
+
+
+def test_a_home_folder_that_nobody_knows(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert expanded("~/x") == Path("/home/someone/x") and expanded("x") == Path.cwd() / "x"
+    with pytest.raises(InputError, match=r"^~nobody_here/x: no home folder is known for its ~; write the whole path$"):
+        expanded("~nobody_here/x")

@@ -8,6 +8,8 @@ import torch
 from fss.losses import Whole, episode_loss
 from fss.model import Prediction
 
+pytestmark = pytest.mark.numbers
+
 
 def logits_of(foreground: list[list[float]]) -> torch.Tensor:
     """[1,2,H,W] whose softmax gives these probabilities of foreground."""

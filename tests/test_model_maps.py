@@ -12,6 +12,8 @@ from fss.config import ARMS, DANetConfig
 from fss.model import DANet
 from fss.relations import prior_mask
 
+pytestmark = pytest.mark.numbers
+
 
 @pytest.fixture(autouse=True)
 def shared_backbones(monkeypatch):
