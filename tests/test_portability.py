@@ -13,7 +13,7 @@ portable = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(portable)
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SPREAD = json.loads(portable.RESULT.read_text())["numbers"]
+SPREAD = json.loads(portable.RESULT.read_text())["numbers"] if portable.RESULT.is_file() else {}
 FEWEST, ROOM = 6, 4  # passes behind a spread; its standard deviations that a tolerance has to hold
 
 
