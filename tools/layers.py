@@ -18,11 +18,11 @@ MARKED = re.compile(r"(<!-- drawing -->\n```\n).*?(```\n<!-- end -->)", re.DOTAL
 LAYERS = {
     "To begin with": "cli",
     "For research": "lab",
-    "To look": "explorer",
+    "To look": "explorer notebook",
     "To train and measure": "train run evaluate predict leak features engine check",
     "The network": "model attention relations decoder backbones checkpoint pfenet",
     "The data": "data episodes metrics config download",
-    "What all rest on": "viz resize files machine notebook errors",
+    "What all rest on": "viz resize files machine errors",
 }
 ENTRANCES = ("__init__", "__main__")  # which have no place: they lead to others
 
