@@ -13,8 +13,8 @@ portable = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(portable)
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SPREAD = json.loads(portable.RESULT.read_text())["numbers"]
-FEWEST, ROOM = 6, 4  # passes behind a spread; its standard deviations that a tolerance has to hold
+SPREAD = json.loads(portable.RESULT.read_text())["numbers"] if portable.RESULT.is_file() else {}
+FEWEST, ROOM = 3, 4  # passes behind a spread; its standard deviations that a tolerance has to hold
 
 
 def complaints(entry):
@@ -57,7 +57,7 @@ NEAR, WIDE = [0.49, 0.5, 0.51, 0.5, 0.49, 0.51], [0.45, 0.5, 0.55, 0.5, 0.45, 0.
     ("given", "said"),
     [
         (entry(NEAR), []),
-        (entry(NEAR[:5]), ["5 passes, fewer than 6"]),
+        (entry(NEAR[:2]), ["2 passes, fewer than 3"]),
         (entry(WIDE), ["beyond the tolerance"]),
         (entry([value + 0.08 for value in NEAR]), ["beyond the tolerance"]),
         (entry(NEAR, seeds=[0.2, 0.8]), ["beyond the tolerance"]),  # trained: the seeds count
