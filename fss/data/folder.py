@@ -15,7 +15,7 @@ from fss.config import DataConfig
 from fss.data.dataset import Dataset, Reader, narrowed
 from fss.data.pictures import letterbox, read_mask, read_pair, stamp
 from fss.errors import InputError, nearest
-from fss.files import write_atomically
+from fss.files import expanded, write_atomically
 
 SUFFIXES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # .png is the mask
 LISTS = {"train": ("train.txt", "trn.txt"), "val": ("val.txt",), "test": ("test.txt",)}
@@ -83,10 +83,10 @@ def open_folder(
     """
     if split not in LISTS:
         raise InputError(f"no split {split!r}; {nearest(split, LISTS)}")
-    root = Path(root).expanduser().absolute()
+    root = expanded(root)
     lists = root
     if options.lists is not None:
-        lists = Path(options.lists).expanduser().absolute()
+        lists = expanded(options.lists)
         if not any((lists / name).is_file() for names in LISTS.values() for name in names):
             raise InputError(f"no lists of classes in {lists}; expected trn.txt, val.txt, test.txt")
     found: list[str] = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fss.errors import InputError
+from fss.files import expanded
 
 FOLDS = 4
 CLASSES_A_FOLD = 5
@@ -69,7 +70,7 @@ class ImageLists:
 
 def find_lists(folder: Path) -> PairLists | ImageLists:
     """Tell by the names of its files of which kind a folder's lists are."""
-    folder = Path(folder).expanduser().absolute()
+    folder = expanded(folder)
     if any(PairLists(folder).path(part, 0).is_file() for part in PARTS):
         return PairLists(folder)
     if any(ImageLists(folder).path(part).is_file() for part in PARTS):

@@ -31,6 +31,7 @@ from fss.data.pictures import IGNORE
 from fss.data.scan import Scan, scan
 from fss.data.voc import CLASSES, SOURCE, Voc
 from fss.errors import InputError
+from fss.files import expanded
 
 MIN_PIXELS = 2 * 32 * 32  # PFENet's size filter
 GRID, HITS = 32, 3  # what HSNet's lists turn out to go by: see `Pascal.report`
@@ -81,7 +82,7 @@ class Pascal:
 
     @cached_property
     def _beside(self) -> PairLists | ImageLists | None:
-        folders = (self.path.expanduser() / "fold_lists", self.voc.root / "fold_lists")
+        folders = (expanded(self.path) / "fold_lists", self.voc.root / "fold_lists")
         return next((find_lists(folder) for folder in folders if folder.is_dir()), None)
 
     @cached_property

@@ -12,6 +12,7 @@ import numpy as np
 from fss.data.dataset import Reader
 from fss.data.pictures import IGNORE, check_same_size, decode, letterbox, read_rgb, stamp
 from fss.errors import InputError
+from fss.files import expanded
 
 CLASSES = (
     "aeroplane",
@@ -64,7 +65,7 @@ class Voc(Reader):
         may lie in the tree, beside it, or in `sbd` there. Raises `InputError` that names what is
         missing, and where to get it.
         """
-        path = Path(path).expanduser().absolute()
+        path = expanded(path)
         if not path.is_dir():
             raise InputError(f"no folder {path}; give the path of VOCdevkit or VOC2012")
         parts = ("JPEGImages", AUG, OWN)
