@@ -51,7 +51,7 @@ def test_what_is_counted_is_what_is_done(config, schedule, tmp_path):
     cached = count(config, TrainConfig(size=64, batch=3, optimizer=schedule.optimizer), (1,))
     assert 0 < cached.step < cost.step and 0 < cached.episodes[1] < cost.episodes[1]
     source = CachedFeatures(model, data)
-    held = sum(array.nbytes for array in source.maps.values())
+    held = sum(source.table[name].nbytes for name in source.table.dtype.names if name != "key")
     assert cost.features == held / len(source.rows)
     assert cost.head == cached.step
     images, labels = torch.zeros(16, 3, 64, 64), torch.zeros(16, 64, 64, dtype=torch.uint8)
