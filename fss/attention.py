@@ -63,8 +63,8 @@ def build_attention(name: str, channels: int, **options: Any) -> nn.Module:
     """Build the module that is registered as ``name``, or raise InputError."""
     if name not in MODULES:
         raise InputError(
-            f"unknown attention dense={name!r}; {nearest(name, MODULES)} If it is a module of yours, first import the "
-            "file that registers it (on the command line: --import MODULE)"
+            f"unknown attention dense={name!r}; {nearest(name, MODULES)}; if it is a module of yours, import the "
+            "file that registers it first (on the command line: --import MODULE)"
         )
     return MODULES[name](channels, **options)
 
