@@ -88,14 +88,15 @@ def test_a_line_of_report_is_read(tmp_path, capsys):
 def test_values_of_other_machines_stay_while_the_number_does():
     machine = {"commit": "abc", "torch": "2.9", "cpu": "new"}
     old = {"runs": {"old, native": {}}, "numbers": {}}
-    for key, expected in (("a", 1.0), ("b", 2.0), ("gone", 3.0)):
+    for key, expected in (("n: a", 1.0), ("n: b", 2.0), ("n: gone", 3.0), ("not run: c", 4.0)):
         old["numbers"][key] = {"expected": expected, "tolerance": 0.1, "values": {"old, native": expected}}
-    now = {key: {"expected": 1.0, "tolerance": 0.2, "value": 1.1} for key in ("a", "b")}
+    now = {key: {"expected": 1.0, "tolerance": 0.2, "value": 1.1} for key in ("n: a", "n: b")}
     merged = portable.merge(old, {"new, native": now}, machine)
-    assert merged["numbers"]["a"] == {
+    assert merged["numbers"]["n: a"] == {
         "expected": 1.0,
         "tolerance": 0.2,
         "values": {"old, native": 1.0, "new, native": 1.1},
     }
-    assert merged["numbers"]["b"]["values"] == {"new, native": 1.1}  # it expects another value now
-    assert "gone" not in merged["numbers"] and merged["runs"].keys() == {"old, native", "new, native"}
+    assert merged["numbers"]["n: b"]["values"] == {"new, native": 1.1}  # it expects another value now
+    assert "n: gone" not in merged["numbers"] and merged["runs"].keys() == {"old, native", "new, native"}
+    assert merged["numbers"]["not run: c"] == old["numbers"]["not run: c"]

@@ -120,16 +120,22 @@ def run_seed(seed: int) -> dict[str, dict[str, Any]]:
 
 
 def merge(old: dict[str, Any], runs: dict[str, dict[str, dict[str, Any]]], machine: dict[str, str]) -> dict[str, Any]:
-    """Put the runs' values beside those of earlier runs, of numbers that are reported still."""
+    """Put the runs' values beside those of earlier runs, of numbers that are reported still.
+
+    Numbers of notebooks that these runs left out, as those with another seed do, stay as they are.
+    """
     reported = {key: entry for run in runs.values() for key, entry in run.items()}
-    numbers: dict[str, Any] = {}
+    ran = {key.partition(":")[0] for key in reported}
+    kept = old.get("numbers", {})
+    numbers: dict[str, Any] = {key: entry for key, entry in kept.items() if key.partition(":")[0] not in ran}
     for key, entry in sorted(reported.items()):
-        before = old.get("numbers", {}).get(key, {})
+        before = kept.get(key, {})
         values = before.get("values", {}) if before.get("expected") == entry["expected"] else {}
         values |= {name: run[key]["value"] for name, run in runs.items() if key in run}
         numbers[key] = {"expected": entry["expected"], "tolerance": entry["tolerance"], "values": values}
     made = old.get("runs", {}) | {name: {"commit": machine["commit"], "torch": machine["torch"]} for name in runs}
-    return {"command": "make portable FULL=1", "runs": made, "numbers": numbers}
+    command = "python tools/portable.py NAME, for the name of each run"
+    return {"command": command, "runs": made, "numbers": dict(sorted(numbers.items()))}
 
 
 def main() -> None:
