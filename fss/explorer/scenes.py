@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from fss.data.pictures import letterbox_image, letterbox_mask
+from fss.data.pictures import letterbox_image, letterbox_mask, to_tensor
 from fss.data.shapes import Shapes, World, endless
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError, nearest
@@ -121,10 +121,9 @@ def of_pictures(
 
 def _episode(query: np.ndarray, target: np.ndarray, support: Sequence[tuple[np.ndarray, np.ndarray]]) -> EpisodeBatch:
     """Arrays uint8 as the tensors that a network takes."""
-    pictures, masks = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*support, strict=True))
     return EpisodeBatch(
-        torch.from_numpy(query).permute(2, 0, 1).float() / 255,
+        to_tensor(query),
         torch.from_numpy(target),
-        pictures.permute(0, 3, 1, 2).float() / 255,
-        masks,
+        torch.stack([to_tensor(image) for image, _ in support]),
+        torch.from_numpy(np.stack([mask for _, mask in support])),
     )
