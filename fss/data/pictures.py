@@ -20,7 +20,7 @@ from fss.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-IGNORE = 255  # label of pixels that neither the loss nor a metric counts
+IGNORE = 255  # the label of what nobody knows: neither object nor ground, and counted by no loss or metric
 PADDING = 127  # grey of empty picture area: about zero once a backbone has normalised it
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
