@@ -1,8 +1,10 @@
 """The "shapes" world: an endless set of object classes drawn by code.
 
-A class is an outline, a pattern and a palette. A picture shows one object of the class on a
-textured ground among distractors of other classes, sometimes partly hidden. It is a pure
-function of (class, sample, size, knobs); size changes the resolution, not the scene.
+A class is an outline, a pattern and a palette. A picture shows objects of several classes on a
+textured ground, sometimes partly hidden; one of them is of the class that is asked for. All of them
+are drawn by one procedure and *then* a lot decides which one that is, so nothing but its looks gives
+it away. A picture is a pure function of (class, sample, size, knobs); size changes the resolution,
+not the scene.
 """
 
 from __future__ import annotations
@@ -12,46 +14,44 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from numpy.random import Generator
 
 from fss.data.dataset import Reader
-from fss.data.shapes.appearance import Outline, Surface, random_outline, random_surface
+from fss.data.shapes.appearance import random_outline, random_surface
 from fss.data.shapes.drawing import Placed, ground, paint
-from fss.data.shapes.layout import coverage, occluder, place
+from fss.data.shapes.layout import Arrangement, Look, arrange, occluder
 from fss.errors import InputError, nearest
 
-VERSION = 2  # to be raised with every change of what is drawn or of a knob's default
+VERSION = 3  # to be raised with every change of what is drawn or of a knob's default
 SHARES = ("none", "texture", "outline")
 FOLDS, CLASSES_PER_FOLD, SAMPLES = 4, 100, 10
 EXTRA_MAX, EXTRA_SAMPLES = 10_000, 4
-# Distractors come from classes that no split ever asks for, so that training never shows a
-# test class, not even as background.
-_DISTRACTORS = (100_000, 1_000_000)
+DISTRACTORS_MOST = 8
+TRIES = 60  # arrangements after which the best one so far is taken
 
 
 @dataclass(frozen=True)
 class World:
     """The knobs of the world.
 
-    A distractor shares the target's `"texture"` (pattern and palette, with an outline of its own),
-    its `"outline"` (with a surface of its own), or nothing.
+    The other objects, called distractors, share the target's `"texture"` (pattern and palette, each
+    with another outline), its `"outline"` (each with another surface), or nothing.
     """
 
-    distractors_min: int = 1
-    distractors_max: int = 3
+    distractors_min: int = 2
+    distractors_max: int = 4
     share: Literal["none", "texture", "outline"] = "none"
-    occlusion: float = 0.3  # probability that something in front hides part of the target
+    occlusion: float = 0.3  # probability that a dull lump in front hides part of one of the objects
     contrast: float = 0.5  # of the ground, 0 = plain .. 1 = as lively as the objects
-    area_min: float = 0.065  # share of the picture that the whole target covers
-    area_max: float = 0.3
+    area_min: float = 0.04  # share of the picture that a whole object covers
+    area_max: float = 0.18
     extra: int = field(default=0, repr=False)  # classes beyond the folds that join the training
 
     def __post_init__(self) -> None:
         """Raises `InputError` for a knob out of its range."""
-        if not 0 <= self.distractors_min <= self.distractors_max <= 8:
+        if not 0 <= self.distractors_min <= self.distractors_max <= DISTRACTORS_MOST:
             raise InputError(
                 f"shapes: distractors_min={self.distractors_min} and distractors_max="
-                f"{self.distractors_max} must satisfy 0 <= min <= max <= 8"
+                f"{self.distractors_max} must satisfy 0 <= min <= max <= {DISTRACTORS_MOST}"
             )
         if self.share not in SHARES:
             raise InputError(f"shapes: no share={self.share!r}; {nearest(self.share, SHARES)}")
@@ -133,7 +133,7 @@ class Shapes(Reader):
         With `share` a distractor has only part of its looks from its class.
         """
         index, sample = _index(class_name), _sample(image_name)
-        return class_name if label == 1 else _named(_distractor(index, sample, label - 2)[0])
+        return class_name if label == 1 else _named(_others(index, sample)[label - 2])
 
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """The version of the world, the knobs that differ from their defaults, class and sample.
@@ -165,7 +165,7 @@ def _sample(name: str) -> int:
 
 
 @lru_cache(maxsize=2048)
-def _look(index: int) -> tuple[Outline, Surface]:
+def _look(index: int) -> Look:
     rng = np.random.default_rng([VERSION, 0, index])
     return random_outline(rng), random_surface(rng)
 
@@ -184,45 +184,44 @@ def draw(index: int, sample: int, size: int, world: World) -> tuple[np.ndarray, 
 def _scene(index: int, sample: int, world: World) -> list[tuple[Placed, int]]:
     """The objects in the order of painting, each with its label in the instance map.
 
-    The target and every distractor have a generator of their own, so a knob changes what it
-    names and leaves the rest of the scene in place.
+    Which of the objects is the target is drawn apart from where they lie, how large they are and
+    what covers what. Every draw is made in every world, so that a knob changes what it names alone.
     """
-    own = _look(index)
     rng = np.random.default_rng([VERSION, 2, index, sample])
-    span = np.log([world.area_min, world.area_max])
-    area = float(np.exp(rng.uniform(*span)))
-    target = place(own, area, [], rng)
-    often, many = rng.random(2)  # drawn in every world, so that a knob shifts nothing else
-    count = world.distractors_min
-    count += int(many * (world.distractors_max - world.distractors_min + 1))
-    whole = coverage(target)
-    visible, behind, front = whole, [], []
-    around = [target]
-    for n in range(count):
-        other, rng = _distractor(index, sample, n)
-        outline, surface = _look(other)
-        look = (
-            own[0] if world.share == "outline" else outline,
-            own[1] if world.share == "texture" else surface,
-        )
-        like_target = float(np.clip(area * rng.uniform(0.6, 1.5), 0.04, world.area_max))
-        thing = place(look, like_target, around, rng)
-        around.append(thing)
-        left = visible & ~coverage(thing)
-        if rng.random() < 0.5 and left.sum() >= 0.9 * whole.sum():
-            front.append((thing, n + 2))
-            visible = left
-        else:
-            behind.append((thing, n + 2))
-    scene = [*behind, (target, 1), *front]
+    often, many, lot = rng.random(3)
+    count = 1 + world.distractors_min + int(many * (world.distractors_max - world.distractors_min + 1))
+    own, others = _look(index), [_look(other) for other in _others(index, sample)[: count - 1]]
+    if world.share == "outline":
+        others = [(own[0], surface) for _, surface in others]
+    if world.share == "texture":
+        others = [(outline, own[1]) for outline, _ in others]
+    labels = list(range(2, count + 1))
+    labels.insert(int(lot * count), 1)
+    looks = [own if label == 1 else others[label - 2] for label in labels]
+    found = _arrangement(looks, (world.area_min, world.area_max), index, sample)
+    scene = [(found.things[n], labels[n]) for n in found.order]
     if often < world.occlusion:
-        rng = np.random.default_rng([VERSION, 4, index, sample])
-        scene.append((occluder(target, visible, int(whole.sum()), rng), 0))
+        scene.append((occluder(found, np.random.default_rng([VERSION, 4, index, sample])), 0))
     return scene
 
 
-def _distractor(index: int, sample: int, n: int) -> tuple[int, Generator]:
-    """The class of distractor `n` of a picture, and the generator of all else about it."""
-    rng = np.random.default_rng([VERSION, 3, index, sample, n])
-    other = int(rng.integers(*_DISTRACTORS))
-    return (other if other != index else other + 1), rng
+def _arrangement(looks: list[Look], areas: tuple[float, float], index: int, sample: int) -> Arrangement:
+    """The first arrangement in which every object shows at least half of itself, or else the best one."""
+    tried = []
+    for attempt in range(TRIES):
+        tried.append(arrange(looks, areas, np.random.default_rng([VERSION, 3, index, sample, attempt])))
+        if tried[-1].shown >= 0.5:
+            return tried[-1]
+    return max(tried, key=lambda arrangement: arrangement.shown)
+
+
+def _others(index: int, sample: int) -> list[int]:
+    """Classes of the other objects of a picture, the first few of which it shows.
+
+    They are of the target's hundred and of its kind, "val" or not (see `classes_of`), so that no
+    split shows a class of another one.
+    """
+    rng = np.random.default_rng([VERSION, 5, index, sample])
+    hundred = index - index % CLASSES_PER_FOLD
+    alike = [n for n in range(hundred, hundred + CLASSES_PER_FOLD) if (n % 10 == 9) == (index % 10 == 9) and n != index]
+    return [alike[n] for n in rng.permutation(len(alike))[:DISTRACTORS_MOST]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -19,19 +21,68 @@ from fss.data.shapes.drawing import Placed, half_extent, rasterise
 
 GRID = 48  # side, in px, of the canvas on which overlaps are measured
 
+Look = tuple[Outline, Surface]
 
-def place(look: tuple[Outline, Surface], area: float, around: list[Placed], rng: Generator) -> Placed:
+
+class Arrangement(NamedTuple):
+    """Objects, what each covers, the order of painting, and the least share that shows of any."""
+
+    things: list[Placed]
+    wholes: list[np.ndarray]  # bool [GRID, GRID]
+    order: list[int]
+    shown: float
+
+
+def arrange(looks: Sequence[Look], areas: tuple[float, float], rng: Generator) -> Arrangement:
+    """Draw size, place and order of objects, in the same way for each of them.
+
+    Args:
+        looks: outline and surface of every object.
+        areas: the least and the greatest share of the picture that a whole object covers.
+        rng: where all is drawn from.
+    """
+    things: list[Placed] = []
+    for look in looks:
+        area = float(np.exp(rng.uniform(*np.log(areas))))
+        things.append(_place(look, area, things, rng))
+    wholes = [coverage(thing) for thing in things]
+    order = [int(n) for n in rng.permutation(len(things))]
+    return Arrangement(things, wholes, order, min(_shares(wholes, order)))
+
+
+def occluder(scene: Arrangement, rng: Generator) -> Placed:
+    """A dull lump over the edge of any object, moved outwards until enough of all of them shows."""
+    outline, surface = random_outline(rng), random_surface(rng)
+    at = int(rng.integers(len(scene.things)))
+    thing, whole = scene.things[at], scene.wholes[at]
+    area = _area(thing) * rng.uniform(0.4, 0.8)
+    lump = Placed(
+        replace(outline, holes=()),
+        replace(surface, colours=surface.colours * [1.0, 0.25, 1.0], rim=0.0),
+        thing.centre,
+        _matrix(area, outline.stretch, rng.uniform(0, 2 * np.pi), 0.0),
+    )
+    turn, show = rng.uniform(0, 2 * np.pi), rng.uniform(0.65, 0.9)
+    step = 0.15 * _reach(_area(thing)) * np.array([np.cos(turn), np.sin(turn)])
+    for n in range(3, 20):
+        x, y = np.array(thing.centre) + n * step
+        lump = replace(lump, centre=(float(x), float(y)))
+        covered = coverage(lump)
+        left = min(_shares(scene.wholes, scene.order, covered))
+        if (whole & ~covered).sum() >= show * whole.sum() and left >= min(0.5, scene.shown):
+            break
+    return lump
+
+
+def _place(look: Look, area: float, around: list[Placed], rng: Generator) -> Placed:
     """Vary a look, turn it and put it where it overlaps least with what is there already."""
     outline, surface = vary_outline(look[0], rng), vary_surface(look[1], rng)
     turn, light = rng.uniform(0, 2 * np.pi, 2)
     matrix = _matrix(area, outline.stretch, turn, rng.uniform(-0.15, 0.15))
     low = np.minimum(0.5, 0.85 * np.array(half_extent(outline, matrix)))  # may stick out a bit
-    centres = rng.uniform(low, 1 - low, (8 if around else 1, 2))
+    centres = rng.uniform(low, 1 - low, (8, 2))
     crowding = [
-        max(
-            (_reach(area) + _reach(_area(it)) - np.hypot(*(at - it.centre)) for it in around),
-            default=0,
-        )
+        max((_reach(area) + _reach(_area(it)) - np.hypot(*(at - it.centre)) for it in around), default=0)
         for at in centres
     ]
     best = centres[int(np.argmin(crowding))]
@@ -45,25 +96,14 @@ def place(look: tuple[Outline, Surface], area: float, around: list[Placed], rng:
     )
 
 
-def occluder(target: Placed, visible: np.ndarray, whole: int, rng: Generator) -> Placed:
-    """A dull lump over the target's edge, moved outwards until enough of the target shows."""
-    outline, surface = random_outline(rng), random_surface(rng)
-    colours = surface.colours * [1.0, 0.25, 1.0]
-    area = _area(target) * rng.uniform(0.4, 0.8)
-    lump = Placed(
-        replace(outline, holes=()),
-        replace(surface, colours=colours, rim=0.0),
-        target.centre,
-        _matrix(area, outline.stretch, rng.uniform(0, 2 * np.pi), 0.0),
-    )
-    turn, show = rng.uniform(0, 2 * np.pi), rng.uniform(0.65, 0.9)
-    step = 0.15 * _reach(_area(target)) * np.array([np.cos(turn), np.sin(turn)])
-    for n in range(3, 20):
-        x, y = np.array(target.centre) + n * step
-        lump = replace(lump, centre=(float(x), float(y)))
-        if (visible & ~coverage(lump)).sum() >= max(show * visible.sum(), 0.5 * whole):
-            break
-    return lump
+def _shares(wholes: Sequence[np.ndarray], order: Sequence[int], covered: np.ndarray | None = None) -> list[float]:
+    """The share that shows of each object where they are painted in an order, and something over all."""
+    hidden = np.zeros((GRID, GRID), bool) if covered is None else covered
+    shares = [0.0] * len(wholes)
+    for n in reversed(order):
+        shares[n] = float((wholes[n] & ~hidden).sum() / max(wholes[n].sum(), 1))
+        hidden = hidden | wholes[n]
+    return shares
 
 
 def coverage(thing: Placed) -> np.ndarray:
