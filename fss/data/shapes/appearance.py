@@ -150,7 +150,6 @@ def oklch_to_srgb(colours: np.ndarray) -> np.ndarray:
     trials = lms**3 @ _LMS_TO_RGB
     fits = np.all((trials > -0.002) & (trials < 1.002), axis=-1)
     most = len(keep) - 1 - np.argmax(fits[::-1], axis=0)
-    linear = np.take_along_axis(trials, most[None, ..., None], axis=0)[0]
-    linear = np.clip(linear, 0.0, 1.0)
+    linear = np.take_along_axis(trials, most[None, ..., None], axis=0)[0].clip(0.0, 1.0)
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return srgb.astype(np.float32)
