@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fss.backbones import DEEP_STAGES, Backbone
-from fss.config import DANetConfig
+from fss.config import DANetConfig, DataConfig, TrainConfig
 from fss.errors import InputError, nearest
 from fss.files import write_atomically
 from fss.model import DANet
@@ -120,7 +120,25 @@ def read_checkpoint(name: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
         raise InputError(f"{path}: damaged header ({error}); copy or train it again") from error
     if not isinstance(header["config"], dict) or not isinstance(header["trained"], dict):
         raise InputError(f"{path}: damaged header (no settings in it); copy or train it again")
+    try:
+        header |= {"config": DANetConfig.from_json(header["config"]).to_json(), "trained": _whole(header["trained"])}
+    except InputError as error:
+        raise InputError(f"{path}: written by another version of the kit ({error})") from error
     return header, tensors
+
+
+def _whole(trained: dict[str, Any]) -> dict[str, Any]:
+    """Complete a run's settings: one that is younger than the file had then what is its default today.
+
+    No other place completes older files.
+    """
+    if not trained:
+        return trained  # nobody trained it
+    return {
+        **trained,
+        "train": TrainConfig.from_json(trained.get("train", {})).to_json(),
+        "options": DataConfig.from_json(trained.get("options", {})).to_json(),
+    }
 
 
 def load(name: str | Path, *, pretrained: bool | str | Path = True, backbone: Backbone | None = None) -> DANet:
@@ -140,10 +158,7 @@ def load(name: str | Path, *, pretrained: bool | str | Path = True, backbone: Ba
     """
     header, tensors = read_checkpoint(name)
     path = find_checkpoint(name)
-    try:
-        config = DANetConfig.from_json(header["config"])
-    except InputError as error:
-        raise InputError(f"{path}: written by another version of the kit ({error})") from error
+    config = DANetConfig.from_json(header["config"])
     try:
         model = DANet(config, pretrained=pretrained, backbone=backbone)
     except InputError as error:

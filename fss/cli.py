@@ -7,24 +7,21 @@ that ``fss --help`` answers at once.
 
 import io
 import os
-import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from functools import partial, wraps
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from fss.config import ARMS, DataConfig, Scoring, with_settings
 from fss.config import arm as named_arm
 from fss.config import preset as named_preset
-from fss.errors import InputError, Stopped, nearest
+from fss.errors import InputError, Stopped, nearest, on_signals
 
 _help = tyro.conf.arg
 Data = Annotated[
@@ -298,7 +295,7 @@ def check_alone() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; bad input is one line on stderr and exit code 2."""
+    """Run the command line; on bad input it says on stderr what is wrong, and the exit code is 2."""
     # Threads that spin while they wait slow everything on busy cores; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -306,12 +303,18 @@ def main(args: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all names
     try:
-        with _termination_unwinds():
+        with on_signals(_stop, signal.SIGTERM):
             if args and not args[0].startswith("-") and args[0] not in COMMANDS:
                 raise InputError(f"unknown command {args[0]!r}; {nearest(args[0], COMMANDS)}")
             if not SHARING.intersection(args[:1]):
                 check_alone()
-            _parse(args)()
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                args=args,
+                prog="fss",
+                description="Few-shot segmentation with attention: train, measure, use.",
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
             sys.stdout.flush()
     except InputError as error:
         _end(2, f"error: {error}")
@@ -364,54 +367,6 @@ def _end(code: int, message: str) -> None:
     sys.exit(code)
 
 
-@contextmanager
-def _termination_unwinds() -> Iterator[None]:
+def _stop(number: int, _: FrameType | None) -> None:
     """Let SIGTERM end the work as Ctrl-C does, so that what is half-written is tidied up."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        raise Stopped(f"stopped by {name}", number)
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _parse(args: list[str]) -> Callable[[], None]:
-    """Return the call that the arguments ask for; what does not parse is an InputError."""
-
-    def later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-        @wraps(command)
-        def bound(*values: Any, **named: Any) -> Callable[[], None]:
-            return partial(command, *values, **named)
-
-        return bound
-
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            return tyro.extras.subcommand_cli_from_dict(
-                {name: later(command) for name, command in COMMANDS.items()},
-                args=args,
-                prog="fss",
-                description="Few-shot segmentation with attention: train, measure, use.",
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
-    except SystemExit as error:
-        if not error.code:  # --help
-            raise
-        # tyro draws a box, of lines or of hyphens: a title, the reason, a rule, and advice.
-        text = " ".join(" ".join(said.getvalue().strip().splitlines()[1:]).replace("│", " ").split())
-        parts = (part.strip(" .") for part in re.split(r"[─-]{9,}| Got errors:", text))
-        reason = next(filter(None, parts), "arguments not understood")
-        reason = re.sub(r"no type matching .*INT could be .* from (.*)", r"no whole number: \1", reason)
-        meant = re.search(r"Perhaps you meant: (--[\w-]+)", text)
-        hint = f"; did you mean {meant[1]!r}?" if meant else ""
-        command = " ".join(["fss", *(name for name in args[:1] if name in COMMANDS)])
-        raise InputError(f"{reason}{hint}; see {command} --help") from None
+    raise Stopped(f"stopped by {signal.Signals(number).name}", number)

@@ -68,7 +68,7 @@ class _Checked:
         """Make the settings from what ``to_json`` gave; a name it does not know is an error.
 
         A setting that is missing is younger than the file, which was made with what is the default
-        today: a new setting's default is the old behaviour. No other place completes older files.
+        today: a new setting's default is the old behaviour.
         """
         return cls().override(values)
 

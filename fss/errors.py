@@ -1,12 +1,15 @@
-"""What a user can mend or has asked for, and the hint that names the likely typo."""
+"""Errors that a user can correct, a stop that a user asked for, and the hint that names the likely typo."""
 
 import signal
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from types import FrameType
 
 
 class InputError(ValueError):
-    """Bad input. The message is one line: what is wrong, where, and how to mend it.
+    """Bad input. The message is one line: what is wrong, where, and what to do.
 
     The command line prints it as ``fss: error: ...`` and exits with 2; in a notebook it is the
     last line of the traceback.
@@ -23,6 +26,20 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, message: str, number: int = signal.SIGINT) -> None:
         super().__init__(message)
         self.number = number
+
+
+@contextmanager
+def on_signals(handler: Callable[[int, FrameType | None], object], *numbers: signal.Signals) -> Iterator[None]:
+    """Have signals call ``handler`` instead of what they do otherwise; outside the main thread, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():  # a notebook's kernel may run us in another
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

@@ -55,7 +55,7 @@ def leaked(trained: dict[str, Any], dataset: Dataset) -> list[str] | None:
                 split="train",
                 fold=trained["fold"],
                 size=trained["size"],
-                options=DataConfig.from_json(trained.get("options", {})),
+                options=DataConfig.from_json(trained["options"]),
             ).classes
         except (InputError, KeyError):
             return None

@@ -7,25 +7,25 @@ same for one process and for several (see ``fss.engine``).
 
 import math
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from fss.backbones import Features
+from fss.backbones import Backbone, Features
 from fss.checkpoint import load_head, read_checkpoint
 from fss.config import DANetConfig, DataConfig, TrainConfig
 from fss.data import open_dataset
 from fss.data.dataset import Dataset
 from fss.engine import lone, share, start
 from fss.episodes import Augment, Episode, EpisodeList, EpisodeStream, mirror, without_small_classes
-from fss.errors import InputError, Stopped
+from fss.errors import InputError, Stopped, on_signals
 from fss.evaluate import network, tally_episodes
 from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
 from fss.files import held
@@ -165,6 +165,7 @@ def train(
     fold: int | None = None,
     device: str = "cpu",
     pretrained: bool | str | Path = True,
+    backbone: Backbone | None = None,
     resume: bool = False,
     workers: int = 0,
     progress: bool = True,
@@ -190,6 +191,7 @@ def train(
         fold: the fold whose classes are kept for the test, where the data set has folds.
         device: ``"cpu"``, ``"cuda"`` ...
         pretrained: the backbone's weights, as for ``DANet``.
+        backbone: one of yours, as for ``DANet``.
         resume: go on from ``out/last.safetensors``; where the folder holds no run yet, because it
             is new or a run was killed before its first checkpoint, start one.
         workers: processes that read pictures.
@@ -209,63 +211,45 @@ def train(
         Stopped: SIGINT or SIGTERM came; the last step is saved.
     """
     out = Path(out)
-    accelerator = start(device, precision=config.precision, accumulate=accumulate)
+    made = _set_up(
+        model_config,
+        config,
+        data,
+        fold=fold,
+        device=device,
+        pretrained=pretrained,
+        backbone=backbone,
+        skip_small_classes=skip_small_classes,
+        options=options,
+        accumulate=accumulate,
+    )
+    accelerator, model, optimizer, steps = made.accelerator, made.model, made.optimizer, made.steps
     mine = share(accelerator, config.batch)
     progress = progress and accelerator.is_main_process
-    training, validation = (
-        open_dataset(data, split=split, fold=fold, size=config.size, options=options) for split in ("train", "val")
-    )
-    if skip_small_classes:
-        training, validation = (without_small_classes(part, config.shots) for part in (training, validation))
-    val_list = EpisodeList.sample(validation, shots=config.shots, episodes=config.val_episodes, seed=config.seed)
-    steps = step_count(config, training)
-    stream = EpisodeStream(training, config.shots, config.seed, steps * config.batch)
-    settings = {
-        "data": data,
-        "fold": training.fold,
-        "split": "train",
-        "size": config.size,
-        "training_classes": len(training.classes),
-        "skip_small_classes": skip_small_classes,
-        "pictures_sha256": [training.fingerprint(), validation.fingerprint()],
-        "options": options.to_json(),
-        **seen(training),
-        "train": config.to_json(),
-    }
+    val_list = EpisodeList.sample(made.validation, shots=config.shots, episodes=config.val_episodes, seed=config.seed)
     with held(out) if accelerator.is_main_process else nullcontext():
-        torch.manual_seed(torch_seed(config.seed))
-        model = DANet(model_config, pretrained=pretrained, dropout=config.dropout)
-        model.to(accelerator.device)
         if progress:
-            notes = training.notes + validation.notes + model.backbone.notes(config.size)
-            for note in dict.fromkeys(notes):
-                print(note)
-        optimizer = accelerator.prepare(make_optimizer(model, config))
-        run = RunFolder(out, model, optimizer, settings, accelerator)
+            notes = made.training.notes + made.validation.notes + model.backbone.notes(config.size)
+            print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "")
+        run = RunFolder(out, model, optimizer, made.settings, accelerator)
         run.begin(resume=resume)
         with accelerator.main_process_first():
-            source = _source(model, training, config, workers, progress, accelerator.autocast, augment=True)
-            val_source = _source(model, validation, config, workers, progress, augment=False)
+            source = _source(model, made.training, config, workers, progress, accelerator.autocast, augment=True)
+            val_source = _source(model, made.validation, config, workers, progress, augment=False)
         if run.step == 0:
             if resume and progress:
                 print(f"{out}: no step is saved there yet, so the run starts with the first")
             run.save()  # whenever the run is killed, there is something to resume from
-        bar = tqdm(
-            total=steps,
-            initial=run.step,
-            desc="train",
-            unit="step",
-            disable=not progress,
-            dynamic_ncols=True,
-        )
+        bar = tqdm(total=steps, initial=run.step, desc="train", unit="step", disable=not progress, dynamic_ncols=True)
         first = run.step * config.batch + accelerator.process_index * mine
-        batches = source.batches(stream, mine, start=first, stride=config.batch)
-        with bar, _stop_signals() as stop:
+        batches = source.batches(made.stream, mine, start=first, stride=config.batch)
+        stop: list[int] = []  # signals that came: the step that is under way is finished and saved
+        with bar, on_signals(lambda number, _: stop.append(number), signal.SIGINT, signal.SIGTERM):
             for batch in batches:
                 try:
                     loss = take_step(model, optimizer, batch, config, run.step, steps, accelerator)
                 except NonFinite as error:
-                    raise _reproducible(error, run, stream, config.batch) from None
+                    raise _reproducible(error, run, made.stream, config.batch) from None
                 run.step += 1
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update()
@@ -274,7 +258,7 @@ def train(
                     run.log(step=run.step, loss=round(loss, 6))
                 if run.step % config.val_every == 0 or finished:
                     model.eval()
-                    tally = tally_episodes(network(model), val_source, validation, val_list.episodes)
+                    tally = tally_episodes(network(model), val_source, made.validation, val_list.episodes)
                     run.validated(tally.miou())
                     if progress:
                         bar.write(f"step {run.step}: validation mIoU {100 * tally.miou():.1f}")
@@ -285,7 +269,7 @@ def train(
                 if stopped or run.step % SAVE_EVERY == 0 or finished:
                     run.save()
                 if stopped:
-                    number = stop[0] if stop else signal.SIGTERM
+                    number = signal.Signals(stop[0] if stop else signal.SIGTERM)
                     raise Stopped(
                         f"stopped by {number.name} after step {run.step} of {steps}; "
                         f"{out / 'last.safetensors'} goes on with --resume",
@@ -304,6 +288,59 @@ def step_count(config: TrainConfig, training: Dataset) -> int:
     return config.steps or max(1, config.epochs * pictures // config.batch)
 
 
+class _SetUp(NamedTuple):
+    """What steps are made of, whether a run takes them for the first time or ``replay`` repeats one."""
+
+    accelerator: Accelerator
+    training: Dataset
+    validation: Dataset
+    stream: EpisodeStream
+    steps: int
+    model: DANet
+    optimizer: torch.optim.Optimizer
+    settings: dict[str, Any]
+
+
+def _set_up(
+    model_config: DANetConfig,
+    config: TrainConfig,
+    data: str,
+    *,
+    fold: int | None,
+    device: str,
+    pretrained: bool | str | Path,
+    backbone: Backbone | None,
+    skip_small_classes: bool,
+    options: DataConfig,
+    accumulate: int,
+) -> _SetUp:
+    accelerator = start(device, precision=config.precision, accumulate=accumulate)
+    training, validation = (
+        open_dataset(data, split=split, fold=fold, size=config.size, options=options) for split in ("train", "val")
+    )
+    if skip_small_classes:
+        training, validation = (without_small_classes(part, config.shots) for part in (training, validation))
+    steps = step_count(config, training)
+    stream = EpisodeStream(training, config.shots, config.seed, steps * config.batch)
+    torch.manual_seed(torch_seed(config.seed))
+    model = DANet(model_config, pretrained=pretrained, backbone=backbone, dropout=config.dropout)
+    model.to(accelerator.device)
+    optimizer = accelerator.prepare(make_optimizer(model, config))
+    settings = {
+        "data": data,
+        "fold": training.fold,
+        "split": "train",
+        "size": config.size,
+        "training_classes": len(training.classes),
+        "skip_small_classes": skip_small_classes,
+        "pictures_sha256": [training.fingerprint(), validation.fingerprint()],
+        "options": options.to_json(),
+        **seen(training),
+        "train": config.to_json(),
+    }
+    return _SetUp(accelerator, training, validation, stream, steps, model, optimizer, settings)
+
+
 def _reproducible(error: NonFinite, run: RunFolder, stream: Sequence[Episode], batch: int) -> NonFinite:
     """Keep what the step started from, and say where."""
     first = run.step * batch
@@ -320,7 +357,13 @@ def _reproducible(error: NonFinite, run: RunFolder, stream: Sequence[Episode], b
     )
 
 
-def replay(path: str | Path, *, device: str = "cpu", pretrained: bool | str | Path = True) -> float:
+def replay(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    pretrained: bool | str | Path = True,
+    backbone: Backbone | None = None,
+) -> float:
     """Repeat the step that a run's ``nonfinite.safetensors`` was kept of.
 
     Returns:
@@ -335,31 +378,31 @@ def replay(path: str | Path, *, device: str = "cpu", pretrained: bool | str | Pa
     if "nonfinite" not in trained:
         raise InputError(f"{path}: is not kept of a failed step; give a run's nonfinite.safetensors")
     config = TrainConfig.from_json(trained["train"])
-    options = DataConfig.from_json(trained.get("options", {}))
-    parts = trained["nonfinite"].get("accumulate", 1)
-    accelerator = start(device, precision=config.precision, accumulate=parts)
-    dataset = open_dataset(trained["data"], split="train", fold=trained["fold"], size=config.size, options=options)
-    if trained["skip_small_classes"]:
-        dataset = without_small_classes(dataset, config.shots)
-    if dataset.fingerprint() != trained["pictures_sha256"][0]:
-        raise InputError(f"{trained['data']}: the pictures have changed since the run of {path}")
-    steps = step_count(config, dataset)
-    stream = EpisodeStream(dataset, config.shots, config.seed, steps * config.batch)
-    model = DANet(DANetConfig.from_json(header["config"]), pretrained=pretrained, dropout=config.dropout).to(
-        accelerator.device
+    made = _set_up(
+        DANetConfig.from_json(header["config"]),
+        config,
+        trained["data"],
+        fold=trained["fold"],
+        device=device,
+        pretrained=pretrained,
+        backbone=backbone,
+        skip_small_classes=trained["skip_small_classes"],
+        options=DataConfig.from_json(trained["options"]),
+        accumulate=trained["nonfinite"]["accumulate"],
     )
-    optimizer = accelerator.prepare(make_optimizer(model, config))
-    restore(model, optimizer, header, tensors, Path(path), accelerator)
+    if made.settings["pictures_sha256"][0] != trained["pictures_sha256"][0]:
+        raise InputError(f"{trained['data']}: the pictures have changed since the run of {path}")
+    restore(made.model, made.optimizer, header, tensors, Path(path), made.accelerator)
     source = LiveFeatures(
-        model,
-        dataset,
+        made.model,
+        made.training,
         augment=_augmentation(config),
         seed=config.seed,
-        autocast=nullcontext if config.cache else accelerator.autocast,  # as in `_source`
+        autocast=nullcontext if config.cache else made.accelerator.autocast,  # as in `_source`
     )
     step = trained["step"]
-    batch = next(source.batches(stream, config.batch, start=step * config.batch))
-    return take_step(model, optimizer, batch, config, step, steps, accelerator)
+    batch = next(source.batches(made.stream, config.batch, start=step * config.batch))
+    return take_step(made.model, made.optimizer, batch, config, step, made.steps, made.accelerator)
 
 
 def _source(
@@ -385,23 +428,3 @@ def _augmentation(config: TrainConfig) -> Augment | None:
 
         return PaperAugmentation(config.size)
     return mirror if config.augment == "flip" else None
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[signal.Signals]]:
-    """Collect SIGINT and SIGTERM instead of dying of them."""
-    stop: list[signal.Signals] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        stop.append(signal.Signals(number))
-
-    try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: a notebook's kernel may run us in another
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -107,11 +107,10 @@ def test_a_run_from_data_to_a_mask(tmp_path, world):
     assert "it's class 5/4.jpg cannot be read" in out
     assert out.splitlines()[-1] == f"folder:{world / 'broken'}: 1 problem"
 
-    # A picture that a worker cannot read, and a command line that does not parse.
+    # A picture that a worker cannot read.
     broken = ("--data", f"folder:{world / 'broken'}")
     err = said("eval", *broken, "--checkpoint", run, "--workers", "2", "--quiet", code=2)
     assert "it's class 5/4.jpg cannot be read" in err
-    assert "--shots" in said("eval", "--shots", "many", code=2)
 
 
 def python(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -267,10 +266,10 @@ def test_references_are_evaluated_by_name(reference, world, capsys, tmp_path):
 
 
 def test_an_interruption_ends_with_130(monkeypatch, capsys):
-    def interrupt():
+    def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fss.cli._parse", lambda args: interrupt)
+    monkeypatch.setitem(COMMANDS, "check", interrupt)
     with pytest.raises(SystemExit) as end:
         main(["check"])
     assert end.value.code == 130
@@ -280,13 +279,13 @@ def test_an_interruption_ends_with_130(monkeypatch, capsys):
 def test_sigterm_ends_with_143_after_tidying_up(monkeypatch, capsys):
     tidied = []
 
-    def terminated():
+    def terminated() -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
             tidied.append(True)
 
-    monkeypatch.setattr("fss.cli._parse", lambda args: terminated)
+    monkeypatch.setitem(COMMANDS, "check", terminated)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as end:
         main(["check"])

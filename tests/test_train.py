@@ -565,11 +565,19 @@ def test_weights_without_the_optimiser_are_not_resumed(stopped, unbroken):
         run(stopped, resume=True)
 
 
-@pytest.mark.parametrize("text", ["", "no log", "step,loss\n1,2\n", HEAD + "1,2\n", HEAD + "x,2,\n", HEAD + "1,two,\n"])
+@pytest.mark.parametrize("text", ["", "no log", HEAD + "1,2\n", HEAD + "x,2,\n", HEAD + "1,two,\n"])
 def test_a_damaged_log_is_told(stopped, text):
     (stopped / "log.csv").write_text(text)
     with pytest.raises(InputError, match=r"log\.csv: damaged .*remove it to go on without it"):
         run(stopped, resume=True)
+
+
+def test_a_log_goes_by_its_columns_names(stopped):
+    """One column fewer than today, a further one, and another order."""
+    (stopped / "log.csv").write_text("seconds,step,loss\n0.5,1,0.25\n,2,0.75\n")
+    assert log(stopped) == [{"step": 1, "seconds": 0.5, "loss": 0.25}, {"step": 2, "loss": 0.75}]
+    run(stopped, resume=True)
+    assert (stopped / "log.csv").read_text().startswith("step,loss,val_miou,seconds\n1,0.25,,0.5\n2,0.75,,\n")
 
 
 def test_a_second_training_into_the_folder_is_refused(tmp_path, monkeypatch, unbroken):
@@ -578,7 +586,10 @@ def test_a_second_training_into_the_folder_is_refused(tmp_path, monkeypatch, unb
     def rival(*args):
         if not refused:
             before = content(tmp_path)
-            with pytest.raises(InputError, match="another process is writing here; wait") as error:
+            with (
+                torch.random.fork_rng(),  # the rival's dice are another process's
+                pytest.raises(InputError, match="another process is writing here; wait") as error,
+            ):
                 run(tmp_path, resume=True)
             refused.append(error)
             assert content(tmp_path) == before
@@ -747,7 +758,7 @@ def test_small_classes_are_named_or_left_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "open_dataset", ragged)
     config = replace(SHORT, steps=2)
-    with pytest.raises(InputError, match="class 'val 0' has 1 pictures.*--skip-small-classes"):
+    with pytest.raises(InputError, match="class 'train 0' has 1 pictures.*--skip-small-classes"):
         run(tmp_path / "run", config)
     model = run(tmp_path / "run", config, skip_small_classes=True)
     assert (model.trained["training_classes"], model.trained["skip_small_classes"]) == (5, True)
