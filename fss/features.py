@@ -261,13 +261,12 @@ def extract(model: DANet, images: Tensor, masks: Tensor, *, first: int = 0) -> t
 
 def _key(model: DANet, dataset: Dataset, mirrors: bool) -> str:
     """Name a cache by everything that its content depends on."""
-    masked_input = model.config.prior == "masked_input"
     parts = [
         FORMAT,
         dataset.fingerprint(),
         model.config.backbone,
         model.backbone.fingerprint(),
-        f"masked_input={masked_input}",
+        f"masked_input={model.config.prior == 'masked_input'}",
         f"mirrors={mirrors}",
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
@@ -356,8 +355,6 @@ def _cap() -> float:
 
 def _prune(folder: Path, room: float) -> None:
     """Remove what dead processes left, then the longest unused caches until all fit the room."""
-    for manifest in folder.glob("*/manifest.json"):  # caches up to features-3 were folders
-        shutil.rmtree(manifest.parent, ignore_errors=True)
     caches = []  # when last used, bytes, file
     for file in folder.iterdir():
         with suppress(OSError):  # another process has just removed it

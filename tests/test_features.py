@@ -362,15 +362,6 @@ def test_a_cache_above_the_cap_is_not_made_and_costs_no_other(cache, monkeypatch
     assert files(cache) == [whole.file]
 
 
-def test_caches_of_older_releases_go(cache):
-    old = cache / "fss" / "features" / "0123"
-    old.mkdir(parents=True)
-    (old / "manifest.json").write_text("{}")
-    assert files(cache) == [old]
-    source = CachedFeatures(network(), DATA)
-    assert files(cache) == [source.file]
-
-
 def test_a_cache_of_another_name_is_not_used(cache, extracted):
     model, other = network(), boxes(3, 7, salt="other ")
     source, theirs = CachedFeatures(model, DATA), CachedFeatures(model, other)
