@@ -24,6 +24,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm.auto import tqdm
 
+from fss.data.pictures import IGNORE
 from fss.errors import InputError, nearest
 from fss.files import held
 
@@ -366,7 +367,7 @@ def _sbd_mask(path: Path) -> UInt8[np.ndarray, "H W"]:
             with Image.open(path) as image:
                 mask = np.asarray(image)
         found = set(np.unique(mask))
-        if mask.ndim != 2 or not found <= {*range(21), 255}:
+        if mask.ndim != 2 or not found <= {*range(21), IGNORE}:
             raise ValueError("not one class of 0..20 a pixel")
     except Exception as error:  # scipy and Pillow raise a dozen kinds
         raise InputError(

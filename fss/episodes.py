@@ -228,8 +228,7 @@ class EpisodeDataset(TorchDataset[EpisodeBatch]):
 
     def __getitem__(self, index: int) -> EpisodeBatch:
         episode = self.episodes[index]
-        images = self.dataset[episode.class_name]
-        pairs = [images[images.names.index(name)] for name in (episode.query, *episode.support)]
+        pairs = [self.dataset.read(episode.class_name, name) for name in (episode.query, *episode.support)]
         if self.augment is not None:
             generator = episode_generator(self.seed, index)
             pairs = [self.augment(image, mask, generator) for image, mask in pairs]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fss.metrics import IGNORED
+from fss.data.pictures import IGNORE
 from fss.model import Prediction
 from fss.resize import resize
 
@@ -44,7 +44,7 @@ def episode_loss(
     """
     target = target.long()
     size = (target.shape[-2], target.shape[-1])
-    known = target != IGNORED
+    known = target != IGNORE
     pixels, episodes = whole or Whole(known.sum(), len(target))
 
     def loss(logits: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def episode_loss(
 
 def cross_entropy(logits: Float[Tensor, "B 2 H W"], target: Int[Tensor, "B H W"], pixels: Tensor) -> Tensor:
     """Return the sum of -log p(label) over the labelled pixels, divided by ``pixels`` (at least 1)."""
-    return F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum") / pixels.clamp_min(1)
+    return F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum") / pixels.clamp_min(1)
 
 
 def soft_iou_loss(

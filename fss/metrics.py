@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fss.data.pictures import IGNORE
 from fss.errors import InputError
 
-IGNORED = 255
 COLUMNS = ("class", "fg_intersection", "fg_union", "bg_intersection", "bg_union")
 RESAMPLES = 2000
 
@@ -69,7 +69,7 @@ class EpisodeTally:
         if classes.shape != predicted.shape[:1]:
             raise InputError(f"class_ids {list(classes.shape)} must be [{len(predicted)}]: one for each episode")
         object_hit, object_label = predicted == 1, labels == 1
-        valid = labels != IGNORED
+        valid = labels != IGNORE
         _refuse_labels("prediction", predicted, object_hit | (predicted == 0), "0 and 1")
         _refuse_labels("target", labels, object_label | (labels == 0) | ~valid, "0, 1 and 255")
 

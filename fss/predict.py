@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fss.data.pictures import letterbox_image, letterbox_mask, read_pair, read_rgb, unletterbox
+from fss.data.pictures import letterbox_image, letterbox_mask, read_pair, read_rgb, to_tensor, unletterbox
 from fss.errors import InputError
 from fss.files import write_atomically
 from fss.model import DANet
@@ -30,10 +30,10 @@ def predict_array(
         Labels uint8 [H,W] of the query at its own size: 1 = object.
     """
     device = model.backbone.mean.device
-    pictures = [_tensor(letterbox_image(image, size)) for image, _ in support]
+    pictures = [to_tensor(letterbox_image(image, size)) for image, _ in support]
     masks = [torch.from_numpy(letterbox_mask(mask, size)) for _, mask in support]
     prediction = model(
-        _tensor(letterbox_image(query, size))[None].to(device),
+        to_tensor(letterbox_image(query, size))[None].to(device),
         torch.stack(pictures)[None].to(device),
         torch.stack(masks)[None].to(device),
     )
@@ -72,7 +72,3 @@ def predict_files(
     Image.fromarray(labels * np.uint8(255)).save(buffer, format="PNG")
     write_atomically(out, buffer.getvalue())
     return float(labels.mean())
-
-
-def _tensor(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1).float() / 255

@@ -23,6 +23,7 @@ from fss.checkpoint import load_head, read_checkpoint
 from fss.config import DANetConfig, DataConfig, TrainConfig
 from fss.data import open_dataset
 from fss.data.dataset import Dataset
+from fss.data.pictures import IGNORE
 from fss.engine import lone, share, start
 from fss.episodes import Augment, Episode, EpisodeList, EpisodeStream, mirror, without_small_classes
 from fss.errors import InputError, Stopped, on_signals
@@ -31,7 +32,6 @@ from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatur
 from fss.files import held
 from fss.leak import seen
 from fss.losses import Whole, episode_loss
-from fss.metrics import IGNORED
 from fss.model import DANet
 from fss.run import RunFolder, restore
 
@@ -89,7 +89,7 @@ def train_step(
     """
     accelerator = accelerator or lone(batch.target.device.type)
     whole = Whole(
-        accelerator.reduce((batch.target != IGNORED).sum()),
+        accelerator.reduce((batch.target != IGNORE).sum()),
         accelerator.num_processes * len(batch.target),
     )
     optimizer.zero_grad(set_to_none=True)

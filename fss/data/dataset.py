@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
-from fss.errors import InputError, nearest
+from fss.data.pictures import to_tensor
+from fss.errors import InputError, closest, nearest
 
 if TYPE_CHECKING:  # opening and checking a data set need not wait for torch
     import torch
@@ -70,6 +71,23 @@ class Dataset:
             )
         return ClassImages(self, class_name)
 
+    def read(self, class_name: str, picture_name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read one picture by the names of its class and of itself.
+
+        Returns (image, mask): float32 [3, size, size] RGB in 0..1, and uint8 [size, size] with
+        0 = background, 1 = the class, 255 = ignored. Raises `InputError` for names that this split
+        does not have.
+        """
+        import torch
+
+        names = self[class_name].names
+        if picture_name not in names:
+            match = closest(str(picture_name), names)
+            hint = f"did you mean {match!r}?" if match else f"dataset[{class_name!r}].names lists its pictures"
+            raise InputError(f"no picture {picture_name!r} in class {class_name!r} of {self.spec}; {hint}")
+        image, mask = self.reader.read(class_name, picture_name, self.size)
+        return to_tensor(image), torch.from_numpy(np.ascontiguousarray(mask))
+
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the size and of every sample's fingerprint in order.
 
@@ -86,11 +104,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class ClassImages(Sequence["tuple[torch.Tensor, torch.Tensor]"]):
-    """The pictures of one class, as tensors.
-
-    Item `n` is (image, mask): float32 [3, size, size] RGB in 0..1, and uint8 [size, size] with
-    0 = background, 1 = the class, 255 = ignored.
-    """
+    """The pictures of one class; item `n` is what `Dataset.read` returns for the `n`-th name."""
 
     dataset: Dataset
     class_name: str
@@ -110,17 +124,9 @@ class ClassImages(Sequence["tuple[torch.Tensor, torch.Tensor]"]):
     def __getitem__(self, index: slice) -> list[tuple[torch.Tensor, torch.Tensor]]: ...
     def __getitem__(self, index: int | slice) -> Any:
         """Read picture `index` (an `IndexError` beyond the end, as for any sequence)."""
-        import torch
-
         if isinstance(index, slice):
             return [self[n] for n in range(len(self))[index]]
-        dataset = self.dataset
-        image, mask = dataset.reader.read(self.class_name, self.names[index], dataset.size)
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        return (
-            pixels.to(torch.float32).div_(255).contiguous(),
-            torch.from_numpy(np.ascontiguousarray(mask)),
-        )
+        return self.dataset.read(self.class_name, self.names[index])
 
 
 def narrowed(names: Sequence[str], wanted: str | None, where: str) -> list[str]:

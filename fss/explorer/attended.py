@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fss.attention import DenseAttention
+from fss.data.pictures import IGNORE
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError
 from fss.model import DANet
@@ -171,7 +172,7 @@ class Attended:
 
 
 def _iou(prediction: Tensor, target: Tensor) -> float | None:
-    known, truth = target != 255, target == 1
+    known, truth = target != IGNORE, target == 1
     found = (prediction == 1) & known
     union = int((found | truth).sum())
     return int((found & truth).sum()) / union if union else None

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import ipywidgets as widgets
 
+from fss.data.pictures import IGNORE
 from fss.data.shapes import SHARES, World, classes_of
 from fss.episodes import EpisodeBatch
 from fss.explorer.attended import MAPS
@@ -186,7 +187,7 @@ def explore(
         return explore_world(networks=[shown, *(name for name in networks if name is not shown)])
     episode = shown
     supports = [OWN, *([] if other is None else [OTHER]), EMPTY]
-    supports += [] if bool((episode.target == 255).all()) else [ITSELF]
+    supports += [] if bool((episode.target == IGNORE).all()) else [ITSELF]
     return ExploreBox(lambda support: swap(episode, support, other), supports, networks)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fss.checkpoint import find_checkpoint, load
 from fss.config import arm
-from fss.data.pictures import stamp
+from fss.data.pictures import IGNORE, stamp
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError, nearest
 from fss.explorer.attended import BANDS, Attended
@@ -161,7 +161,7 @@ class Explorer:
         """
         row, col = self.place
         target, cells = self.attended.episode.target, self.attended.cells
-        known = cells((target != 255).float())[row, col]
+        known = cells((target != IGNORE).float())[row, col]
         found: dict[str, Any] = {
             "probability": float(cells(self.attended.probability)[row, col]),
             "truth": float(cells((target == 1).float())[row, col] / known) if known > 0 else None,

@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fss.data.pictures import IGNORE
 from fss.explorer.attended import Attended
 from fss.explorer.sheet import Mark, Panel
 from fss.viz import FALSE_ALARM, HIT, MISS, Picture, error_map, outline, overlay
@@ -43,7 +44,7 @@ class Panels:
         share = percent(float((attended.prediction == 1).float().mean()))
         drawn = outline(query, attended.prediction, FALSE_ALARM)
         found = Panel(drawn, "prediction", f"{share} of the picture")
-        if bool((target == 255).all()):
+        if bool((target == IGNORE).all()):
             picture = overlay(query, attended.probability, limits=(0, 1))
             return [found, Panel(picture, "probability of the object", bar=("0 %", "100 %"))]
         title = "errors" if attended.iou is None else f"errors: IoU {percent(attended.iou)}"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from fss.data.pictures import letterbox_image, letterbox_mask
+from fss.data.pictures import IGNORE, letterbox_image, letterbox_mask, to_tensor
 from fss.data.shapes import Shapes, World, endless
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError, nearest
@@ -84,7 +84,7 @@ def swap(episode: EpisodeBatch, support: str, other: EpisodeBatch | None = None)
     if support == EMPTY:
         return episode._replace(mask=torch.zeros_like(episode.mask))
     if support == ITSELF:
-        if bool((episode.target == 255).all()):
+        if bool((episode.target == IGNORE).all()):
             raise InputError("the query's own mask is not known; paint it to ask the query itself")
         return episode._replace(support=episode.query[None], mask=episode.target[None])
     if support == OTHER and other is not None:
@@ -114,17 +114,16 @@ def of_pictures(
     if not support:
         raise InputError("there is no support picture; add one and label its object")
     pairs = [(letterbox_image(image, size), letterbox_mask(mask, size)) for image, mask in support]
-    unknown = np.full((size, size), 255, np.uint8)
+    unknown = np.full((size, size), IGNORE, np.uint8)
     truth = unknown if target is None else letterbox_mask(target, size)
     return _episode(letterbox_image(query, size), truth, pairs)
 
 
 def _episode(query: np.ndarray, target: np.ndarray, support: Sequence[tuple[np.ndarray, np.ndarray]]) -> EpisodeBatch:
     """Arrays uint8 as the tensors that a network takes."""
-    pictures, masks = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*support, strict=True))
     return EpisodeBatch(
-        torch.from_numpy(query).permute(2, 0, 1).float() / 255,
+        to_tensor(query),
         torch.from_numpy(target),
-        pictures.permute(0, 3, 1, 2).float() / 255,
-        masks,
+        torch.stack([to_tensor(image) for image, _ in support]),
+        torch.from_numpy(np.stack([mask for _, mask in support])),
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,6 +17,7 @@ from fss.data.pictures import (
     read_pair,
     read_rgb,
     resize_labels,
+    to_tensor,
     unletterbox,
 )
 from fss.errors import InputError
@@ -54,6 +56,13 @@ def fails(function, path: Path, *needles: str) -> None:
 
 
 # Pictures
+
+
+def test_a_picture_as_a_network_takes_it():
+    tensor = to_tensor(RGB[:, ::-1])
+    assert tensor.shape == (3, HEIGHT, WIDTH) and tensor.dtype == torch.float32 and tensor.is_contiguous()
+    assert tensor[2, 1, 0].item() == pytest.approx(RGB[1, -1, 2] / 255)
+    assert torch.equal((tensor * 255).round().permute(1, 2, 0), torch.from_numpy(RGB[:, ::-1].copy()).float())
 
 
 def test_rgb_png_is_read_as_it_is(tmp_path):

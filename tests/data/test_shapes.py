@@ -4,6 +4,7 @@ import hashlib
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -245,6 +246,19 @@ def test_fingerprint_follows_content_and_size_not_the_spec():
     assert of("shapes") == of("shapes:share=none,occlusion=0.3")
     distinct = [of("shapes"), of("shapes", 65), of("shapes", fold=1), of("shapes:occlusion=0")]
     assert len(set(distinct)) == 4
+
+
+def test_a_knob_that_the_world_gains_voids_no_cache():
+    @dataclass(frozen=True)
+    class Later(World):
+        gravity: float = 9.8
+
+    def of(world: World) -> str:
+        return Shapes(world).fingerprint("shape-0001", "3")
+
+    assert of(World()) == of(Later()) == of(Later(extra=7)) == "shapes v2 shape-0001 3"
+    assert of(World(occlusion=0.9)) == of(Later(occlusion=0.9)) != of(Later())
+    assert of(Later(gravity=1.6)) == "shapes v2 gravity=1.6 shape-0001 3"
 
 
 def test_knobs_are_read_from_the_spec():

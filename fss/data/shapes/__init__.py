@@ -7,7 +7,7 @@ function of (class, sample, size, knobs); size changes the resolution, not the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Literal
 
@@ -20,7 +20,7 @@ from fss.data.shapes.drawing import Placed, ground, paint
 from fss.data.shapes.layout import coverage, occluder, place
 from fss.errors import InputError, nearest
 
-VERSION = 2
+VERSION = 2  # to be raised with every change of what is drawn or of a knob's default
 SHARES = ("none", "texture", "outline")
 FOLDS, CLASSES_PER_FOLD, SAMPLES = 4, 100, 10
 EXTRA_MAX, EXTRA_SAMPLES = 10_000, 4
@@ -136,8 +136,16 @@ class Shapes(Reader):
         return class_name if label == 1 else _named(_distractor(index, sample, label - 2)[0])
 
     def fingerprint(self, class_name: str, image_name: str) -> str:
-        """The version of this world, its knobs, class and sample."""
-        return f"shapes v{VERSION} {self.world} {class_name} {image_name}"
+        """The version of the world, the knobs that differ from their defaults, class and sample.
+
+        So a knob that the world gains later leaves what is cached valid.
+        """
+        knobs = [
+            f"{knob.name}={value} "
+            for knob in fields(self.world)
+            if knob.repr and (value := getattr(self.world, knob.name)) != knob.default
+        ]
+        return f"shapes v{VERSION} {''.join(knobs)}{class_name} {image_name}"
 
 
 _named = class_name  # where an argument has its name
