@@ -7,7 +7,8 @@ this folder; nothing is fetched from another host.
 
 from typing import TYPE_CHECKING, Any
 
-from fss.explorer.explorer import NETWORKS, Explorer, network
+from fss.explorer.explorer import Explorer
+from fss.explorer.networks import NETWORKS, network
 
 if TYPE_CHECKING:
     from fss.explorer.explore_box import ExploreBox, explore, explore_world

@@ -9,12 +9,14 @@ import ipywidgets as widgets
 from fss.data.shapes import SHARES, World, classes_of
 from fss.episodes import EpisodeBatch
 from fss.explorer.attended import MAPS
-from fss.explorer.explorer import COLDEST, HOTTEST, NETWORKS, Explorer, network, shot_numbers
+from fss.explorer.explorer import COLDEST, HOTTEST, Explorer
+from fss.explorer.networks import NETWORKS, network
+from fss.explorer.panels import png
 from fss.explorer.parts import Box, Picture, dropdown, labelled, row, slider
 from fss.explorer.pictures import Picker
 from fss.explorer.scenes import EMPTY, ITSELF, OTHER, OWN, SUPPORTS, drawn, swap
-from fss.explorer.sheet import png
 from fss.model import DANet
+from fss.viz import rgb
 
 NAMES = tuple(NETWORKS)
 
@@ -105,12 +107,12 @@ class ExploreBox(Box):
     def _offer(self) -> None:
         """Offer what the explorer has to choose from, and show it."""
         attended = self.explorer.attended
-        (rows, cols), shots = attended.grid, shot_numbers(attended)
+        (rows, cols), shots = attended.grid, attended.shots
         with self._setting():
             _replace(self.map, [(MAPS[name], name) for name in attended.maps])
             _replace(self.shot, ["each", "mean", *shots] if len(shots) > 1 else ["each"])
             self.rows.max, self.cols.max = rows - 1, cols - 1
-        self.picker.picture = png(self.explorer.panels.query)
+        self.picker.picture = png(rgb(attended.episode.query))
         self._choose()
 
     def _choose(self) -> None:

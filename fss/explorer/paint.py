@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 from fss.data.folder import SUFFIXES, save_mask, save_pair
 from fss.data.pictures import Source, read_mask, read_rgb, resize_labels
 from fss.errors import InputError, nearest
-from fss.explorer.sheet import png
-from fss.viz import HIT, outline
+from fss.explorer.panels import png
+from fss.viz import HIT, Picture, outline, tinted
 
 TOOLS = ("brush", "eraser", "box", "polygon")
 LARGEST = 1024  # pixels of the longer side that is painted on and saved; larger pictures are shrunk
@@ -165,13 +165,9 @@ class Canvas:
         """Draw the picture with the mask as a blue tint within a yellow line: PNG."""
         return png(self.shown())
 
-    def shown(self) -> np.ndarray:
+    def shown(self) -> Picture:
         """What ``render`` encodes, uint8 [h,w,3]."""
-        blue = np.array([int(HIT[n : n + 2], 16) for n in (1, 3, 5)])
-        tinted = self.image.copy()
-        inside = self.mask == 1
-        tinted[inside] = (TINT * blue + (1 - TINT) * tinted[inside]).astype(np.uint8)
-        return outline(tinted, self.mask)
+        return outline(tinted(self.image, self.mask == 1, HIT, TINT), self.mask)
 
 
 def _apply(mask: np.ndarray, step: Stroke | np.ndarray) -> np.ndarray:

@@ -12,10 +12,10 @@ from fss.episodes import EpisodeBatch
 from fss.errors import InputError
 from fss.explorer.explore_box import NAMES, ExploreBox, explore
 from fss.explorer.paint import TOOLS, Canvas, Stroke, canvases_in, save_canvases
+from fss.explorer.panels import Panel, sheet
 from fss.explorer.parts import LABEL, Box, Picture, dropdown, labelled, row, slider
 from fss.explorer.pictures import Painter
 from fss.explorer.scenes import of_pictures
-from fss.explorer.sheet import Panel, sheet
 from fss.model import DANet
 
 MOST = 5  # support pictures
