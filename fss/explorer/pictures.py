@@ -7,6 +7,13 @@ from typing import Any
 import anywidget
 import traitlets
 
+HERE = Path(__file__).parent
+
+
+def _script(name: str) -> str:
+    """The script of a widget; anywidget takes one, so what both share stands before it."""
+    return "".join((HERE / file).read_text(encoding="utf-8") for file in ("picture.js", name))
+
 
 class _Live(anywidget.AnyWidget):
     """A picture whose script sends messages and waits for the answer before it sends the next."""
@@ -41,7 +48,7 @@ class Picker(_Live):
     picture, or by how many places a key moves.
     """
 
-    _esm = Path(__file__).parent / "picker.js"
+    _esm = _script("picker.js")
     marks: traitlets.List[list[float]] = traitlets.List().tag(sync=True)  # [top, left, bottom, right] in fractions
 
     def __init__(self, *, pointed: Callable[[float, float], None], stepped: Callable[[int, int], None]) -> None:
@@ -62,7 +69,7 @@ class Painter(_Live):
     (row, column) in pixels; what counts is the picture that comes back.
     """
 
-    _esm = Path(__file__).parent / "painter.js"
+    _esm = _script("painter.js")
     size = traitlets.List([1, 1]).tag(sync=True)  # height and width in pixels
     tool = traitlets.Unicode("brush").tag(sync=True)
     radius = traitlets.Float(8).tag(sync=True)
