@@ -38,6 +38,7 @@ class Attended:
 
     Attributes:
         episode: on the CPU, as are all results.
+        shots: the numbers of its support pictures, from 1 on.
         maps: the names (of ``MAPS``) of the maps that this network has.
         returned: those of them that a module returned as a whole; a temperature cannot change these.
         missing: what to say where the dense module returns no map; otherwise empty.
@@ -63,6 +64,7 @@ class Attended:
         query, _, support, mask = (tensor[None].to(device) for tensor in episode)
         code = model.encode_support(support, mask)
         features = model.backbone(query)
+        self.shots = [str(n) for n in range(1, len(episode.support) + 1)]
         self.size = (query.shape[2], query.shape[3])
         # Only of the kit's own forward do the tokens surely make the map that it used.
         foreign = model.dense is not None and type(model.dense).forward is not DenseAttention.forward

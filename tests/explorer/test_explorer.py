@@ -13,8 +13,7 @@ from fss.checkpoint import save_checkpoint
 from fss.config import ARMS
 from fss.errors import InputError
 from fss.explorer import NETWORKS, Explorer, network
-from fss.explorer.panels import percent
-from fss.explorer.sheet import FOOT, GAP, HEAD, MARGIN, SIDE, Mark, Panel, sheet
+from fss.explorer.panels import FOOT, GAP, HEAD, MARGIN, SIDE, Mark, Panel, percent, sheet
 
 pytestmark = pytest.mark.numbers
 
@@ -144,7 +143,7 @@ def test_even_attention_has_no_peak():
     explorer = Explorer(made, e)
     assert explorer.numbers()["alike"] == 45
     assert "45 places get the most alike: 2.22 % each" in explorer.text()
-    assert [panel.marks for panel in explorer.panels.heat(explorer.heat(), ["1"], "", strength=0.5, peak=True)] == [[]]
+    assert [panel.marks for panel in explorer.heats()] == [[]]
 
 
 def test_snapshot_holds_every_point_and_keeps_the_place():
@@ -163,7 +162,7 @@ def test_snapshot_holds_every_point_and_keeps_the_place():
 def test_without_a_truth_probabilities_take_the_place_of_errors():
     e = episode()
     explorer = Explorer(model("base"), e._replace(target=torch.full_like(e.target, 255)))
-    assert [panel.title for panel in explorer.panels.answer] == [
+    assert [panel.title for panel in explorer.answer] == [
         "prediction",
         "probability of the object",
     ]
