@@ -11,7 +11,7 @@ NOTEBOOKS := .venv/bin/python tools/notebooks.py
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run-all run-full test portable refresh lint lab site e2e bench weights photos ablation \
+.PHONY: help setup run-all run-full test quick portable refresh lint fix lab site e2e bench weights photos ablation \
   leakage protocol tables lock clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -20,7 +20,7 @@ export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 1000
 # Sums depend on the number of threads: outputs are made and checked with one, a worker a core. One
 # is also quicker than two for small networks wherever the cores have anything else to do.
-run-all test refresh: export OMP_NUM_THREADS := 1
+run-all test quick refresh: export OMP_NUM_THREADS := 1
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -30,7 +30,7 @@ setup: $(READY) ## make .venv and install the kit there, editable, with all extr
 # A set-up that was killed may have left half a package behind: then .venv is made anew.
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "make: the kit needs Python 3.11 or newer, and $(PYTHON) is none;" \
+	  echo "make: the kit needs Python 3.11 or newer, and $(PYTHON) is older;" \
 	    "name one: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@if [ -e .venv/.installing ]; then rm -rf .venv; fi
 	@echo "make: installing into .venv (some minutes and 6 GB the first time: torch is large)"
@@ -50,6 +50,11 @@ test: $(READY) ## unit tests, and every notebook's outputs against the committed
 	$(RUN) pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout 600 \
 	  --numprocesses $(WORKERS) --dist loadscope
 
+# Of the core's tests, those that need no training, no site and no archive; see `slow` in pyproject.toml.
+quick: lint ## the inner loop: lint, types and the core's tests without the slow ones (a minute on two cores)
+	$(RUN) pytest tests -q -m "not slow" --ignore tests/e2e --ignore tests/lab --ignore tests/explorer \
+	  --numprocesses $(WORKERS)
+
 portable: $(READY) ## notebooks, and tests of numbers, as other processors compute (30 minutes; FULL=1: more)
 	.venv/bin/python tools/portable.py $(if $(FULL),--full)
 
@@ -60,6 +65,10 @@ lint: $(READY) ## style, formatting and types
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+
+fix: $(READY) ## correct what ruff can correct safely, and format
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
 
 lab: $(READY) ## open the first notebook in JupyterLab
 	$(RUN) jupyter lab notebooks/00_start_here.ipynb
@@ -111,7 +120,7 @@ protocol: $(READY) ## measure what the protocol's choices do on Pascal-5i: make 
 	VOC="$(VOC)" .venv/bin/python tools/protocol.py
 	$(MAKE) tables
 
-tables: $(READY) ## put the measured figures of results/, and how the kit is built, into README.md
+tables: $(READY) ## put the measured numbers of results/, and how the kit is built, into README.md and docs/
 	.venv/bin/python tools/tables.py
 	.venv/bin/python tools/layers.py
 

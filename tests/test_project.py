@@ -94,9 +94,9 @@ def test_binder_installs_the_kit_with_what_notebooks_need():
 
 
 def test_colab_and_binder_are_asked_for_notebooks_that_exist():
-    readme = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs" / "setup.md").read_text()
     (branch,) = re.findall(r"branches: \[(\w+)\]", (ROOT / ".github/workflows/ci.yml").read_text())
-    asked = re.findall(r"colab\.research\.google\.com/github/OWNER/NAME/blob/(\w+)/([^`\s]+)", readme)
-    asked += re.findall(r"mybinder\.org/v2/gh/OWNER/NAME/(\w+)\?labpath=([^`\s]+)", readme)
+    asked = re.findall(r"colab\.research\.google\.com/github/OWNER/NAME/blob/(\w+)/([^`\s]+)", page)
+    asked += re.findall(r"mybinder\.org/v2/gh/OWNER/NAME/(\w+)\?labpath=([^`\s]+)", page)
     assert len(asked) == 2
     assert all(on == branch and (ROOT / path).is_file() for on, path in asked)

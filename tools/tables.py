@@ -1,6 +1,6 @@
-"""Make the tables of README.md and the figures of the campaigns from what results/ holds.
+"""Make the tables of README.md and docs/ and the figures of the campaigns from what results/ holds.
 
-``<!-- table: NAME -->`` ... ``<!-- end -->`` in the README holds the table of ``results/NAME.json``
+``<!-- table: NAME -->`` ... ``<!-- end -->`` in a page holds the table of ``results/NAME.json``
 and the command that made it, or, for ``CAMPAIGN/DATA``, that of one data set of a campaign, whose
 forest plot is ``results/CAMPAIGN/DATA.png``. ``--check`` only says whether all are current.
 """
@@ -104,10 +104,12 @@ def _source(path: Path) -> str | None:
 
 def main() -> None:
     """Rewrite what is not current, or with ``--check`` name it and exit with 1."""
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = MARKED.sub(lambda match: match[1] + marked_table(match[2]) + match[3], old)
-    stale = figures() | ({readme: new.encode()} if new != old else {})
+    stale = figures()
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        old = page.read_text(encoding="utf-8")
+        new = MARKED.sub(lambda match: match[1] + marked_table(match[2]) + match[3], old)
+        if new != old:
+            stale[page] = new.encode()
     if "--check" in sys.argv:
         names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
         sys.exit(f"not current: {names}; run `make tables`" if stale else 0)
