@@ -127,7 +127,7 @@ def reproduce(
     from fss.engine import check_device
     from fss.files import check_writable, write_atomically
     from fss.lab.ablate import ablate as make
-    from fss.lab.paper import table_of
+    from fss.lab.paper_tables import table_of
     from fss.lab.plan import plan
     from fss.lab.reproduce import changed, choose, declare, write_declaration
 

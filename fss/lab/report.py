@@ -5,7 +5,7 @@ from typing import Any
 
 from fss.errors import InputError
 from fss.evaluate import REFERENCES
-from fss.lab.paper import gains
+from fss.lab.paper_tables import gains
 from fss.viz import FALSE_ALARM, HIT, NotebookFigure
 
 PAPER = gains()

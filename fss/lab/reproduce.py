@@ -16,7 +16,7 @@ from fss.config import preset as named_preset
 from fss.errors import InputError, nearest
 from fss.files import check_writable, held, write_atomically
 from fss.lab.campaign import DECLARATION, Campaign
-from fss.lab.paper import FOLDS, TABLES
+from fss.lab.paper_tables import FOLDS, TABLES
 
 TITLES = {"pascal5i": "Pascal-5i", "fss1000": "FSS-1000"}
 BENCHMARKS = {"table1": "pascal5i", "table2": "fss1000", "table3": "pascal5i"}

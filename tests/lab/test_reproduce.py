@@ -18,7 +18,7 @@ from tiny import tally
 from fss.config import DANetConfig, DataConfig, Scoring, preset
 from fss.errors import InputError
 from fss.lab.campaign import Campaign
-from fss.lab.paper import FOLDS, TABLES, gains, table_of
+from fss.lab.paper_tables import FOLDS, TABLES, gains, table_of
 from fss.lab.plan import plan
 from fss.lab.reproduce import choose, declare, write_declaration
 

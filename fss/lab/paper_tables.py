@@ -1,4 +1,4 @@
-"""The figures that the paper prints for what the kit can run, and what was found beside them."""
+"""The numbers of the paper's Tables 1 to 3 for what the kit can run, and what was found beside them."""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
