@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from fss.data.folder import SUFFIXES, save_mask, save_pair
-from fss.data.pictures import Source, read_mask, read_rgb, resize_labels
+from fss.data.pictures import IGNORE, Source, read_mask, read_rgb, resize_labels
 from fss.errors import InputError, nearest
 from fss.explorer.panels import png
 from fss.viz import HIT, Picture, outline, tinted
@@ -123,7 +123,7 @@ class Canvas:
                 f"{name} is {cols} x {rows} pixels, its picture {self.name} {width} x {height}; "
                 "take a mask of the picture's size"
             )
-        if (labels == 255).any() and not (labels == 1).any():
+        if (labels == IGNORE).any() and not (labels == 1).any():
             raise InputError(f"{name} holds 255 and no 1, its object; pass (mask > 127)")
         height, width = self.mask.shape
         self._take(resize_labels((labels == 1).astype(np.uint8), height, width))
