@@ -210,13 +210,13 @@ def episode_panel(
     shots, (height, width) = arrays[0].shape[1], arrays[3].shape[1:]
     shown = min(shots, SHOWN_SHOTS)
     line = None if shown == 1 else max(2, round(min(height, width) / 40))
-    gap, lines = max(1, width // 25), 1 if shown <= 2 else 2
-    layout: dict[str, Any] = {"grid_shape": (lines, -(-shown // lines)), "padding_width": gap, "fill": (255,) * 3}
+    gap, layout = max(1, width // 25), (1, shown) if shown <= 2 else (2, -(-shown // 2))
     pictures: list[Picture] = []
     for supports, masks, asked, truth, found in zip(*arrays, strict=True):
         labelled = [outline(*pair, width=line) for pair in zip(supports[:shown], masks[:shown], strict=True)]
-        pictures += [montage(labelled, channel_axis=-1, **layout)[gap:-gap, gap:-gap], rgb(asked)]
-        pictures += [outline(asked, truth), outline(asked, found, FALSE_ALARM), error_map(asked, found, truth)]
+        side_by_side = montage(labelled, fill=(255,) * 3, padding_width=gap, grid_shape=layout, channel_axis=-1)
+        pictures += [side_by_side[gap:-gap, gap:-gap], rgb(asked), outline(asked, truth)]
+        pictures += [outline(asked, found, FALSE_ALARM), error_map(asked, found, truth)]
     rows, ratios = len(arrays[0]), [1.5 if shown == SHOWN_SHOTS else 1, 1, 1, 1, 1]
     size = CELL * sum(ratios) + 0.2, CELL * height / width * rows + (0.75 if title else 0.5)
     figure, axes = picture_grid(pictures, rows, size, ratios=ratios)
