@@ -148,13 +148,13 @@ def strip(pictures: Mapping[str, Picture], *, width: float = 9.0, rows: int = 1)
     if not pictures or len(pictures) % rows:
         raise InputError(f"{len(pictures)} pictures do not fill {rows} rows")
     height = width * rows / len(pictures) + 0.3
-    figure, axes = grid([*pictures.values()], rows, (width, rows * height), dpi=72)
+    figure, axes = picture_grid([*pictures.values()], rows, (width, rows * height), dpi=72)
     for axis, title in zip(axes.ravel(), pictures, strict=True):
         axis.set_title(title, fontsize=9)
     return figure, axes.ravel()
 
 
-def grid(
+def picture_grid(
     pictures: Sequence[Picture],
     rows: int,
     size: tuple[float, float],
@@ -210,14 +210,16 @@ def episode_panel(
     shots, (height, width) = arrays[0].shape[1], arrays[3].shape[1:]
     shown = min(shots, SHOWN_SHOTS)
     line = None if shown == 1 else max(2, round(min(height, width) / 40))
+    gap, layout = max(1, width // 25), (1, shown) if shown <= 2 else (2, -(-shown // 2))
     pictures: list[Picture] = []
     for supports, masks, asked, truth, found in zip(*arrays, strict=True):
         labelled = [outline(*pair, width=line) for pair in zip(supports[:shown], masks[:shown], strict=True)]
-        predicted = outline(asked, found, FALSE_ALARM)
-        pictures += [_montage(labelled), rgb(asked), outline(asked, truth), predicted, error_map(asked, found, truth)]
+        side_by_side = montage(labelled, fill=(255,) * 3, padding_width=gap, grid_shape=layout, channel_axis=-1)
+        pictures += [side_by_side[gap:-gap, gap:-gap], rgb(asked), outline(asked, truth)]
+        pictures += [outline(asked, found, FALSE_ALARM), error_map(asked, found, truth)]
     rows, ratios = len(arrays[0]), [1.5 if shown == SHOWN_SHOTS else 1, 1, 1, 1, 1]
     size = CELL * sum(ratios) + 0.2, CELL * height / width * rows + (0.75 if title else 0.5)
-    figure, axes = grid(pictures, rows, size, ratios=ratios)
+    figure, axes = picture_grid(pictures, rows, size, ratios=ratios)
     number = f"{shots}" if shots == shown else f"{shown} of {shots}"
     heads = ("support" if shots == 1 else f"{number} supports", "query", "truth", "prediction", "errors")
     for axis, head in zip(axes[0], heads, strict=True):
@@ -234,13 +236,15 @@ def training_curves(log_records: Iterable[Mapping[str, Any]]) -> Figure:
     The records are those of ``fss.run.read_log``, a fraction in ``val_miou``; others are left out.
     """
     records = list(log_records)
-    losses = np.array([(r["step"], r["loss"]) for r in records if "loss" in r], float)
-    mious = np.array([(r["step"], r["val_miou"]) for r in records if "val_miou" in r], float)
-    curves = [curve for curve in (losses, mious) if len(curve)]
-    if not curves:
+    losses, mious = (
+        np.array([(record["step"], record[key]) for record in records if key in record], float)
+        for key in ("loss", "val_miou")
+    )
+    count = bool(len(losses)) + bool(len(mious))
+    if not count:
         raise InputError("no record of the log has a loss or a val_miou: is it a training log?")
-    figure = NotebookFigure(figsize=(4 * len(curves), 2.8), layout="constrained")
-    axes = figure.subplots(1, len(curves), squeeze=False)[0]
+    figure = NotebookFigure(figsize=(4 * count, 2.8), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)
@@ -280,20 +284,11 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
         return "–"
     if not key.endswith("iou"):
         return str(value).replace("|", r"\|")
-    figures = [value, *row.get(f"{key}_interval", ())]
-    if not all(0 <= figure <= 1 for figure in figures):
-        raise InputError(f"{key} of {row.get('name')!r} is {figures}, not fractions in 0..1")
-    first, *interval = (f"{100 * figure:.1f}" for figure in figures)
+    shares = [value, *row.get(f"{key}_interval", ())]
+    if not all(0 <= share <= 1 for share in shares):
+        raise InputError(f"{key} of {row.get('name')!r} is {shares}, not fractions in 0..1")
+    first, *interval = (f"{100 * share:.1f}" for share in shares)
     return f"{first} [{', '.join(interval)}]" if interval else first
-
-
-def _montage(pictures: Sequence[Picture]) -> Picture:
-    """Lay equal pictures out: one, two side by side, else two rows, with white between."""
-    rows = 1 if len(pictures) <= 2 else 2
-    gap = max(1, pictures[0].shape[1] // 25)
-    grid = rows, -(-len(pictures) // rows)
-    sheet = montage(pictures, fill=(255, 255, 255), padding_width=gap, grid_shape=grid, channel_axis=-1)
-    return sheet[gap:-gap, gap:-gap]
 
 
 def _numpy(values: Array) -> npt.NDArray[Any]:

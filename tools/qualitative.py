@@ -28,7 +28,7 @@ from fss.evaluate import network, tally_episodes
 from fss.features import CachedFeatures
 from fss.files import write_atomically
 from fss.model import DANet
-from fss.viz import add_error_legend, error_map, grid, outline
+from fss.viz import add_error_legend, error_map, outline, picture_grid
 
 NAMES = ("examples", "worst")
 EXAMPLES, WORST = 8, 10
@@ -106,7 +106,7 @@ def _draw(model: DANet, dataset: Dataset, shown: list[tuple[Episode, float]]) ->
         targets.append(target.numpy())
     height, width = columns[0][0].shape[:2]
     pictures = [column[row] for row in range(3) for column in columns]
-    figure, axes = grid(pictures, 3, (1.3 * len(shown) + 0.3, 3 * 1.3 * height / width + 0.7))
+    figure, axes = picture_grid(pictures, 3, (1.3 * len(shown) + 0.3, 3 * 1.3 * height / width + 0.7))
     for axis, (episode, iou) in zip(axes[-1], shown, strict=True):
         axis.set_xlabel(f"{episode.class_name}\nIoU {100 * iou:.0f} %", fontsize=9)
     for axis, head in zip(axes[:, 0], ("support", "query and truth", "result"), strict=True):

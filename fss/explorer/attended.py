@@ -80,12 +80,9 @@ class Attended:
             self._tokens.pop("dense", None)
         prior = model.prior(features, code)[1].get("prior")
         self.prior = None if prior is None else prior[0, 0].cpu()
-        sides = [(map_.shape[-2], map_.shape[-1]) for map_ in features]
-        self._grids = dict(zip(("block2", "match3", "match4"), sides, strict=True))
+        names = ("block2", "match3", "match4")
+        self._grids = {name: (map_.shape[-2], map_.shape[-1]) for name, map_ in zip(names, features, strict=True)}
         self.grid = self._grids["block2"]
-        self._objects = {
-            grid: share_of(self.episode.mask, 1, torch.empty(1, *grid), aligned=self.aligned)[:, 0] for grid in sides
-        }
         self._returned = self._dense(model.dense, prediction.attention, len(support[0])) if foreign else {}
         self.returned = tuple(self._returned)
         self.missing = ""
@@ -137,7 +134,7 @@ class Attended:
 
     def object_share(self, grid: tuple[int, int]) -> Tensor:
         """Return how much of each support place is object, 0..1: [K,H,W] on the grid of a map."""
-        return self._objects[grid]
+        return share_of(self.episode.mask, 1, torch.empty(1, *grid), aligned=self.aligned)[:, 0]
 
     def enlarged(self, map_: Tensor) -> Tensor:
         """Return a map [H,W] at the size of the pictures, [h,w]."""

@@ -19,7 +19,14 @@ WIDE = "330px"
 
 
 class Box(widgets.VBox):
-    """A column of widgets whose last is a line of text: a result, or what went wrong."""
+    """A column of widgets whose last is a line of text: a result, or what went wrong.
+
+    Attributes:
+        line: the widget of the line.
+        message: the line as plain text.
+    """
+
+    message = ""
 
     def __init__(self) -> None:
         self.line = widgets.HTML()
@@ -28,15 +35,11 @@ class Box(widgets.VBox):
     def __repr__(self) -> str:
         return HINT
 
-    @property
-    def message(self) -> str:
-        """The line as plain text."""
-        return html.unescape(self.line.value.partition(">")[2].removesuffix("</div>"))
-
     def say(self, text: str, *, error: bool = False) -> None:
         """Show a line; a screen reader reads it out."""
         style = "color:var(--jp-error-color1,#c62828);font-weight:600" if error else ""
         role = "alert" if error else "status"
+        self.message = text
         self.line.value = f'<div role="{role}" style="{style}">{html.escape(text)}</div>'
 
     def guarded(self, handler: Callable[..., None]) -> Callable[..., None]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from fss.data.pictures import IGNORE
 from fss.data.shapes import SHARES, World, classes_of
 from fss.episodes import EpisodeBatch
 from fss.explorer.attended import MAPS
@@ -15,7 +14,7 @@ from fss.explorer.controls import Box, Picker, Picture, dropdown, labelled, row,
 from fss.explorer.explorer import COLDEST, HOTTEST, Explorer
 from fss.explorer.networks import NETWORKS, network
 from fss.explorer.panels import png
-from fss.explorer.scenes import EMPTY, ITSELF, OTHER, OWN, SUPPORTS, drawn, swap
+from fss.explorer.scenes import EMPTY, ITSELF, OTHER, OWN, SUPPORTS, drawn, is_known, swap
 from fss.model import DANet
 from fss.viz import rgb
 
@@ -186,7 +185,7 @@ def explore(
         return explore_world(networks=[shown, *(name for name in networks if name is not shown)])
     episode = shown
     supports = [OWN, *([] if other is None else [OTHER]), EMPTY]
-    supports += [] if bool((episode.target == IGNORE).all()) else [ITSELF]
+    supports += [ITSELF] if is_known(episode) else []
     return ExploreBox(lambda support: swap(episode, support, other), supports, networks)
 
 

@@ -11,6 +11,7 @@ from fss.episodes import EpisodeBatch
 from fss.errors import InputError, nearest
 from fss.explorer.attended import BANDS, Attended
 from fss.explorer.panels import Mark, Panel, percent, sheet
+from fss.explorer.scenes import is_known
 from fss.model import DANet
 from fss.viz import FALSE_ALARM, OUTCOMES, error_map, heated, outline, overlay, rgb
 
@@ -82,13 +83,16 @@ class Explorer:
         Raises:
             InputError: outside the picture; the old place stays.
         """
+        self._check(row, col)
+        self.place = (int(row), int(col))
+
+    def _check(self, row: int, col: int) -> None:
         rows, cols = self.attended.grid
         if not (0 <= row < rows and 0 <= col < cols):
             raise InputError(
                 f"place ({row}, {col}) lies outside the picture: rows run from 0 to {rows - 1}, "
                 f"columns from 0 to {cols - 1}"
             )
-        self.place = (int(row), int(col))
 
     def heat(self, place: tuple[int, int] | None = None) -> Tensor:
         """Return the chosen map of a place, by default of the selected one.
@@ -147,10 +151,8 @@ class Explorer:
     def text(self) -> str:
         """Return ``numbers`` as a line to read."""
         found = self.numbers()
-        first = f"Query place {self.place}: {percent(found['probability'])} object"
-        if found["truth"] is not None:
-            first += f" (truth {percent(found['truth'])})"
-        parts = [first]
+        truth = "" if found["truth"] is None else f" (truth {percent(found['truth'])})"
+        parts = [f"Query place {self.place}: {percent(found['probability'])} object{truth}"]
         if self.attended.missing:
             parts.append(self.attended.missing)
         if "prior" in found:
@@ -188,16 +190,12 @@ class Explorer:
             steps: of each colour; 32 halve the bytes, and nobody sees it.
 
         Raises:
-            InputError: a place outside the picture, or no place; the selected one stays.
+            InputError: a place outside the picture, or no place.
         """
         if not points:
             raise InputError("a snapshot needs at least one place")
-        kept = self.place
-        try:
-            for point in points:
-                self.select(*point)
-        finally:
-            self.place = kept
+        for point in points:
+            self._check(*point)
         heats = [self.heats(point, f"{n}: " * (len(points) > 1)) for n, point in enumerate(points, 1)]
         supports, first = self._shown(self.supports), [self.asked(points), *self.answer]
         rows = [[*supports, *first]] if len(supports) == 1 else [first, supports]
@@ -222,7 +220,7 @@ class Explorer:
         attended, (query, target, *_) = self.attended, self.attended.episode
         share = percent(float((attended.prediction == 1).float().mean()))
         found = Panel(outline(query, attended.prediction, FALSE_ALARM), "prediction", f"{share} of the picture")
-        if bool((target == IGNORE).all()):
+        if not is_known(attended.episode):
             picture = overlay(query, attended.probability, limits=(0, 1))
             return [found, Panel(picture, "probability of the object", bar=("0 %", "100 %"))]
         title = "errors" if attended.iou is None else f"errors: IoU {percent(attended.iou)}"
