@@ -34,7 +34,7 @@ class PairLists:
         """Read a list. Raises `InputError` that names the line for one that is not sound."""
         path = self.path(part, fold)
         pairs: dict[Pair, None] = {}
-        for number, line in _lines(path):
+        for number, line in lines_of(path):
             found = re.fullmatch(r"(\S+)__(\d+)", line)
             if not found:
                 raise InputError(f"{path}, line {number}: {line!r} is not of the form image__class")
@@ -87,7 +87,7 @@ def read_images(path: Path) -> list[str]:
     Raises `InputError` for a missing list and for a picture that is listed twice.
     """
     names: dict[str, None] = {}
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         name = Path(line.split()[0]).stem
         if name in names:
             raise InputError(f"{path}, line {number}: {name} is listed twice, and would count twice; remove one line")
@@ -100,8 +100,11 @@ def labels_of(fold: int) -> range:
     return range(CLASSES_A_FOLD * fold + 1, CLASSES_A_FOLD * (fold + 1) + 1)
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """Lines that are not empty, with their numbers from 1."""
+def lines_of(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a text file that are not empty, with their numbers from 1.
+
+    Raises `InputError` for a file that is missing or is not UTF-8.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -14,9 +14,8 @@ from scipy.io import savemat
 from voc import HALVES, HEIGHT, LARGE, SMALL, WIDTH, add, pair_lists, save_mask, write
 
 from fss.config import DataConfig
-from fss.data import open_dataset
+from fss.data import open_dataset, report
 from fss.data.lists import labels_of
-from fss.data.pascal import Pascal
 from fss.data.pictures import letterbox_mask
 from fss.data.scan import scan
 from fss.data.voc import CLASSES, Voc, palette, read_labels
@@ -359,7 +358,7 @@ def test_report_counts_and_compares(tree):
     add(tree, "v02-3", {2: LARGE})  # 2,400 px, points at 33 x 33, 65: not listed
     sets = tree / "ImageSets" / "Segmentation" / "val.txt"
     write(sets, [*sets.read_text().split(), "v02-3"])
-    lines = list(Pascal(tree, DataConfig()).report())
+    lines = report(f"pascal5i:{tree}")
     assert lines[:4] == [f"fold {n}: {10 + 2 * (n == 1)} validation pairs" for n in range(4)]
     assert f"counted by the lists in {tree / 'fold_lists'}" in lines
     assert (
@@ -368,7 +367,7 @@ def test_report_counts_and_compares(tree):
     ) in lines
     # Of the points 1, 33 x 1, 33, 65, class 6 holds 33 x 1, 33 and class 7 holds 33 x 65.
     assert any("explains 2 of the 5 differences" in line for line in lines)
-    scanned = list(Pascal(tree, DataConfig(lists="scan")).report())
+    scanned = report(f"pascal5i:{tree}", DataConfig(lists="scan"))
     assert scanned[0] == "fold 0: 9 validation pairs" and "counted by the own scan" in scanned
     assert not any("own scan of fold" in line for line in scanned)
 
@@ -376,7 +375,7 @@ def test_report_counts_and_compares(tree):
 def test_report_of_part_of_a_tree_takes_the_lists_that_are_given(tree, tmp_path):
     (tree / "fold_lists").rename(tmp_path / "lists")
     (tree / "ImageSets" / "Segmentation" / "val.txt").unlink()
-    lines = list(Pascal(tree, DataConfig(lists=str(tmp_path / "lists"))).report())
+    lines = report(f"pascal5i:{tree}", DataConfig(lists=str(tmp_path / "lists")))
     assert lines[0] == "fold 0: 10 validation pairs"
     assert any(line.startswith("own scan of fold 0: 10 pairs") for line in lines)
 
@@ -401,5 +400,5 @@ def test_check_in_a_process(tree, tmp_path):
     process = Fss(*check, "--allow-missing", folder=tmp_path)
     assert process.end() == 0, process.err
     lines = process.out.splitlines()
-    assert any(line.startswith("training: 20 of 22 listed pairs") for line in lines)
+    assert any(line.startswith("train: 20 of 22 listed pairs") for line in lines)
     assert lines[-1].endswith("every picture is sound")
