@@ -8,12 +8,9 @@ class is lost for training.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import numpy as np
 
 from fss.config import DataConfig
 from fss.data.dataset import Dataset, narrowed
@@ -26,7 +23,6 @@ from fss.errors import InputError
 from fss.files import expanded
 
 MIN_PIXELS = 2 * 32 * 32  # PFENet's size filter
-GRID, HITS = 32, 3  # what HSNet's lists turn out to go by: see `Pascal.report`
 
 
 @dataclass(frozen=True)
@@ -138,22 +134,13 @@ class Pascal:
         return sorted(self._labelled - set(val))
 
     def report(self) -> Opening[list[str]]:
-        """Say how many validation pairs each fold has, and how the own scan differs.
-
-        HSNet's lists are those of Shaban et al., whose code keeps an object by a copy of its mask
-        shrunk 32 times that sums to more than 2. Sampling every 32nd row and column of the mask
-        (from the second on) and asking for 3 pixels agrees with nearly all of them; it was chosen
-        among such samplings by these very lists, so it is a guess at their rule. PFENet takes it
-        to mean an area of 2 * 32 * 32 pixels, which is another filter.
-        """
+        """Return lines that say how many validation pairs each fold has, by which lists, and the share of 255."""
         pairs, _ = yield from self._listed("val", {*range(1, len(CLASSES) + 1)})
-        by_fold = {fold: {pair for pair in pairs if pair[1] in labels_of(fold)} for fold in range(FOLDS)}
-        lines = [f"fold {fold}: {len(listed)} validation pairs" for fold, listed in by_fold.items()]
+        found = [sum(label in labels_of(fold) for _, label in pairs) for fold in range(FOLDS)]
+        lines = [f"fold {fold}: {number} validation pairs" for fold, number in enumerate(found)]
         source = f"the lists in {self.lists.folder}" if self.lists else "the own scan"
         lines.append(f"counted by {source}")
         counts = yield from counted(self.voc, sorted(set(self._images("val")) & self._labelled))
-        if isinstance(self.lists, PairLists):
-            lines += self._compare(by_fold, counts)
         pixels = sum(sum(labels.values()) for labels in counts.values())
         ignored = sum(labels.get(IGNORE, 0) for labels in counts.values())
         if pixels:
@@ -161,29 +148,6 @@ class Pascal:
                 f"255 (ignored): {100 * ignored / pixels:.1f} % of the pixels of {len(counts)} validation masks"
             )
         return lines
-
-    def _compare(self, pairs: dict[int, set[Pair]], counts: Scan) -> Iterator[str]:
-        explained = differing = 0
-        for fold, listed in pairs.items():
-            scanned = set(large(counts, set(labels_of(fold)), MIN_PIXELS))
-            unknown = {pair for pair in listed if pair[0] not in counts}
-            more, fewer = scanned - listed, listed - scanned - unknown
-            yield (
-                f"own scan of fold {fold}: {len(scanned)} pairs from {MIN_PIXELS:,} px on; "
-                f"{_sizes(more, counts)} not listed, {_sizes(fewer, counts)} listed but smaller"
-                + (f", {len(unknown)} listed without a mask here" if unknown else "")
-            )
-            differing += len(more) + len(fewer)
-            explained += sum(self._on_grid(pair) == (pair in listed) for pair in more | fewer)
-        if differing:
-            yield (
-                f"the lists seem to take an object that {HITS} points of a grid of {GRID} px hit, "
-                f"whatever its area; that explains {explained} of the {differing} differences"
-            )
-
-    def _on_grid(self, pair: Pair) -> bool:
-        points = self.voc.labels(pair[0])[1::GRID, 1::GRID]
-        return int(np.sum(points == pair[1])) >= HITS
 
 
 def large(counts: Scan, labels: set[int], least: int) -> list[Pair]:
@@ -194,9 +158,3 @@ def large(counts: Scan, labels: set[int], least: int) -> list[Pair]:
         for label in sorted(labels & pixels.keys())
         if pixels[label] >= least
     ]
-
-
-def _sizes(pairs: set[Pair], counts: Scan) -> str:
-    """How many pairs, and between how many pixels."""
-    pixels = sorted(counts[name].get(label, 0) for name, label in pairs)
-    return f"{len(pairs)} ({pixels[0]:,} to {pixels[-1]:,} px)" if pixels else "0"
