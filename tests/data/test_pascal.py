@@ -225,6 +225,28 @@ def test_merge_of_voc_and_sbd(tree):
     assert (train.reader.own_mask("boat", added) == 1).sum() == LARGE[2] * LARGE[3]
 
 
+@pytest.mark.parametrize("part", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_voc_and_sbd_are_read_where_their_archives_unpack(tree, tmp_path, part):
+    """By whichever folder they are named; an empty folder of masks counts as missing."""
+    root = tmp_path / "data" / "VOCdevkit" / "VOC2012"
+    root.parent.mkdir(parents=True)
+    tree.rename(root)
+    shutil.rmtree(root / "fold_lists")
+    (root / "SegmentationClassAug").rename(root / "SegmentationClass")
+    (root / "SegmentationClassAug").mkdir()
+    sbd = tmp_path / "data" / "benchmark_RELEASE" / "dataset" / "cls"
+    sbd.mkdir(parents=True)
+    given = tmp_path / "data" / part
+    assert not Voc.find(given).augmented
+    (root / "SegmentationClass" / "t03-0.png").unlink()
+    savemat(sbd / "t03-0.mat", {"GTcls": {"Segmentation": trees.labels({4: LARGE})}})
+    assert Voc.find(given) == Voc(root, (root / "SegmentationClass", sbd))
+    train = opened(given, "train", 1)
+    assert train.images["boat"] == ("t03-0", "t04-0") and train.notes == ()
+    _, mask = train["boat"][0]
+    assert (mask == 1).any()
+
+
 def test_scan_counts_by_hand_and_is_kept(tree, monkeypatch, cache):
     source = Voc.find(tree)
     counts = scan(source, ["v-mixed", "v01-0"])
@@ -244,7 +266,7 @@ def test_scan_counts_by_hand_and_is_kept(tree, monkeypatch, cache):
     assert scan(source, ["v-mixed", "v01-0"])["v01-0"][1] == SMALL[2] * SMALL[3]
     assert [path.stem for path in read] == ["v01-0"]
     (kept,) = (cache / "fss" / "scans").iterdir()
-    for damage in (b"", b"[]", b'{"format": "scan-0", "masks": {}}', kept.read_bytes()[:-9]):
+    for damage in (b"", b"[]", b'{"format": "scan-1", "masks": {}}', kept.read_bytes()[:-9]):
         kept.write_bytes(damage)
         assert scan(source, ["v-mixed"])["v-mixed"] == counts["v-mixed"]
 
@@ -273,6 +295,9 @@ def test_half_a_tree_names_what_is_missing(tree, tmp_path):
     shutil.rmtree(tree / "fold_lists")
     (tree / "ImageSets" / "Segmentation" / "val.txt").unlink()
     fails(tree, "without ImageSets/Segmentation/val.txt", "--lists DIR")
+    for mask in (tree / "SegmentationClassAug").iterdir():
+        mask.unlink()
+    fails(tree, "without masks (SegmentationClassAug, or SegmentationClass and SBD's cls)")
     shutil.rmtree(tree / "SegmentationClassAug")
     fails(tree, "without masks (SegmentationClassAug, or SegmentationClass and SBD's cls)")
 
