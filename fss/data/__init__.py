@@ -8,7 +8,9 @@ from pathlib import Path
 from fss.config import DataConfig
 from fss.data import shapes
 from fss.data.dataset import ClassImages, Dataset, Reader, narrowed
+from fss.data.folder import open_folder
 from fss.data.opening import Opening, sound
+from fss.data.pascal import Pascal
 from fss.errors import InputError, nearest
 
 __all__ = ["ClassImages", "Dataset", "Reader", "open_dataset", "open_whole", "report"]
@@ -50,27 +52,19 @@ def open_whole(
     Yields every problem; returns what there is to say of the data (`report`, and the notes of each
     split), and the data sets of what is sound.
     """
-    kind, _, _ = _parts(spec, options, fold)
+    kind, _, rest = _parts(spec, options, fold)
     whole = kind == "pascal5i"
     datasets = []
     for split in ("train", "val") if whole else SPLITS:
         datasets.append((yield from _open(spec, split, None if whole else fold, size, options)))
-    lines = yield from _report(spec, options)
+    lines = (yield from Pascal(Path(rest), options).report()) if whole else []
     return [*lines, *(note for dataset in datasets for note in dataset.notes)], datasets
 
 
 def report(spec: str, options: DataConfig = DataConfig()) -> list[str]:
     """Return lines about a data set as a whole: for pascal5i the pairs of each fold, else nothing."""
-    return sound(_report(spec, options))
-
-
-def _report(spec: str, options: DataConfig) -> Opening[list[str]]:
     kind, _, rest = _parts(spec, options)
-    if kind != "pascal5i":
-        return []
-    from fss.data.pascal import Pascal
-
-    return (yield from Pascal(Path(rest), options).report())
+    return sound(Pascal(Path(rest), options).report()) if kind == "pascal5i" else []
 
 
 def _open(spec: str, split: str, fold: int | None, size: int, options: DataConfig) -> Opening[Dataset]:
@@ -86,11 +80,7 @@ def _open(spec: str, split: str, fold: int | None, size: int, options: DataConfi
         reader = shapes.Shapes(world)
         return Dataset(spec, split, fold or 0, size, chosen, reader, all_classes=tuple(images))
     if kind == "pascal5i":
-        from fss.data.pascal import Pascal
-
         return (yield from Pascal(Path(rest), options).open(spec, split, fold, size))
-    from fss.data.folder import open_folder  # here, since it costs Pillow's import
-
     return (yield from open_folder(Path(rest), split, size, spec=spec, options=options))
 
 

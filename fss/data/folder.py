@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from PIL import Image
@@ -78,7 +78,7 @@ def open_folder(
         raise InputError(f"no folder {root}; give the path of the folder that holds the classes")
     # A list made on one system may spell an accent in two code points and the disk in one.
     there = yield from _utf8(root)
-    folders = {_normal(name): name for name in there if (root / name).is_dir()}
+    folders = {normalize("NFC", name): name for name in there if (root / name).is_dir()}
     if not folders:
         raise InputError(f"no class folders in {root}; expected {root}/<class>/<n>.jpg and <n>.png")
     lists = root if options.lists is None else expanded(options.lists)
@@ -103,7 +103,7 @@ def open_folder(
     if spec.startswith("fss1000:") and listed[split] is None:
         notes.append(
             f"no list of the {split} classes in {lists}, so they are a fixed share of the sorted "
-            "names: figures do not compare with published ones; give the lists in common use by "
+            "names: scores do not compare with published ones; give the lists in common use by "
             "--lists DIR"
         )
     images = {}
@@ -129,7 +129,7 @@ def _shared_out(folders: Iterable[str], listed: Mapping[str, list[str] | None]) 
 def _read_list(folder: Path, split: str) -> list[str] | None:
     """The names in a split's list, or None where there is no list."""
     path = next((folder / name for name in LISTS[split] if (folder / name).is_file()), None)
-    return None if path is None else [_normal(line) for _, line in lines_of(path)]
+    return None if path is None else [normalize("NFC", line) for _, line in lines_of(path)]
 
 
 def _utf8(folder: Path) -> Opening[list[str]]:
@@ -169,10 +169,6 @@ def _pictures(folder: Path) -> Opening[tuple[str, ...]]:
 def _in_order(names: Iterable[str]) -> list[str]:
     """Numbers by value, then other names as text."""
     return sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
-
-
-def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
 
 
 def _some(names: list[str], most: int = 3) -> str:

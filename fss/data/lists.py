@@ -11,7 +11,6 @@ from fss.files import expanded
 
 FOLDS = 4
 CLASSES_A_FOLD = 5
-PARTS = ("trn", "val")
 Pair = tuple[str, int]  # picture, label 1..20
 
 
@@ -51,6 +50,10 @@ class PairLists:
             pairs[pair] = None
         return list(pairs)
 
+    def images(self, part: str) -> list[str]:
+        """Read the names of a part's pictures, of all folds."""
+        return sorted({name for fold in range(FOLDS) for name, _ in self.pairs(part, fold)})
+
 
 @dataclass(frozen=True)
 class ImageLists:
@@ -60,8 +63,7 @@ class ImageLists:
 
     def path(self, part: str) -> Path:
         """Return where the list of a part ("trn" or "val") lies."""
-        name = {"trn": "voc_sbd_merge_noduplicate.txt", "val": "val.txt"}[part]
-        return self.folder / name
+        return self.folder / {"trn": "voc_sbd_merge_noduplicate.txt", "val": "val.txt"}[part]
 
     def images(self, part: str) -> list[str]:
         """Read the names of a part's pictures; see `read_images`."""
@@ -70,13 +72,13 @@ class ImageLists:
 
 def find_lists(folder: Path) -> PairLists | ImageLists:
     """Tell by the names of its files of which kind a folder's lists are."""
-    folder = expanded(folder)
-    if any(PairLists(folder).path(part, 0).is_file() for part in PARTS):
-        return PairLists(folder)
-    if any(ImageLists(folder).path(part).is_file() for part in PARTS):
-        return ImageLists(folder)
+    pairs, images = PairLists(expanded(folder)), ImageLists(expanded(folder))
+    if pairs.path("trn", 0).is_file() or pairs.path("val", 0).is_file():
+        return pairs
+    if images.path("trn").is_file() or images.path("val").is_file():
+        return images
     raise InputError(
-        f"no lists of Pascal-5i in {folder}; expected HSNet's (val_fold0.txt or val/fold0.txt ...) "
+        f"no lists of Pascal-5i in {images.folder}; expected HSNet's (val_fold0.txt or val/fold0.txt ...) "
         "or PFENet's (voc_sbd_merge_noduplicate.txt and val.txt)"
     )
 

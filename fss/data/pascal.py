@@ -117,10 +117,8 @@ class Pascal:
         sets = self.voc.root / "ImageSets" / "Segmentation"
         if (sets / "val.txt").is_file():
             val = read_images(sets / "val.txt")
-        elif isinstance(lists := self.lists or self._beside, PairLists):
-            val = sorted({n for fold in range(FOLDS) for n, _ in lists.pairs("val", fold)})
-        elif lists is not None:
-            val = sorted(lists.images("val"))
+        elif lists := self.lists or self._beside:
+            val = lists.images("val")
         else:
             raise InputError(
                 f"{self.voc.root} is only part of a VOC tree, without "

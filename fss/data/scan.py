@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from fss.data.voc import Voc
 from fss.errors import InputError
 from fss.files import cache_folder, write_atomically
 
-FORMAT = "scan-2"
 Scan = dict[str, dict[int, int]]  # picture -> label -> pixels, for the labels that are there
 
 
@@ -34,8 +32,11 @@ def scan(voc: Voc, names: Iterable[str]) -> Scan:
 def counted(voc: Voc, names: Iterable[str]) -> Opening[Scan]:
     """Like `scan`, but yields a line for a mask that cannot be read, and leaves it out."""
     folders = "\n".join(str(folder.resolve()) for folder in voc.masks)
-    cache = cache_folder() / "scans" / f"{hashlib.sha256(folders.encode()).hexdigest()[:32]}.json"
-    kept, changed, counts = _load(cache), False, Scan()
+    cache = cache_folder() / "scans" / f"{hashlib.sha256(folders.encode()).hexdigest()[:32]}.2.json"
+    kept: dict[str, Any] = {}
+    with suppress(OSError, ValueError, TypeError):  # none yet, or a damaged one
+        kept = dict(json.loads(cache.read_bytes()))
+    changed, counts = False, Scan()
     for name in tqdm(list(names), desc="scan", unit="mask", disable=None, leave=False):
         path = voc.mask(name)
         try:
@@ -50,13 +51,5 @@ def counted(voc: Voc, names: Iterable[str]) -> Opening[Scan]:
             counts[name] = dict(kept[name][1])
     if changed:
         with suppress(InputError):  # a cache that cannot be written costs time only
-            write_atomically(cache, json.dumps({"format": FORMAT, "masks": kept}).encode())
+            write_atomically(cache, json.dumps(kept).encode())
     return counts
-
-
-def _load(path: Path) -> dict[str, list[Any]]:
-    try:
-        content = json.loads(path.read_bytes())
-        return dict(content["masks"]) if content["format"] == FORMAT else {}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {}

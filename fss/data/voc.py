@@ -79,9 +79,8 @@ class Voc(Reader):
             around.append(root.parent.parent)
         folders = dict.fromkeys([root / AUG, root / OWN, *(p / name for p in around for name in SBD)])
         masks = tuple(folder for folder in folders if folder.is_dir() and _stems(folder, MASKS))
-        missing = [] if (root / "JPEGImages").is_dir() else ["JPEGImages"]
-        if not masks:
-            missing.append(f"masks ({AUG}, or {OWN} and SBD's cls)")
+        wanted = {"JPEGImages": (root / "JPEGImages").is_dir(), f"masks ({AUG}, or {OWN} and SBD's cls)": bool(masks)}
+        missing = [part for part, there in wanted.items() if not there]
         if missing:
             whole = "no VOC tree" if len(missing) == 2 else "only part of a VOC tree"
             raise InputError(f"{root} is {whole}, without {' and '.join(missing)}; {SOURCE}")

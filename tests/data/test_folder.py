@@ -276,10 +276,10 @@ def test_lists_of_another_folder(tmp_path):
         opened("train")
 
 
-def test_figures_of_fss1000_without_lists_do_not_compare(tmp_path):
+def test_scores_on_fss1000_without_lists_do_not_compare(tmp_path):
     tree(tmp_path, *LETTERS)
     (note,) = open_dataset(f"fss1000:{tmp_path}", split="test", size=SIZE).notes
-    assert "figures do not compare" in note and "--lists DIR" in note
+    assert "scores do not compare" in note and "--lists DIR" in note
     assert open_dataset(f"folder:{tmp_path}", split="test", size=SIZE).notes == ()
 
 
