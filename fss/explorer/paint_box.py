@@ -7,11 +7,10 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
-from fss.data.pictures import Upload
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError
 from fss.explorer.explore_box import NAMES, ExploreBox, explore
-from fss.explorer.paint import TOOLS, Canvas, Stroke, canvases_in, save_canvases
+from fss.explorer.paint import TOOLS, Canvas, Stroke, Upload, canvases_in, save_canvases
 from fss.explorer.parts import LABEL, Box, Picture, dropdown, labelled, row, slider
 from fss.explorer.pictures import Painter
 from fss.explorer.scenes import of_pictures
