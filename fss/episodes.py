@@ -120,9 +120,8 @@ class EpisodeList(Sequence[Episode]):
             raise InputError(f"episodes = {episodes}: use 1 or more")
         if seed < 0:
             raise InputError(f"seed = {seed}: use 0 or more")
-        stream = EpisodeStream(dataset, shots, seed, episodes)
         source = dict(data=dataset.spec, split=dataset.split, fold=dataset.fold, shots=shots, seed=seed)
-        return cls(tuple(stream), source)
+        return cls(tuple(EpisodeStream(dataset, shots, seed, episodes)), source)
 
     @property
     def sha256(self) -> str:
@@ -131,8 +130,7 @@ class EpisodeList(Sequence[Episode]):
 
     def save(self, path: str | Path) -> None:
         """Write the list as JSON, with its hash."""
-        episodes = [asdict(episode) for episode in self.episodes]
-        write_json(path, {"sha256": self.sha256, "source": self.source, "episodes": episodes})
+        write_json(path, {"sha256": self.sha256, "source": self.source, "episodes": [asdict(e) for e in self.episodes]})
 
     @classmethod
     def load(cls, path: str | Path) -> "EpisodeList":

@@ -151,8 +151,7 @@ class EpisodeTally:
         multiset of episodes alone, not from their order.
         """
         self.miou()
-        mious = _resampled_mious(self.counts[:, 0], self.counts[:, None, 1:3], seed)
-        return _quantiles(mious[:, 0])
+        return _quantiles(_resampled_mious(self.counts[:, 0], self.counts[:, None, 1:3], seed))
 
     def to_json(self) -> dict[str, list[int]]:
         """Return the integers as columns, ready for ``json.dump``; ``from_json`` reads them."""
@@ -172,8 +171,7 @@ class EpisodeTally:
         _, fg_i, fg_u, bg_i, bg_u = tally.counts.T
         possible = (fg_i >= 0) & (bg_i >= 0) & (fg_i <= fg_u) & (fg_i + bg_u == bg_i + fg_u)
         if not possible.all():
-            episode = int(np.flatnonzero(~possible)[0])
-            raise InputError(f"episode {episode} of a tally has impossible counts: it is damaged")
+            raise InputError(f"episode {possible.argmin()} of a tally has impossible counts: it is damaged")
         return tally
 
 
