@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -90,16 +90,11 @@ class EpisodeStream(Sequence[Episode]):
     def __len__(self) -> int:
         return self.length
 
-    @overload
-    def __getitem__(self, index: int) -> Episode: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Episode]: ...
-    def __getitem__(self, index: int | slice) -> Episode | list[Episode]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < self.length:
-            raise IndexError(index)
-        return draw_episode(self.dataset, self.shots, self.seed, index)
+    def __getitem__(self, index: Any) -> Any:  # an episode, or a list of them for a slice
+        chosen = range(self.length)[index]
+        if isinstance(chosen, range):
+            return [self[i] for i in chosen]
+        return draw_episode(self.dataset, self.shots, self.seed, chosen)
 
 
 @dataclass(frozen=True)
@@ -125,9 +120,8 @@ class EpisodeList(Sequence[Episode]):
             raise InputError(f"episodes = {episodes}: use 1 or more")
         if seed < 0:
             raise InputError(f"seed = {seed}: use 0 or more")
-        stream = EpisodeStream(dataset, shots, seed, episodes)
         source = dict(data=dataset.spec, split=dataset.split, fold=dataset.fold, shots=shots, seed=seed)
-        return cls(tuple(stream), source)
+        return cls(tuple(EpisodeStream(dataset, shots, seed, episodes)), source)
 
     @property
     def sha256(self) -> str:
@@ -136,8 +130,7 @@ class EpisodeList(Sequence[Episode]):
 
     def save(self, path: str | Path) -> None:
         """Write the list as JSON, with its hash."""
-        episodes = [asdict(episode) for episode in self.episodes]
-        write_json(path, {"sha256": self.sha256, "source": self.source, "episodes": episodes})
+        write_json(path, {"sha256": self.sha256, "source": self.source, "episodes": [asdict(e) for e in self.episodes]})
 
     @classmethod
     def load(cls, path: str | Path) -> "EpisodeList":
@@ -182,15 +175,8 @@ class EpisodeList(Sequence[Episode]):
     def __len__(self) -> int:
         return len(self.episodes)
 
-    @overload
-    def __getitem__(self, index: int) -> Episode: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Episode]: ...
-    def __getitem__(self, index: int | slice) -> Episode | Sequence[Episode]:
+    def __getitem__(self, index: Any) -> Any:  # an episode, or a tuple of them for a slice
         return self.episodes[index]
-
-    def __iter__(self) -> Iterator[Episode]:
-        return iter(self.episodes)
 
 
 class EpisodeBatch(NamedTuple):
@@ -269,10 +255,8 @@ def episode_loader(
     return DataLoader(episodes, batch_size=batch, sampler=order, num_workers=workers)
 
 
-def batch_indices(episodes: int, batch: int, start: int, stride: int) -> Sequence[int]:
+def batch_indices(episodes: int, batch: int, start: int, stride: int) -> list[int]:
     """Which episodes lie in batches that begin ``stride`` apart, from episode ``start`` on."""
-    if stride == batch:
-        return range(start, episodes)
     return [i for i in range(start, episodes) if (i - start) % stride < batch]
 
 

@@ -1,7 +1,7 @@
-"""Integer tallies of episodes, and the figures made from them: mIoU, FB-IoU, bootstrap intervals.
+"""Integer tallies of episodes, and the numbers made from them: mIoU, FB-IoU, bootstrap intervals.
 
 An episode leaves five integers: its class, and the intersection and union of foreground and of
-background. Every figure is a ratio of sums of them, so tallies from several processes add up to
+background. Every number is a ratio of sums of these, so tallies from several processes add up to
 exactly the tally of one.
 """
 
@@ -36,12 +36,12 @@ class EpisodeTally:
     as in PFENet (Tian et al. 2020); the bar is the background. A class is *covered* when its union
     is not empty: :math:`C` holds the covered classes, and one that was never drawn, or that neither
     targets nor predictions ever show, is left out and never counts as 0. Likewise FB-IoU leaves out
-    a side (foreground or background) that never occurs. All figures are fractions in 0..1; one that
+    a side (foreground or background) that never occurs. All are fractions in 0..1; one that
     no episode supports raises ``InputError`` instead of being nan.
     """
 
-    def __init__(self) -> None:
-        self.counts: npt.NDArray[np.int64] = np.zeros((0, len(COLUMNS)), np.int64)
+    def __init__(self, counts: npt.NDArray[np.int64] | None = None) -> None:
+        self.counts = np.zeros((0, len(COLUMNS)), np.int64) if counts is None else counts
         """One row an episode, in the order of the updates; the columns are ``COLUMNS``."""
 
     def update(self, prediction: Labels, target: Labels, class_ids: Labels) -> None:
@@ -68,12 +68,15 @@ class EpisodeTally:
             )
         if classes.shape != predicted.shape[:1]:
             raise InputError(f"class_ids {list(classes.shape)} must be [{len(predicted)}]: one for each episode")
-        object_hit, object_label = predicted == 1, labels == 1
-        valid = labels != IGNORE
-        _refuse_labels("prediction", predicted, object_hit | (predicted == 0), "0 and 1")
-        _refuse_labels("target", labels, object_label | (labels == 0) | ~valid, "0, 1 and 255")
+        object_hit, object_label, valid = predicted == 1, labels == 1, labels != IGNORE
+        for name, held, allowed, known in (
+            ("prediction", predicted, object_hit | (predicted == 0), "0 and 1"),
+            ("target", labels, object_label | (labels == 0) | ~valid, "0, 1 and 255"),
+        ):
+            if not allowed.all():
+                raise InputError(f"{name} holds the label {held[~allowed][0]}: it takes {known} (1 = the object)")
 
-        # The background needs no counting of its own: V = I + bg U = bg I + U over V valid pixels.
+        # The background need not be counted: V = I + bg U = bg I + U over V valid pixels.
         intersection = (object_hit & object_label).sum((1, 2))
         union = ((object_hit & valid) | object_label).sum((1, 2))
         pixels = valid.sum((1, 2))
@@ -84,9 +87,7 @@ class EpisodeTally:
         return len(self.counts)
 
     def __add__(self, other: "EpisodeTally") -> "EpisodeTally":
-        merged = EpisodeTally()
-        merged.counts = np.concatenate([self.counts, other.counts])
-        return merged
+        return EpisodeTally(np.concatenate([self.counts, other.counts]))
 
     def parts(self, count: int) -> list["EpisodeTally"]:
         """Return the tallies of ``count`` lists of one length that were counted one after another.
@@ -96,10 +97,7 @@ class EpisodeTally:
         """
         if count < 1 or len(self) % count:
             raise InputError(f"{len(self)} episodes are not {count} lists of one length")
-        tallies = [EpisodeTally() for _ in range(count)]
-        for tally, counts in zip(tallies, np.split(self.counts, count), strict=True):
-            tally.counts = counts
-        return tallies
+        return [EpisodeTally(counts) for counts in np.split(self.counts, count)]
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -153,8 +151,7 @@ class EpisodeTally:
         multiset of episodes alone, not from their order.
         """
         self.miou()
-        mious = _resampled_mious(self.counts[:, 0], self.counts[:, None, 1:3], seed)
-        return _quantiles(mious[:, 0])
+        return _quantiles(_resampled_mious(self.counts[:, 0], self.counts[:, None, 1:3], seed))
 
     def to_json(self) -> dict[str, list[int]]:
         """Return the integers as columns, ready for ``json.dump``; ``from_json`` reads them."""
@@ -174,8 +171,7 @@ class EpisodeTally:
         _, fg_i, fg_u, bg_i, bg_u = tally.counts.T
         possible = (fg_i >= 0) & (bg_i >= 0) & (fg_i <= fg_u) & (fg_i + bg_u == bg_i + fg_u)
         if not possible.all():
-            episode = int(np.flatnonzero(~possible)[0])
-            raise InputError(f"episode {episode} of a tally has impossible counts: it is damaged")
+            raise InputError(f"episode {possible.argmin()} of a tally has impossible counts: it is damaged")
         return tally
 
 
@@ -240,25 +236,9 @@ def _quantiles(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     return float(lo), float(hi)
 
 
-def _integers(name: str, values: Labels, mend: str) -> npt.NDArray[np.generic]:
+def _integers(name: str, values: Labels, fix: str) -> npt.NDArray[np.generic]:
     """Return integers or bools as an array; refuse floats, which are logits or probabilities."""
-    if isinstance(values, torch.Tensor):
-        floating = values.is_floating_point() or values.is_complex()
-        array = np.zeros(0) if floating else values.detach().cpu().numpy()
-        dtype = str(values.dtype)
-    else:
-        array = np.asarray(values)
-        dtype = str(array.dtype)
-    if array.dtype.kind not in "biu":
-        raise InputError(f"{name} is {dtype}, not integer: {mend}")
-    return array
-
-
-def _refuse_labels(
-    name: str,
-    labels: npt.NDArray[np.generic],
-    allowed: npt.NDArray[np.bool_],
-    known: str,
-) -> None:
-    if not allowed.all():
-        raise InputError(f"{name} holds the label {labels[~allowed][0]}: it takes {known} (1 = the object)")
+    values = values.cpu() if isinstance(values, torch.Tensor) else np.asarray(values)
+    if not any(kind in str(values.dtype) for kind in ("int", "bool")):
+        raise InputError(f"{name} is {values.dtype}, not integer: {fix}")
+    return np.asarray(values)

@@ -55,11 +55,10 @@ def prior_mask(query: Float[Tensor, "B C h w"], support: Float[Tensor, "B K C h 
     s_norm = s.norm(dim=2)[:, :, None, :]  # B,K,1,n
     best = []
     for part in q.split(CHUNK, dim=2):  # never the whole n x n map
-        dots = torch.einsum("bci,bkcj->bkij", part, s)
         norms = part.norm(dim=1)[:, None, :, None] * s_norm
-        best.append((dots / (norms + 1e-7)).amax(dim=-1))
+        best.append((torch.einsum("bci,bkcj->bkij", part, s) / (norms + 1e-7)).amax(dim=-1))
     similarity = torch.cat(best, dim=-1)  # B,K,n
-    low, high = similarity.amin(-1, keepdim=True), similarity.amax(-1, keepdim=True)
+    low, high = similarity.aminmax(dim=-1, keepdim=True)
     stretched = (similarity - low) / (high - low + 1e-7)
     return stretched.mean(1).unflatten(-1, query.shape[2:]).unsqueeze(1)
 

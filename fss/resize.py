@@ -19,8 +19,7 @@ def resize(x: Float[Tensor, "... h w"], size: Size, *, aligned: bool) -> Float[T
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     flat = x.reshape(-1, 1, *x.shape[-2:]) if x.dim() != 4 else x
-    out = F.interpolate(flat, size=size, mode="bilinear", align_corners=aligned)
-    return out.reshape(*x.shape[:-2], *size)
+    return F.interpolate(flat, size=size, mode="bilinear", align_corners=aligned).reshape(*x.shape[:-2], *size)
 
 
 def share_of(
@@ -34,5 +33,4 @@ def share_of(
     mask = (labels == label).to(like.dtype)
     if aligned:
         return resize(mask, like.shape[-2:], aligned=True).unsqueeze(-3)
-    grid = (like.shape[-2], like.shape[-1])
-    return F.adaptive_avg_pool2d(mask, grid).unsqueeze(-3)
+    return F.adaptive_avg_pool2d(mask, (like.shape[-2], like.shape[-1])).unsqueeze(-3)

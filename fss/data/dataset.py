@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,11 +21,9 @@ class Reader(Protocol):
 
     def read(self, class_name: str, image_name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Picture, uint8 [size, size, 3] RGB, and mask, uint8 [size, size] in {0, 1, 255}."""
-        ...
 
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """Everything that the two arrays depend on besides `size`, as a key for caches."""
-        ...
 
     def own_mask(self, class_name: str, image_name: str) -> np.ndarray:
         """Mask, uint8 [H, W] in {0, 1, 255}, at the picture's own size.
@@ -40,7 +38,7 @@ class Dataset:
     """The classes of one split (and fold), each a sequence of labelled pictures.
 
     `images` maps a class name to the names of its pictures; `size` is the side of the square
-    that every picture is read at, in pixels. `notes` say what a reader of its figures should know.
+    that every picture is read at, in pixels. `notes` say what a reader of its results should know.
     `all_classes` are those of the split where `images` holds only some that were asked for.
     """
 
@@ -94,12 +92,9 @@ class Dataset:
         A file's is its name, size and time of change, so that a folder which has moved keeps its
         cached features (``mv``, ``cp -a`` and ``rsync -a`` keep the times).
         """
-        digest = hashlib.sha256(f"size={self.size}\n".encode())
-        for class_name, names in self.images.items():
-            for name in names:
-                line = self.reader.fingerprint(class_name, name)
-                digest.update(f"{class_name}\t{name}\t{line}\n".encode())
-        return digest.hexdigest()
+        names = [(class_name, name) for class_name, images in self.images.items() for name in images]
+        lines = [f"{class_name}\t{name}\t{self.reader.fingerprint(class_name, name)}\n" for class_name, name in names]
+        return hashlib.sha256(f"size={self.size}\n{''.join(lines)}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -118,12 +113,8 @@ class ClassImages(Sequence["tuple[torch.Tensor, torch.Tensor]"]):
         """Number of pictures."""
         return len(self.names)
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[torch.Tensor, torch.Tensor]]: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        """Read picture `index` (an `IndexError` beyond the end, as for any sequence)."""
+    def __getitem__(self, index: Any) -> Any:
+        """Read picture `index`, or the list of a slice (an `IndexError` beyond the end)."""
         if isinstance(index, slice):
             return [self[n] for n in range(len(self))[index]]
         return self.dataset.read(self.class_name, self.names[index])

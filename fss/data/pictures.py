@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,21 +20,7 @@ if TYPE_CHECKING:
 
 IGNORE = 255  # the label of what nobody knows: neither object nor ground, and counted by no loss or metric
 PADDING = 127  # grey of empty picture area: about zero once a backbone has normalised it
-SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-
-
-class Upload(io.BytesIO):
-    """The content of a picture file that has no path; messages call it by its name."""
-
-    def __init__(self, name: str, content: bytes) -> None:
-        super().__init__(content)
-        self.name = name
-
-    def __str__(self) -> str:
-        return self.name
-
-
-Source = Path | Upload
+Source = Path | io.BytesIO  # a file, or what it would hold; messages call either by `str`
 
 
 def read_rgb(path: Source) -> np.ndarray:
@@ -53,13 +37,13 @@ def read_rgb(path: Source) -> np.ndarray:
     no animation); and for floating-point pixels, whose range is unknown.
     """
     image = decode(path, upright=True)
-    if image.mode == "F" or (image.mode in SIXTEEN_BIT and not _fits_16_bit(image)):
-        raise InputError(
-            f"picture {path} has floating-point or 32-bit pixels of unknown range; save it with 8 bits a channel"
-        )
-    if image.mode in SIXTEEN_BIT:
-        grey = np.rint(np.asarray(image) / 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode[0] in "FI":  # one channel of more than 8 bits
+        values = np.asarray(image)
+        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise InputError(
+                f"picture {path} has floating-point or 32-bit pixels of unknown range; save it with 8 bits a channel"
+            )
+        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -121,7 +105,7 @@ def check_same_size(image: np.ndarray, labels: np.ndarray, picture: Source, mask
             else ""
         )
         raise InputError(
-            f"mask {mask} is {cols} x {rows} pixels, its picture {picture.name} "
+            f"mask {mask} is {cols} x {rows} pixels, its picture {Path(str(picture)).name} "
             f"{width} x {height}{turned}; save the mask at the picture's size"
         )
 
@@ -214,11 +198,13 @@ def decode(path: Source, *, upright: bool) -> Image.Image:
     large.
     """
     try:
-        with _limited(), Image.open(path) as image:
-            animated = getattr(image, "is_animated", False) and image.format != "MPO"
-            image.load()
-            loaded = ImageOps.exif_transpose(image) if upright else image.copy()
-    except Image.DecompressionBombWarning:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                animated = getattr(image, "is_animated", False) and image.format != "MPO"
+                image.load()
+                loaded = ImageOps.exif_transpose(image) if upright else image.copy()
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise InputError(f"{path} has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels; make it smaller") from None
     except UnidentifiedImageError:
         raise InputError(f"{path} is no picture; convert it to JPEG or PNG") from None
@@ -230,44 +216,25 @@ def decode(path: Source, *, upright: bool) -> Image.Image:
     return loaded
 
 
-@contextmanager
-def _limited() -> Iterator[None]:
-    """Raise where pillow would warn, on stderr, of a picture that may fill the memory."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            yield
-        except Image.DecompressionBombError as error:
-            raise Image.DecompressionBombWarning from error
-
-
-def _fits_16_bit(image: Image.Image) -> bool:
-    values = np.asarray(image)
-    return bool(values.min() >= 0 and values.max() <= 65535)
-
-
 def _indices(image: Image.Image, path: Source) -> np.ndarray:
     """Palette indices [H, W]; refuses a palette that shows the opposite of them."""
-    values = np.asarray(image)
-    values = values[:, :, 0] if values.ndim == 3 else values
+    values = np.atleast_3d(np.asarray(image))[:, :, 0]  # "PA" has opacities beside them
     colours = np.reshape(image.getpalette("RGB") or [], (-1, 3)).astype(np.int64)
     top = int(values.max())
-    if 0 < top < len(colours):
-        background, thing = colours[0], colours[top]
-        if np.ptp(background) == np.ptp(thing) == 0 and background[0] > thing[0]:
-            raise InputError(
-                f"mask {path} paints index 0 lighter than index {top}, so that its indices and "
-                "its colours disagree on what the object is; save it as grey, 0 and 255"
-            )
+    inverse = top < len(colours) and colours[0, 0] > colours[top, 0]
+    if inverse and not np.ptp(colours[[0, top]], axis=1).any():  # both of them grey
+        raise InputError(
+            f"mask {path} paints index 0 lighter than index {top}, so that its indices and "
+            "its colours disagree on what the object is; save it as grey, 0 and 255"
+        )
     return values
 
 
 def _grey_values(image: Image.Image, path: Source) -> np.ndarray:
     """Integer values [H, W] of a mask without a palette."""
-    if image.has_transparency_data and image.mode not in SIXTEEN_BIT:
+    if image.has_transparency_data and image.mode[0] != "I":
         image = image.convert("RGBA")
-        black = Image.new("RGBA", image.size, "black")
-        image = Image.alpha_composite(black, image).convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("RGB")
     values = np.asarray(image)
     if values.dtype.kind == "f" or values.min() < 0:
         raise InputError(f"mask {path} has floating-point or negative values; save it as grey")
@@ -282,9 +249,8 @@ def _grey_values(image: Image.Image, path: Source) -> np.ndarray:
 
 
 def _soft_edged(present: np.ndarray, counts: np.ndarray) -> bool:
-    """Whether grey values look like one white object with a soft edge, not like class numbers."""
-    level = 4 * present.astype(np.int64)
-    top = int(present[-1])
+    """Whether grey values can be one white object with a soft edge, and hardly class numbers."""
+    level, top = 4 * present.astype(np.int64), int(present[-1])
     dim = counts[(level > 0) & (level <= top)].sum()
     ramp = counts[(level > top) & (level < 3 * top)].sum()
     bright = counts[level >= 3 * top].sum()

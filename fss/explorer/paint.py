@@ -3,6 +3,7 @@
 A widget's script sends strokes and shows the PNG that comes back; all rules are here.
 """
 
+import io
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from fss.data.folder import SUFFIXES, save_mask, save_pair
-from fss.data.pictures import IGNORE, Source, read_mask, read_rgb, resize_labels
+from fss.data.pictures import IGNORE, read_mask, read_rgb, resize_labels
 from fss.errors import InputError, nearest
 from fss.explorer.panels import png
 from fss.viz import HIT, Picture, outline, tinted
@@ -24,6 +25,20 @@ LARGEST = 1024  # pixels of the longer side that is painted on and saved; larger
 SMALLEST = 16  # of the shorter side: less holds no object to point at
 TINT = 0.45
 UNDOS = 100  # steps that can be taken back
+
+
+class Upload(io.BytesIO):
+    """The content of a picture file that has no path; messages call it by its name."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        super().__init__(content)
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Source = Path | Upload
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ import ipywidgets as widgets
 import numpy as np
 import traitlets
 
-from fss.data.pictures import Upload
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError
 from fss.explorer.controls import LABEL, Box, Painter, Picture, dropdown, labelled, row, slider
 from fss.explorer.explore_widget import NAMES, ExploreBox, explore
-from fss.explorer.paint import TOOLS, Canvas, Stroke, canvases_in, save_canvases
+from fss.explorer.paint import TOOLS, Canvas, Stroke, Upload, canvases_in, save_canvases
 from fss.explorer.panels import Panel, sheet
 from fss.explorer.scenes import of_pictures
 from fss.model import DANet

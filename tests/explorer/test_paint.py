@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from processes import Fss
 
-from fss.data.pictures import Upload, read_rgb
+from fss.data.pictures import read_rgb
 from fss.errors import InputError
-from fss.explorer.paint import LARGEST, SMALLEST, TOOLS, UNDOS, Canvas, Stroke, canvases_in, save_canvases
+from fss.explorer.paint import LARGEST, SMALLEST, TOOLS, UNDOS, Canvas, Stroke, Upload, canvases_in, save_canvases
 
 HEIGHT, WIDTH = 24, 40
 RNG = np.random.default_rng(0)

@@ -33,8 +33,8 @@ _DISTRACTORS = (100_000, 1_000_000)
 class World:
     """The knobs of the world.
 
-    A distractor shares the target's `"texture"` (pattern and palette, with an outline of its own),
-    its `"outline"` (with a surface of its own), or nothing.
+    A distractor shares the target's `"texture"` (pattern and palette, not the outline), its
+    `"outline"` (not the surface), or nothing.
     """
 
     distractors_min: int = 1
@@ -48,22 +48,17 @@ class World:
 
     def __post_init__(self) -> None:
         """Raises `InputError` for a knob out of its range."""
-        if not 0 <= self.distractors_min <= self.distractors_max <= 8:
-            raise InputError(
-                f"shapes: distractors_min={self.distractors_min} and distractors_max="
-                f"{self.distractors_max} must satisfy 0 <= min <= max <= 8"
-            )
         if self.share not in SHARES:
             raise InputError(f"shapes: no share={self.share!r}; {nearest(self.share, SHARES)}")
-        for knob in ("occlusion", "contrast"):
-            if not 0 <= getattr(self, knob) <= 1:
-                raise InputError(f"shapes: {knob}={getattr(self, knob)} must lie in 0..1")
-        if not 0 <= self.extra <= EXTRA_MAX:
-            raise InputError(f"shapes: extra={self.extra} must lie in 0..{EXTRA_MAX}")
-        if not 0.01 <= self.area_min <= self.area_max <= 0.5:
-            raise InputError(
-                f"shapes: area_min={self.area_min} and area_max={self.area_max} must satisfy 0.01 <= min <= max <= 0.5"
-            )
+        for knob, most in (("occlusion", 1), ("contrast", 1), ("extra", EXTRA_MAX)):
+            if not 0 <= getattr(self, knob) <= most:
+                raise InputError(f"shapes: {knob}={getattr(self, knob)} must lie in 0..{most}")
+        for knob, low, high in (("distractors", 0, 8), ("area", 0.01, 0.5)):
+            least, most = getattr(self, f"{knob}_min"), getattr(self, f"{knob}_max")
+            if not low <= least <= most <= high:
+                raise InputError(
+                    f"shapes: {knob}_min={least} and {knob}_max={most} must satisfy {low} <= min <= max <= {high}"
+                )
 
 
 def class_name(index: int) -> str:
@@ -81,11 +76,7 @@ def classes_of(split: str, fold: int) -> tuple[str, ...]:
         raise InputError(f"fold {fold} of shapes does not exist; choose 0..{FOLDS - 1}")
     test = range(CLASSES_PER_FOLD * fold, CLASSES_PER_FOLD * (fold + 1))
     rest = [n for n in range(FOLDS * CLASSES_PER_FOLD) if n not in test]
-    splits = {
-        "train": [n for place, n in enumerate(rest) if place % 10 != 9],
-        "val": rest[9::10],
-        "test": list(test),
-    }
+    splits = {"train": [n for n in rest if n % 10 != 9], "val": rest[9::10], "test": list(test)}
     if split not in splits:
         raise InputError(f"no split {split!r}; {nearest(split, splits)}")
     return tuple(map(class_name, splits[split]))
@@ -98,10 +89,8 @@ def pictures_of(split: str, fold: int, extra: int = 0) -> dict[str, tuple[str, .
     pictures each: variety of classes is what a network that has to generalise is short of.
     """
     images = dict.fromkeys(classes_of(split, fold), tuple(map(str, range(SAMPLES))))
-    if split == "train":
-        further = endless(FOLDS * CLASSES_PER_FOLD, extra)
-        images |= dict.fromkeys(further, tuple(map(str, range(EXTRA_SAMPLES))))
-    return images
+    further = endless(FOLDS * CLASSES_PER_FOLD, extra if split == "train" else 0)
+    return images | dict.fromkeys(further, tuple(map(str, range(EXTRA_SAMPLES))))
 
 
 def endless(first: int, count: int) -> tuple[str, ...]:
@@ -130,7 +119,7 @@ class Shapes(Reader):
     def class_of(self, class_name: str, image_name: str, label: int) -> str:
         """The class of an instance of a picture, by its label in `instances` (1 or more).
 
-        With `share` a distractor has only part of its looks from its class.
+        With `share` a distractor has only its outline or only its surface from its class.
         """
         index, sample = _index(class_name), _sample(image_name)
         return class_name if label == 1 else _named(_distractor(index, sample, label - 2)[0])
@@ -189,24 +178,19 @@ def _scene(index: int, sample: int, world: World) -> list[tuple[Placed, int]]:
     """
     own = _look(index)
     rng = np.random.default_rng([VERSION, 2, index, sample])
-    span = np.log([world.area_min, world.area_max])
-    area = float(np.exp(rng.uniform(*span)))
+    area = float(np.exp(rng.uniform(*np.log([world.area_min, world.area_max]))))
     target = place(own, area, [], rng)
     often, many = rng.random(2)  # drawn in every world, so that a knob shifts nothing else
-    count = world.distractors_min
-    count += int(many * (world.distractors_max - world.distractors_min + 1))
-    whole = coverage(target)
-    visible, behind, front = whole, [], []
-    around = [target]
-    for n in range(count):
+    more = int(many * (world.distractors_max - world.distractors_min + 1))
+    visible = whole = coverage(target)
+    around, behind, front = [target], [], []
+    for n in range(world.distractors_min + more):
         other, rng = _distractor(index, sample, n)
         outline, surface = _look(other)
-        look = (
-            own[0] if world.share == "outline" else outline,
-            own[1] if world.share == "texture" else surface,
-        )
+        outline = own[0] if world.share == "outline" else outline
+        surface = own[1] if world.share == "texture" else surface
         like_target = float(np.clip(area * rng.uniform(0.6, 1.5), 0.04, world.area_max))
-        thing = place(look, like_target, around, rng)
+        thing = place((outline, surface), like_target, around, rng)
         around.append(thing)
         left = visible & ~coverage(thing)
         if rng.random() < 0.5 and left.sum() >= 0.9 * whole.sum():

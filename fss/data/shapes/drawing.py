@@ -47,10 +47,9 @@ class Pixels(NamedTuple):
 def rasterise(thing: Placed, size: int) -> Pixels:
     """Lay the object on a canvas of `size` x `size` px."""
     outline, inverse = thing.outline, np.linalg.inv(thing.matrix).astype(np.float32)
-    reach = half_extent(outline, thing.matrix)
     (left, right), (top, bottom) = (
         (max(int((c - h) * size) - 2, 0), min(int((c + h) * size) + 2, size))
-        for c, h in zip(thing.centre, reach, strict=True)
+        for c, h in zip(thing.centre, half_extent(outline, thing.matrix), strict=True)
     )
     x = (np.arange(left, right, dtype=np.float32) + 0.5) / size - np.float32(thing.centre[0])
     y = (np.arange(top, bottom, dtype=np.float32) + 0.5) / size - np.float32(thing.centre[1])
@@ -59,7 +58,8 @@ def rasterise(thing: Placed, size: int) -> Pixels:
 
     slope = np.gradient(outline.radius, np.float32(2 * np.pi / ANGLES))
     across = outline.radius / np.hypot(outline.radius, slope)
-    bins = _bins(u, v)
+    turn = (np.arctan2(v, u) + np.float32(np.pi)) * np.float32(ANGLES / (2 * np.pi)) + 0.5
+    bins = turn.astype(np.int32) & (ANGLES - 1)  # of the table over the angle
     rho = np.sqrt(u * u + v * v)
     gap = outline.radius[bins] - rho
     distance = gap * across[bins]
@@ -71,19 +71,12 @@ def rasterise(thing: Placed, size: int) -> Pixels:
     return Pixels((slice(top, bottom), slice(left, right)), u, v, rho, bins, gap, distance, unit)
 
 
-def half_extent(outline: Outline, matrix: np.ndarray) -> tuple[float, float]:
-    """Half the width and height of the box, about the centre, that holds the object."""
+def half_extent(outline: Outline, matrix: np.ndarray) -> np.ndarray:
+    """Half the width and half the height of the box, about the centre, that holds the object."""
     reach = outline.radius[::16]
     angle = np.linspace(-np.pi, np.pi, len(reach), endpoint=False)
-    points = np.stack([reach * np.cos(angle), reach * np.sin(angle)])
-    x, y = np.abs(matrix @ points).max(axis=1)
-    return float(x), float(y)
-
-
-def _bins(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Index into a table over the angle."""
-    bins = (np.arctan2(v, u) + np.float32(np.pi)) * np.float32(ANGLES / (2 * np.pi)) + 0.5
-    return bins.astype(np.int32) & (ANGLES - 1)
+    half: np.ndarray = np.abs(matrix @ [reach * np.cos(angle), reach * np.sin(angle)]).max(axis=1)
+    return half
 
 
 def paint(canvas: np.ndarray, thing: Placed, size: int) -> tuple[tuple[slice, slice], np.ndarray]:
@@ -140,17 +133,14 @@ def inset(radius: np.ndarray, width: float) -> np.ndarray:
     R cos d - sqrt(width^2 - R^2 sin^2 d), where R is the radius there.
     """
     step = 8
-    coarse = radius[::step]
-    inner = coarse - width
-    reach = int(np.arcsin(min(1.0, width / float(radius.min()))) / (2 * np.pi) * len(coarse))
-    for shift in range(-reach, reach + 1):
-        turned = np.roll(coarse, -shift)
-        angle = 2 * np.pi * shift / len(coarse)
-        beyond = width**2 - (turned * np.sin(angle)) ** 2
-        ray = turned * np.cos(angle) - np.sqrt(np.maximum(beyond, 0))
-        inner = np.where(beyond > 0, np.minimum(inner, ray), inner)
-    at = np.arange(ANGLES) / step
-    return np.interp(at, np.arange(len(coarse)), inner, period=len(coarse)).astype(np.float32)
+    coarse, places = radius[::step], np.arange(ANGLES // step)
+    reach = int(np.arcsin(min(1.0, width / float(radius.min()))) / (2 * np.pi) * len(places))
+    shift = np.arange(-reach, reach + 1)[:, None]
+    turned, angle = coarse[(places + shift) % len(places)], 2 * np.pi * shift / len(places)
+    beyond = width**2 - (turned * np.sin(angle)) ** 2
+    rays = turned * np.cos(angle) - np.sqrt(np.maximum(beyond, 0))
+    inner = np.minimum(coarse - width, np.where(beyond > 0, rays, np.inf).min(axis=0))
+    return np.interp(np.arange(ANGLES) / step, places, inner, period=len(places)).astype(np.float32)
 
 
 def ground(rng: Generator, size: int, contrast: float) -> np.ndarray:
@@ -158,31 +148,21 @@ def ground(rng: Generator, size: int, contrast: float) -> np.ndarray:
     hue = rng.uniform(0, 360)
     light = rng.uniform(0.45, 0.85)
     away = -1 if light > 0.62 else 1
-    spread = np.array([0.0, 0.36 * rng.uniform(0.7, 1.0) * away, 0.2 * away]) * contrast
-    colours = np.stack(
-        [
-            light + spread,
-            rng.uniform(0.02, 0.09, 3),
-            hue + rng.uniform(-110, 110, 3) * contrast,
-        ],
-        axis=1,
-    )
-    first, second, third = oklch_to_srgb(colours)[:, :, None, None]
+    lights = light + np.array([0.0, 0.36 * rng.uniform(0.7, 1.0) * away, 0.2 * away]) * contrast
+    colours = [lights, rng.uniform(0.02, 0.09, 3), hue + rng.uniform(-110, 110, 3) * contrast]
+    first, second, third = oklch_to_srgb(np.stack(colours, axis=1))[:, :, None, None]
     clouds = np.zeros((size, size), np.float32)
     for cells, weight in ((4, 0.5), (11, 0.32), (37, 0.18)):
-        grid = rng.random((cells, cells), dtype=np.float32)
         upsample = _upsample(cells, size)
-        clouds += np.float32(weight) * (upsample @ grid @ upsample.T)
+        clouds += np.float32(weight) * (upsample @ rng.random((cells, cells), dtype=np.float32) @ upsample.T)
     clouds = np.clip(0.5 + 2.0 * (clouds - 0.5), 0, 1)
     surface = random_surface(rng)
     strength = np.float32(rng.uniform(0.35, 0.9))
     scale = np.float32(rng.uniform(3, 8))
-    axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
-    u, v = np.broadcast_arrays(axis * scale, (axis * scale)[:, None])
-    share = strength * pattern(surface, u, v, float(size / scale))
+    u = scale * ((np.arange(size, dtype=np.float32) + 0.5) / size - 0.5)
+    share = strength * pattern(surface, u, u[:, None], float(size / scale))
     canvas: np.ndarray = first + clouds * (second - first)
-    canvas += share * (third - canvas)
-    return canvas
+    return canvas + share * (third - canvas)
 
 
 @lru_cache(maxsize=32)
@@ -190,9 +170,7 @@ def _upsample(cells: int, size: int) -> np.ndarray:
     """Smooth interpolation as a matrix [size, cells]: picture = m @ grid @ m.T."""
     at = (np.arange(size) + 0.5) / size * (cells - 1)
     low = np.minimum(at.astype(int), cells - 2)
-    part = at - low
+    part = (at - low)[:, None]
     part = part * part * (3 - 2 * part)
-    matrix = np.zeros((size, cells), np.float32)
-    matrix[np.arange(size), low] = 1 - part
-    matrix[np.arange(size), low + 1] = part
-    return matrix
+    one = np.eye(cells)
+    return ((1 - part) * one[low] + part * one[low + 1]).astype(np.float32)
