@@ -19,6 +19,7 @@ from archives import GOOD, names, tar
 from PIL import Image
 from processes import Fss
 from scipy.io import savemat
+from torchvision.models import get_model_weights
 
 from fss import download as module
 from fss.data.voc import Voc
@@ -400,6 +401,12 @@ def test_weights_lie_where_torch_looks_for_them(server, tmp_path, monkeypatch):
     assert state["x"].tolist() == [0, 1, 2] and len(server.asked) == 1
     assert "elsewhere" in download("resnet50", tmp_path / "elsewhere")
     assert names(tmp_path / "elsewhere") == [source.name]
+
+
+def test_imagenet_weights_are_the_first_release():
+    """PFENet and its successors use V1; V2 is another network to compare with."""
+    for name in ("resnet50", "resnet101", "vgg16_bn"):
+        assert weights_source(name).url == get_model_weights(name)["IMAGENET1K_V1"].url
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
