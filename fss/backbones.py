@@ -6,6 +6,7 @@ float RGB in 0..1; each backbone normalises them as its own weights were trained
 
 import hashlib
 import pickle
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -216,13 +217,10 @@ def _rename_lite0(state: State, net: nn.Module) -> State:
         "_bn2": "bn3",
     }
     separable = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    places = [
-        (i, j) for i, stage in enumerate(net.get_submodule("blocks").children()) for j, _ in enumerate(stage.children())
-    ]
-    for index, (stage, block) in enumerate(places):
-        parts = separable if stage == 0 else expanded  # block 0 has no expansion
-        for old, new in parts.items():
-            prefixes[f"_blocks.{index}.{old}"] = f"blocks.{stage}.{block}.{new}"
+    blocks = [name for name, _ in net.named_modules() if re.fullmatch(r"blocks\.\d+\.\d+", name)]
+    for index, block in enumerate(blocks):
+        for old, new in (expanded if index else separable).items():  # block 0 has no expansion
+            prefixes[f"_blocks.{index}.{old}"] = f"{block}.{new}"
     renamed = {}
     for key, tensor in state.items():
         module, dot, leaf = key.rpartition(".")
