@@ -129,8 +129,7 @@ class DANetConfig(_Checked):
     @classmethod
     def intended(cls, **overrides: Any) -> Self:
         """DANet as its text means it: support values, scaled, the background left out."""
-        meant = cls(value="support", scaled=True, mask_background=True, masked_pool=True)
-        return meant.override(overrides)
+        return cls(value="support", scaled=True, mask_background=True, masked_pool=True).override(overrides)
 
     @classmethod
     def best(cls, **overrides: Any) -> Self:
@@ -140,8 +139,8 @@ class DANetConfig(_Checked):
     @classmethod
     def pfenet(cls, **overrides: Any) -> Self:
         """PFENet (Tian et al., 2020), the baseline of the paper's Table 3."""
-        baseline = cls(lda=False, pca=False, decoder="fem", prior="masked_input", mask_before_reduce=False)
-        return baseline.override(overrides)
+        own = dict(decoder="fem", prior="masked_input", mask_before_reduce=False)
+        return cls(lda=False, pca=False).override(own | overrides)
 
     @classmethod
     def blind(cls, **overrides: Any) -> Self:

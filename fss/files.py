@@ -61,14 +61,15 @@ def remove_leftovers(path: str | Path) -> None:
 
 
 @contextmanager
-def held(folder: str | Path) -> Iterator[None]:
+def held(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
     """Keep other processes out of a folder, which is made where it is missing.
 
     The lock is the operating system's: it ends with the process, whatever ends that. On the way
     out, folders that were made here and are still empty go again.
 
     Raises:
-        InputError: another process holds the folder, or it cannot be written.
+        InputError: another process holds the folder and we do not ``wait`` for its end, or it cannot
+            be written.
     """
     folder = Path(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -78,7 +79,7 @@ def held(folder: str | Path) -> Iterator[None]:
             if made:
                 folder.mkdir(parents=True, exist_ok=True)
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=-1 if wait else 0)
             except Timeout:
                 raise InputError(
                     f"{folder}: another process is writing here; wait for its end, or choose another folder"
@@ -86,7 +87,7 @@ def held(folder: str | Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (folder / ".lock").unlink(missing_ok=True)  # while it is held: so no other's lock is removed
+            (folder / ".lock").unlink(missing_ok=True)  # while it is held: one that waits makes it anew
             lock.release()
     finally:
         for path in made:
