@@ -65,9 +65,9 @@ def save_checkpoint(
         "backbone_sha256": model.backbone.fingerprint(),
         "trained": json.dumps(trained),
     }
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.head_state().items()}
-    tensors |= {OPTIMIZER + k: t.detach().cpu().contiguous() for k, t in (optimizer or {}).items()}
-    write_atomically(path, save(tensors, metadata=header))
+    tensors = model.head_state() | {OPTIMIZER + name: tensor for name, tensor in (optimizer or {}).items()}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(plain, metadata=header))
 
 
 def find_checkpoint(name: str | Path) -> Path:
@@ -83,14 +83,12 @@ def find_checkpoint(name: str | Path) -> Path:
     if name in shipped:
         return WEIGHTS / f"{name}.safetensors"
     path = Path(name)
-    if path.is_dir():
-        if (path / "best.safetensors").is_file():
-            return path / "best.safetensors"
+    file = path / "best.safetensors" if path.is_dir() else path
+    if not path.exists():
+        raise InputError(f"no checkpoint {str(name)!r}: no such file or folder; {nearest(str(name), shipped)}")
+    if not file.is_file():
         raise InputError(f"{path}: no best.safetensors in this folder; give a run's folder")
-    if path.is_file():
-        return path
-    hint = nearest(str(name), shipped)
-    raise InputError(f"no checkpoint {str(name)!r}: no such file or folder; {hint}")
+    return file
 
 
 def read_checkpoint(name: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -116,10 +114,10 @@ def read_checkpoint(name: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
         )
     try:
         header |= {key: json.loads(header[key]) for key in ("config", "trained")}
+        if not isinstance(header["config"], dict) or not isinstance(header["trained"], dict):
+            raise ValueError("no settings in it")
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: damaged header ({error}); copy or train it again") from error
-    if not isinstance(header["config"], dict) or not isinstance(header["trained"], dict):
-        raise InputError(f"{path}: damaged header (no settings in it); copy or train it again")
     try:
         header |= {"config": DANetConfig.from_json(header["config"]).to_json(), "trained": _whole(header["trained"])}
     except InputError as error:
@@ -156,8 +154,8 @@ def load(name: str | Path, *, pretrained: bool | str | Path = True, backbone: Ba
         InputError: no such checkpoint, a damaged one, or another network's; a backbone of yours that
             is not passed, or an attention module that is not registered (nothing is imported here).
     """
-    header, tensors = read_checkpoint(name)
     path = find_checkpoint(name)
+    header, tensors = read_checkpoint(path)
     config = DANetConfig.from_json(header["config"])
     try:
         model = DANet(config, pretrained=pretrained, backbone=backbone)
@@ -212,9 +210,6 @@ def load_pfenet(state_dict: Mapping[str, Any]) -> DANet:
     Raises:
         InputError: weights that are missing, unknown or of another shape.
     """
-    given = {  # a file of the authors holds more, and was written by DataParallel
-        name.removeprefix("module."): tensor for name, tensor in state_dict.get("state_dict", state_dict).items()
-    }
     model = DANet(PFENET, pretrained=False)
     own = {
         _published(name): tensor
@@ -222,7 +217,9 @@ def load_pfenet(state_dict: Mapping[str, Any]) -> DANet:
         if name not in ("backbone.mean", "backbone.std")
     }
     # Counters of BatchNorm, which nothing reads, are not in every file.
-    given = {name: t for name, t in own.items() if name.endswith("num_batches_tracked")} | given
+    given: dict[str, Any] = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
+    for name, tensor in state_dict.get("state_dict", state_dict).items():  # a file of the authors holds more
+        given[name.removeprefix("module.")] = tensor  # it was written by DataParallel
     if odd := _unfit(own, given):
         raise InputError(
             f"not the weights of a published PFENet with a ResNet-50: {len(odd)} do not fit, first "

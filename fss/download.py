@@ -108,14 +108,14 @@ def weights_file(backbone: str, folder: Path | None = None, *, progress: bool = 
         progress: show a bar.
 
     Raises:
-        InputError: as of ``fetch``, or another process fetches into this folder.
+        InputError: as of ``fetch``, or the folder cannot be written.
     """
     from torch.hub import get_dir
 
     source = weights_source(backbone)
     path = (folder or Path(get_dir()) / "checkpoints") / source.name
     if not is_published(path, source.sha256):  # a folder that has the file may be read-only
-        with held(path.parent):
+        with held(path.parent, wait=True):  # for another process of the same training, which fetches it for both
             fetch(source, path, progress=progress)
     return path
 

@@ -178,13 +178,17 @@ class DANet(nn.Module):
                 f"mask {tuple(mask.shape)} does not fit support {tuple(support.shape)}: expected "
                 "[B,K,H,W] with one label a pixel"
             )
-        _check_labels(mask)
+        labels = mask.flatten(1)
+        stored = (labels == IGNORE).any(1) & (labels == 0).any(1) & ~(labels == 1).any(1)  # as in files
+        if not mask.is_meta and stored.any():
+            raise ValueError(
+                "the mask holds 0 and 255 and no 1, and 255 means unknown: nothing would be object; pass (mask > 127)"
+            )
         return self.encode_features(self.support_features(support, mask), mask)
 
     def segment(self, query: Float[Tensor, "B 3 h w"], code: SupportCode, *, need_maps: bool = False) -> Prediction:
         """Segment a query by an encoded support set; the same logits as ``forward``."""
-        size = (query.shape[-2], query.shape[-1])
-        return self.segment_features(self.backbone(query), code, size, need_maps=need_maps)
+        return self.segment_features(self.backbone(query), code, query.shape[-2:], need_maps=need_maps)
 
     def support_features(self, support: Float[Tensor, "B K 3 h w"], mask: Tensor) -> Features:
         """Backbone features of a support set, each [B,K,C,H,W].
@@ -225,7 +229,7 @@ class DANet(nn.Module):
         return SupportCode(masked2, reduced, small, prototype, weights, block4, labelled)
 
     def segment_features(
-        self, query: Features, code: SupportCode, size: tuple[int, int], *, need_maps: bool = False
+        self, query: Features, code: SupportCode, size: Size, *, need_maps: bool = False
     ) -> Prediction:
         """``segment`` from features of the query; ``size`` is that of the logits."""
         if query.block2.shape[0] != code.block2.shape[0]:
@@ -255,7 +259,7 @@ class DANet(nn.Module):
         The maps are ``prior`` (unless ``prior=None``) and what else ``Prediction`` names of it; the
         attention over labels only where asked for.
         """
-        size = (query.block2.shape[-2], query.block2.shape[-1])
+        size = query.block2.shape[-2:]
         if code.block4 is not None:
             prior = self._resize(prior_mask(query.block4, code.block4), size)
             return prior, {"prior": prior}
@@ -313,15 +317,3 @@ def _reduction(inputs: int, channels: int, dropout: float) -> nn.Sequential:
     conv = nn.Conv2d(inputs, channels, 1, bias=False)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     return nn.Sequential(conv, nn.ReLU(), nn.Dropout2d(dropout))
-
-
-def _check_labels(mask: Tensor) -> None:
-    """Raise ValueError for a mask of 0 and 255, which is how files store 0 and 1."""
-    if mask.is_meta:
-        return
-    labels = mask.flatten(1)
-    stored = (labels == IGNORE).any(1) & (labels == 0).any(1) & ~(labels == 1).any(1)
-    if stored.any():
-        raise ValueError(
-            "the mask holds 0 and 255 and no 1, and 255 means unknown: nothing would be object; pass (mask > 127)"
-        )

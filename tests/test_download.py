@@ -8,6 +8,7 @@ import signal
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,11 +20,13 @@ from archives import GOOD, names, tar
 from PIL import Image
 from processes import Fss
 from scipy.io import savemat
+from torchvision.models import get_model_weights
 
 from fss import download as module
 from fss.data.voc import Voc
-from fss.download import KNOWN, WEIGHTS, Source, download, fetch, weights_source
+from fss.download import KNOWN, WEIGHTS, Source, download, fetch, weights_file, weights_source
 from fss.errors import InputError
+from fss.files import held
 
 CERTIFICATE = Path(__file__).parent / "localhost.pem"
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -400,6 +403,25 @@ def test_weights_lie_where_torch_looks_for_them(server, tmp_path, monkeypatch):
     assert state["x"].tolist() == [0, 1, 2] and len(server.asked) == 1
     assert "elsewhere" in download("resnet50", tmp_path / "elsewhere")
     assert names(tmp_path / "elsewhere") == [source.name]
+
+
+def test_a_second_process_waits_for_the_weights_that_the_first_fetches(server, tmp_path, monkeypatch):
+    source = server.publish("resnet50.pth", CONTENT)
+    monkeypatch.setattr(module, "weights_source", {"resnet50": source}.get)
+    with ThreadPoolExecutor(1) as pool:
+        with held(tmp_path):
+            second = pool.submit(weights_file, "resnet50", tmp_path)
+            with pytest.raises(TimeoutError):
+                second.result(timeout=0.2)
+            (tmp_path / source.name).write_bytes(CONTENT)
+        assert second.result(timeout=60) == tmp_path / source.name
+    assert server.asked == [] and names(tmp_path) == [source.name]
+
+
+def test_imagenet_weights_are_the_first_release():
+    """PFENet and its successors use V1; V2 is another network to compare with."""
+    for name in ("resnet50", "resnet101", "vgg16_bn"):
+        assert weights_source(name).url == get_model_weights(name)["IMAGENET1K_V1"].url
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
