@@ -76,7 +76,7 @@ fix: $(READY) ## correct what ruff can correct safely, and format
 lab: $(READY) ## open the first notebook in JupyterLab
 	$(RUN) jupyter lab notebooks/00_start_here.ipynb
 
-site: $(READY) ## write all notebooks, as they ran, as HTML into build/site
+site: $(READY) ## write all notebooks, as they ran, and the API reference as HTML into build/site
 	.venv/bin/python tools/site.py
 
 # `make test` runs the same tests where the two packages and a Chromium are installed.
