@@ -168,7 +168,7 @@ ARMS: Mapping[str, DANetConfig] = {
     "blind": DANetConfig.blind(),
     "best": DANetConfig.best(),
 }
-"""The rows of an ablation by name. All but PFENet and best share decoder and prior: a difference
+"""The rows of an ablation by name. Except for PFENet and best, all share decoder and prior: a difference
 between two rows is the module's."""
 
 

@@ -1,4 +1,4 @@
-"""What a user can mend or has asked for, and the hint that names the likely typo."""
+"""What a user can correct or has asked for, and the hint that names the likely typo."""
 
 import signal
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """Bad input. The message is one line: what is wrong, where, and how to mend it.
+    """Bad input. The message is one line: what is wrong, where, and how to correct it.
 
     The command line prints it as ``fss: error: ...`` and exits with 2; in a notebook it is the
     last line of the traceback.

@@ -26,7 +26,7 @@ FAILED = "nonfinite.safetensors"  # what the step started from whose loss was no
 class RunFolder:
     """The files of a run and what has to survive a stop: step, best mIoU, weights, optimiser ...
 
-    Whoever uses it holds the folder (``fss.files.held``). All processes read it, one writes.
+    Its user holds the folder (``fss.files.held``). All processes read it, one writes.
     """
 
     def __init__(

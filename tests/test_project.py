@@ -1,5 +1,6 @@
 """The files around the package say the same thing."""
 
+import ast
 import json
 import re
 import subprocess
@@ -57,6 +58,28 @@ def test_lock_is_portable():
         assert "+" not in constraint.version
         assert requirement.url is None
         assert not re.match("cuda-|nvidia-|triton$", name)
+
+
+STUMBLED_OVER = re.compile(r"\b([Ww]hoever|of its own|is none|[Aa]ll but|[Mm]end(s|ed|ing)?|[Tt]old)\b")
+"""Words that newcomers had to read twice."""
+
+
+def prose(path: Path) -> str:
+    """What a file says to a reader: all of a page, and the docstrings of a module."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return text
+    statements = (node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Expr))
+    return "\n".join(str(each.value) for each in statements if isinstance(each, ast.Constant))
+
+
+READ = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "fss").rglob("*.py")]
+
+
+@pytest.mark.parametrize("path", sorted(READ), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_words_are_plain(path):
+    lines = [" ".join(line.split()) for line in prose(path).splitlines()]
+    assert [line for line in lines if STUMBLED_OVER.search(line)] == []
 
 
 MAKEFILE = (ROOT / "Makefile").read_text().replace("\\\n", " ")

@@ -136,7 +136,7 @@ class Canvas:
         self._take(resize_labels((labels == 1).astype(np.uint8), height, width))
 
     def undo(self) -> None:
-        """Take the last step back; raises `InputError` where there is none."""
+        """Take the last step back; raises `InputError` where no step was taken."""
         if not self._steps:
             raise InputError("there is nothing to undo")
         self._steps.pop()

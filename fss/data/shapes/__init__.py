@@ -33,8 +33,8 @@ _DISTRACTORS = (100_000, 1_000_000)
 class World:
     """The knobs of the world.
 
-    A distractor shares the target's `"texture"` (pattern and palette, with an outline of its own),
-    its `"outline"` (with a surface of its own), or nothing.
+    A distractor shares the target's `"texture"` (pattern and palette, with another outline),
+    its `"outline"` (with another surface), or nothing.
     """
 
     distractors_min: int = 1
