@@ -50,9 +50,9 @@ test: $(READY) ## unit tests, and every notebook's outputs against the committed
 	$(RUN) pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout 600 \
 	  --numprocesses $(WORKERS) --dist loadscope
 
-# tests/data and the tests that are named after a file of the core, but for those that run notebooks or
-# several processes.
-QUICK := tests/data $(sort $(filter-out tests/test_notebook% tests/test_engine%, \
+# tests/data, the doctests and the tests that are named after a file of the core, but for those that run
+# notebooks or several processes.
+QUICK := tests/data tests/test_doctests.py $(sort $(filter-out tests/test_notebook% tests/test_engine%, \
   $(wildcard $(patsubst fss/%.py,tests/test_%*.py,$(wildcard fss/*.py)))))
 
 quick: lint ## the inner loop: lint, types and the core's tests without the slow ones (a minute on two cores)

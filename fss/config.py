@@ -173,7 +173,11 @@ between two rows is the module's."""
 
 
 def arm(name: str) -> DANetConfig:
-    """Return the config of a named arm."""
+    """Return the config of a named arm.
+
+    >>> arm("lda").lda, arm("lda").pca
+    (True, False)
+    """
     if name not in ARMS:
         raise InputError(f"unknown arm {name!r}; {nearest(name, ARMS)}")
     return ARMS[name]
@@ -330,7 +334,12 @@ def preset(name: str) -> TrainConfig:
 def with_settings(
     config: DANetConfig, schedule: TrainConfig, settings: Sequence[str]
 ) -> tuple[DANetConfig, TrainConfig]:
-    """Apply NAME=VALUE settings to whichever of the two has the name, or raise InputError."""
+    """Apply NAME=VALUE settings to the one of the two that has the name, or raise InputError.
+
+    >>> config, schedule = with_settings(arm("lda"), preset("quick"), ["scaled=true", "steps=500"])
+    >>> config.scaled, schedule.steps
+    (True, 500)
+    """
     network: dict[str, Any] = {}
     training: dict[str, Any] = {}
     for setting in settings:

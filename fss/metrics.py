@@ -38,6 +38,13 @@ class EpisodeTally:
     targets nor predictions ever show, is left out and never counts as 0. Likewise FB-IoU leaves out
     a side (foreground or background) that never occurs. All scores are fractions in 0..1; one that
     no episode supports raises ``InputError`` instead of being nan.
+
+    >>> tally = EpisodeTally()
+    >>> tally.update([[[1, 1, 0]], [[0, 1, 0]]], [[[1, 0, 0]], [[0, 1, 255]]], class_ids=[4, 9])
+    >>> tally.per_class(), tally.miou()
+    ({4: 0.5, 9: 1.0}, 0.75)
+    >>> len(tally + tally), (tally + tally).miou()
+    (4, 0.75)
     """
 
     def __init__(self) -> None:
