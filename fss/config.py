@@ -132,7 +132,7 @@ class DANetConfig(_Checked):
 
     @classmethod
     def published(cls, **overrides: Any) -> Self:
-        """DANet as the paper writes it, its shapes put right; the README lists every choice."""
+        """DANet as the paper writes it, its shapes put right; docs/paper.md lists every choice."""
         return cls().override(overrides)
 
     @classmethod
