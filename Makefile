@@ -50,10 +50,13 @@ test: $(READY) ## unit tests, and every notebook's outputs against the committed
 	$(RUN) pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout 600 \
 	  --numprocesses $(WORKERS) --dist loadscope
 
-# Of the core's tests, those that need no training, no site and no archive; see `slow` in pyproject.toml.
+# tests/data, the doctests and the tests that are named after a file of the core, but for those that run
+# notebooks or several processes.
+QUICK := tests/data tests/test_doctests.py $(sort $(filter-out tests/test_notebook% tests/test_engine%, \
+  $(wildcard $(patsubst fss/%.py,tests/test_%*.py,$(wildcard fss/*.py)))))
+
 quick: lint ## the inner loop: lint, types and the core's tests without the slow ones (a minute on two cores)
-	$(RUN) pytest tests -q -m "not slow" --ignore tests/e2e --ignore tests/lab --ignore tests/explorer \
-	  --numprocesses $(WORKERS)
+	$(RUN) pytest -q $(QUICK) -m "not slow" --numprocesses $(WORKERS)
 
 portable: $(READY) ## notebooks, and tests of numbers, as other processors compute (30 minutes; FULL=1: more)
 	.venv/bin/python tools/portable.py $(if $(FULL),--full)
@@ -73,7 +76,7 @@ fix: $(READY) ## correct what ruff can correct safely, and format
 lab: $(READY) ## open the first notebook in JupyterLab
 	$(RUN) jupyter lab notebooks/00_start_here.ipynb
 
-site: $(READY) ## write all notebooks, as they ran, as HTML into build/site
+site: $(READY) ## write all notebooks, as they ran, and the API reference as HTML into build/site
 	.venv/bin/python tools/site.py
 
 # `make test` runs the same tests where the two packages and a Chromium are installed.

@@ -130,7 +130,7 @@ class Tokens(NamedTuple):
 
 
 def foreground(mask: Float[Tensor, "... J"]) -> Tensor:
-    """Return which of the J keys are foreground (> 0.5); all of them if there is none."""
+    """Return which of the J keys are foreground (> 0.5); all of them if none is."""
     inside = mask > 0.5
     return inside | ~inside.any(dim=-1, keepdim=True)
 

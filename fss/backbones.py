@@ -61,7 +61,7 @@ class Backbone(nn.Module):
     Attributes:
         channels, strides: of block2, block3 and block4.
         name: what ``load_backbone`` calls it; ``None`` for one that it does not know.
-        spread: the standard deviation, roughly, of block2 and block3, for the layers that learn from them.
+        spread: the standard deviation, roughly, of block2 and block3, which layers that learn from them need.
         aligned: where the positions of a map lie in the picture; see ``fss.resize``.
         block2, block3, block4: the stages; ``backbone.block4(masked_block3)`` is what PFENet's
             prior needs.
@@ -117,7 +117,7 @@ class Backbone(nn.Module):
         return Features(block2.contiguous(), block3.contiguous(), block4.contiguous())
 
     def notes(self, size: int) -> tuple[str, ...]:
-        """What a reader of results for pictures of ``size`` pixels should know, as of a dataset."""
+        """What a reader of scores for pictures of ``size`` pixels should know, as of a dataset."""
         stride = max(self.strides)
         off = (size - 1) % stride
         if not self.aligned or not off:

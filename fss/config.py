@@ -123,7 +123,7 @@ class DANetConfig(_Checked):
 
     @classmethod
     def published(cls, **overrides: Any) -> Self:
-        """DANet as the paper writes it, its shapes put right; the README lists every choice."""
+        """DANet as the paper writes it, its shapes put right; docs/paper.md lists every choice."""
         return cls().override(overrides)
 
     @classmethod
@@ -158,12 +158,16 @@ ARMS: Mapping[str, DANetConfig] = {
     "blind": DANetConfig.blind(),
     "best": DANetConfig.best(),
 }
-"""The rows of an ablation by name. Except for PFENet and best, they share decoder and prior: a
-difference between two rows is the module's."""
+"""The rows of an ablation by name. Except for PFENet and best, all share decoder and prior: a difference
+between two rows is the module's."""
 
 
 def arm(name: str) -> DANetConfig:
-    """Return the config of a named arm."""
+    """Return the config of a named arm.
+
+    >>> arm("lda").lda, arm("lda").pca
+    (True, False)
+    """
     if name not in ARMS:
         raise InputError(f"unknown arm {name!r}; {nearest(name, ARMS)}")
     return ARMS[name]
@@ -320,7 +324,12 @@ def preset(name: str) -> TrainConfig:
 def with_settings(
     config: DANetConfig, schedule: TrainConfig, settings: Sequence[str]
 ) -> tuple[DANetConfig, TrainConfig]:
-    """Apply NAME=VALUE settings to whichever of the two has the name, or raise InputError."""
+    """Apply NAME=VALUE settings to the one of the two that has the name, or raise InputError.
+
+    >>> config, schedule = with_settings(arm("lda"), preset("quick"), ["scaled=true", "steps=500"])
+    >>> config.scaled, schedule.steps
+    (True, 500)
+    """
     known = [*config.to_json(), *schedule.to_json()]
     chosen: dict[str, Any] = {}
     for setting in settings:

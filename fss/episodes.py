@@ -37,7 +37,14 @@ class Episode:
 
 
 def draw_episode(dataset: Dataset, shots: int, seed: int, index: int) -> Episode:
-    """Draw episode ``index`` of ``seed``: a class, all as likely, then its 1 + shots pictures."""
+    """Draw episode ``index`` of ``seed``: a class, all as likely, then its 1 + shots pictures.
+
+    >>> from fss.data import open_dataset
+    >>> data = open_dataset("shapes", split="test", fold=0, size=32)
+    >>> one, five = (draw_episode(data, shots, seed=0, index=7) for shots in (1, 5))
+    >>> one.query == five.query, one.support == five.support[:1]
+    (True, True)
+    """
     rng = np.random.default_rng([seed, index])
     class_name = dataset.classes[rng.integers(len(dataset.classes))]
     names = dataset.images[class_name]

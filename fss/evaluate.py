@@ -247,7 +247,7 @@ def evaluate(
 
 
 def figures(tally: EpisodeTally, names: Sequence[str]) -> dict[str, Any]:
-    """Every figure of a tally; ``names[class id]`` is the class's name.
+    """Every score of a tally; ``names[class id]`` is the class's name.
 
     ``not_covered`` names the classes that no episode counts for.
     """

@@ -273,7 +273,7 @@ def _key(model: DANet, dataset: Dataset, mirrors: bool) -> str:
 
 
 def _open(file: Path, rows: int) -> np.ndarray | None:
-    """Map a cache, or return None where there is none that is whole."""
+    """Map a cache, or return None where no whole one exists."""
     try:
         table: np.ndarray = np.load(file, mmap_mode="r")
         if table.shape != (rows,) or not {"key", *MAPS} <= set(table.dtype.names or ()):

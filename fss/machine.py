@@ -1,4 +1,4 @@
-"""Where and with what a figure was made."""
+"""Where and with what a number was made."""
 
 import os
 import platform

@@ -1,7 +1,7 @@
-"""Integer tallies of episodes, and the numbers made from them: mIoU, FB-IoU, bootstrap intervals.
+"""Integer tallies of episodes, and the scores made from them: mIoU, FB-IoU, bootstrap intervals.
 
 An episode leaves five integers: its class, and the intersection and union of foreground and of
-background. Every number is a ratio of sums of these, so tallies from several processes add up to
+background. Every score is a ratio of sums of them, so tallies from several processes add up to
 exactly the tally of one.
 """
 
@@ -36,8 +36,15 @@ class EpisodeTally:
     as in PFENet (Tian et al. 2020); the bar is the background. A class is *covered* when its union
     is not empty: :math:`C` holds the covered classes, and one that was never drawn, or that neither
     targets nor predictions ever show, is left out and never counts as 0. Likewise FB-IoU leaves out
-    a side (foreground or background) that never occurs. All are fractions in 0..1; one that
+    a side (foreground or background) that never occurs. All scores are fractions in 0..1; one that
     no episode supports raises ``InputError`` instead of being nan.
+
+    >>> tally = EpisodeTally()
+    >>> tally.update([[[1, 1, 0]], [[0, 1, 0]]], [[[1, 0, 0]], [[0, 1, 255]]], class_ids=[4, 9])
+    >>> tally.per_class(), tally.miou()
+    ({4: 0.5, 9: 1.0}, 0.75)
+    >>> len(tally + tally), (tally + tally).miou()
+    (4, 0.75)
     """
 
     def __init__(self, counts: npt.NDArray[np.int64] | None = None) -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- drawing -->\n```\n).*?(```\n<!-- end -->)", re.DOTALL)
 LAYERS = {
     "For research": "lab",
-    "To look": "explorer notebook",
+    "To explore": "explorer notebook",
     "To begin with": "cli",
     "To train, measure and show": "losses train run evaluate predict viz leak features engine check",
     "The network": "model attention relations decoder backbones checkpoint",

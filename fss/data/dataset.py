@@ -38,7 +38,7 @@ class Dataset:
     """The classes of one split (and fold), each a sequence of labelled pictures.
 
     `images` maps a class name to the names of its pictures; `size` is the side of the square
-    that every picture is read at, in pixels. `notes` say what a reader of its results should know.
+    that every picture is read at, in pixels. `notes` say what a reader of its scores should know.
     `all_classes` are those of the split where `images` holds only some that were asked for.
     """
 

@@ -144,7 +144,7 @@ class Canvas:
         self._take(resize_labels((labels == 1).astype(np.uint8), height, width))
 
     def undo(self) -> None:
-        """Take the last step back, of up to 100; raises `InputError` where there is none."""
+        """Take the last step back, of up to 100; raises `InputError` where no step was taken."""
         if not self._before:
             raise InputError("there is nothing to undo")
         self.mask = self._before.pop()

@@ -104,7 +104,7 @@ class PaintBox(Box):
 
     @property
     def canvas(self) -> Canvas:
-        """The support picture that is painted on; raises `InputError` where there is none."""
+        """The support picture that is painted on; raises `InputError` without one."""
         if not self.canvases:
             raise InputError("there is no support picture yet; upload one")
         return self.canvases[self.active.value]

@@ -41,7 +41,7 @@ def drawn(
         size: of the pictures, in pixels.
 
     Raises:
-        InputError: no such class or support, or no distractor of another class than the object.
+        InputError: no such class or support, or no distractor of another class.
     """
     world = world or World()
     if support not in SUPPORTS:

@@ -1,6 +1,6 @@
 """Make the runs of a campaign: resumable, each result written whole or not at all.
 
-The parent only starts processes and shows how far they are; each run is a process of its own, which
+The parent only starts processes and shows how far they are; each run is a separate process, which
 trains, measures and writes its result. Whatever is interrupted goes on when asked again.
 """
 
@@ -357,7 +357,7 @@ def steps_of(run: Run) -> int:
 
 
 def logged(out: Path) -> int:
-    """Return the last step that a run's log tells of; 0 where there is none."""
+    """Return the last step that a run's log holds; 0 without a log."""
     try:
         return int(read_log(out / LOG)[-1]["step"])
     except (OSError, IndexError, InputError):

@@ -51,7 +51,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "arm": {"arm": "", "set": [], "seeds": 1, "data": []},
 }
 """What may stand in each table, with the defaults; a value has its default's type. A data set's
-fold is the campaign's where it has none of its own; ``options`` are those of ``DataConfig``."""
+fold is the campaign's unless it names one; ``options`` are those of ``DataConfig``."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Run:
         return self.arm in REFERENCES
 
     def settings(self) -> dict[str, Any]:
-        """Everything that the figures depend on besides the code, as JSON values."""
+        """Everything that the scores depend on besides the code, as JSON values."""
         how = {
             "data": self.spec,
             "fold": self.fold,
@@ -293,7 +293,7 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """Return what a reader of the runs' figures should know of their data."""
+    """Return what a reader of the runs' scores should know of their data."""
     data = {run.data: run for run in runs}
     return list(
         dict.fromkeys(note for run in data.values() for split in ("train", "test") for note in run.open(split).notes)

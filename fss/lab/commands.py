@@ -123,7 +123,7 @@ def reproduce(
     workers: Readers = -1,
     quiet: Quiet = False,
 ) -> None:
-    """Make one of the paper's tables and set it beside the paper's figures; resumable."""
+    """Make one of the paper's tables and set it beside the paper's numbers; resumable."""
     from fss.engine import check_device
     from fss.files import check_writable, write_atomically
     from fss.lab.ablate import ablate as make

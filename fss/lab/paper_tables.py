@@ -1,4 +1,4 @@
-"""The numbers of the paper's Tables 1 to 3 for what the kit can run, and what was found beside them."""
+"""The numbers that the paper prints for what the kit can run, and what was found beside them."""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
@@ -10,7 +10,7 @@ FOLDS = ("fold 0", "fold 1", "fold 2", "fold 3")
 
 
 class Row(NamedTuple):
-    """A method in one of the tables: its arm, and by shots column -> figure in per cent."""
+    """A method in one of the tables: its arm, and by shots column -> score in per cent."""
 
     arm: str
     title: str
@@ -80,7 +80,7 @@ def _gain(row: Row, base: Row, shots: int) -> float:
 
 
 def table_of(table: str, preset: str, campaign: Campaign, results: Mapping[str, Result], command: str) -> str:
-    """Return a table as Markdown: the paper's figures, those found and the differences.
+    """Return a table as Markdown: the paper's numbers, those found and the differences.
 
     Args:
         table: its name.
@@ -107,7 +107,7 @@ def table_of(table: str, preset: str, campaign: Campaign, results: Mapping[str, 
 
 
 def _figures(found: Sequence[Result], shots: int) -> dict[str, list[float]]:
-    """What an arm's runs found, in per cent: column -> a figure a list."""
+    """What an arm's runs found, in per cent: column -> a score a list."""
     parts = {r.run.fold: r.tallies[shots].parts(r.run.lists) for r in found}
     mious = {fold: [100 * part.miou() for part in lists] for fold, lists in parts.items()}
     fb = [[100 * part.fb_iou() for part in lists] for lists in parts.values()]
@@ -129,7 +129,7 @@ def _difference(values: Sequence[float] | None, paper: float) -> str:
 
 
 def _told(preset: str, campaign: Campaign, results: Mapping[str, Result]) -> str:
-    """What a reader of the figures has to know."""
+    """What a reader of the scores has to know."""
     run = campaign.runs[0]
     records = [results[run.name].record for run in campaign.runs]
     machine = records[0]["machine"]

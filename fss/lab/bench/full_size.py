@@ -33,7 +33,7 @@ def full_size(
 ) -> Rows:
     """Take two steps of preset ``paper`` with one episode each, the second in a resumed run.
 
-    Each backbone has a process of its own, whose memory at its peak is given after either step.
+    Each backbone has a separate process, whose memory at its peak is given after either step.
     """
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         return [pool.submit(two_steps, name, channels, size).result() for name in backbones]

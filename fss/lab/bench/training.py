@@ -53,7 +53,7 @@ class _Training(NamedTuple):
 
 @contextmanager
 def _training(work: Workload) -> Iterator[_Training]:
-    """All that a training has, with a small cache of its own that is gone afterwards."""
+    """All that a training has, with a small cache that is gone afterwards."""
     torch.manual_seed(0)
     schedule = TrainConfig()
     model = DANet(work.config, pretrained=False, dropout=schedule.dropout).train()
