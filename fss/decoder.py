@@ -68,17 +68,17 @@ class PyramidPooling(nn.Module):
     Args:
         channels: C.
         prior: channels of the prior that ``forward`` gets; 0: none.
-        bins: cells a side of each pooled map.
     """
 
-    def __init__(self, channels: int, *, prior: int, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:
+    bins = (1, 2, 3, 6)  # cells a side of each pooled map
+
+    def __init__(self, channels: int, *, prior: int) -> None:
         super().__init__()
-        self.bins = bins
-        branch = max(1, channels // len(bins))
+        branch = max(1, channels // len(self.bins))
         self.merge = _comparison(channels, prior, norm=True)
         # No norm in the branches: a map of one cell has nothing to be normalised over.
-        self.branches = nn.ModuleList(_conv(channels, branch) for _ in bins)
-        self.fuse = _conv(channels + branch * len(bins), channels, 3, norm=True)
+        self.branches = nn.ModuleList(_conv(channels, branch) for _ in self.bins)
+        self.fuse = _conv(channels + branch * len(self.bins), channels, 3, norm=True)
         self.refine = _Refine(channels, norm=True)
         self.classify = _classifier(channels, norm=True)
 
@@ -109,17 +109,18 @@ class FeatureEnrichment(nn.Module):
         channels: C.
         prior: channels of the prior that ``forward`` gets; 0: none.
         bins: height and width of the finest scale; ``None``: the features' own.
-        scales: how many.
     """
 
-    def __init__(self, channels: int, *, prior: int, bins: int | None = None, scales: int = 4) -> None:
+    scales = 4
+
+    def __init__(self, channels: int, *, prior: int, bins: int | None = None) -> None:
         super().__init__()
         self.bins = bins
-        self.merges = nn.ModuleList(_comparison(channels, prior) for _ in range(scales))
-        self.interact = nn.ModuleList(_conv(2 * channels, channels) for _ in range(scales - 1))
-        self.refines = nn.ModuleList(_Refine(channels) for _ in range(scales))
-        self.inner = nn.ModuleList(_classifier(channels) for _ in range(scales))
-        self.fuse = _conv(scales * channels, channels)
+        self.merges = nn.ModuleList(_comparison(channels, prior) for _ in range(self.scales))
+        self.interact = nn.ModuleList(_conv(2 * channels, channels) for _ in range(self.scales - 1))
+        self.refines = nn.ModuleList(_Refine(channels) for _ in range(self.scales))
+        self.inner = nn.ModuleList(_classifier(channels) for _ in range(self.scales))
+        self.fuse = _conv(self.scales * channels, channels)
         self.refine = _Refine(channels)
         self.classify = _classifier(channels)
 

@@ -224,12 +224,11 @@ def test_a_batch_holds_the_pictures_that_the_episodes_name():
     assert batch.query.shape == (2, 3, 32, 32)
     assert batch.support.shape == (2, 3, 3, 32, 32)
     for b, episode in enumerate(episodes):
-        images = DATA[episode.class_name]
-        image, mask = images[images.names.index(episode.query)]
+        image, mask = DATA.read(episode.class_name, episode.query)
         assert torch.equal(batch.query[b], image)
         assert torch.equal(batch.target[b], mask)
         for k, name in enumerate(episode.support):
-            image, mask = images[images.names.index(name)]
+            image, mask = DATA.read(episode.class_name, name)
             assert torch.equal(batch.support[b, k], image)
             assert torch.equal(batch.mask[b, k], mask)
 

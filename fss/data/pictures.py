@@ -77,7 +77,7 @@ def read_mask(path: Source) -> np.ndarray:
         raise InputError(f"mask {path} marks no object (all 0); mark it with 255, or remove the pair")
     if 1 in present and set(present.tolist()) <= {0, 1, IGNORE}:
         return values.astype(np.uint8)
-    if len(present) == 1 or (len(present) == 2 and present[0] == 0):
+    if np.count_nonzero(present) == 1:
         return (values > 0).astype(np.uint8)
     if not palette and _soft_edged(present, counts):
         return (2 * values.astype(np.int64) > present[-1]).astype(np.uint8)

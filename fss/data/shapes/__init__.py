@@ -116,13 +116,13 @@ class Shapes(Reader):
         """
         return draw(_index(class_name), _sample(image_name), size, self.world)
 
-    def class_of(self, class_name: str, image_name: str, label: int) -> str:
-        """The class of an instance of a picture, by its label in `instances` (1 or more).
+    def class_of(self, target: str, image_name: str, label: int) -> str:
+        """The class of an instance of a picture of class `target`, by its label in `instances` (1 or more).
 
         With `share` a distractor has only its outline or only its surface from its class.
         """
-        index, sample = _index(class_name), _sample(image_name)
-        return class_name if label == 1 else _named(_distractor(index, sample, label - 2)[0])
+        index, sample = _index(target), _sample(image_name)
+        return target if label == 1 else class_name(_distractor(index, sample, label - 2)[0])
 
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """The version of the world, the knobs that differ from their defaults, class and sample.
@@ -135,9 +135,6 @@ class Shapes(Reader):
             if knob.repr and (value := getattr(self.world, knob.name)) != knob.default
         ]
         return f"shapes v{VERSION} {''.join(knobs)}{class_name} {image_name}"
-
-
-_named = class_name  # where an argument has its name
 
 
 def _index(name: str) -> int:
