@@ -15,21 +15,20 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from fss.checkpoint import read_checkpoint
+from fss.checkpoint import load, read_checkpoint
 from fss.config import Scoring
 from fss.data.dataset import Dataset
 from fss.engine import check_device, start
-from fss.episodes import EpisodeList, check_shots
+from fss.episodes import check_shots
 from fss.errors import InputError, Stopped
-from fss.evaluate import features_of, figures, network, reference, tally_episodes
+from fss.evaluate import evaluate, reference
 from fss.features import CachedFeatures
-from fss.files import held, write_atomically
+from fss.files import expanded, held, write_atomically
 from fss.lab.campaign import Campaign, Run
 from fss.leak import leaked
 from fss.machine import describe
@@ -63,66 +62,60 @@ def make_run(
     """
     out = runs / run.name
     machine = describe()  # now: the code on disk may have changed when the training ends
-    if run.reference:
-        model = DANet(run.config).to(start(device).device)
-    else:
+    if run.trained:
         model = train(
             run.config,
             run.schedule,
             run.open_spec(),
             out,
-            fold=run.fold,
+            fold=run.train_fold,
             device=device,
             resume=True,
             workers=workers,
             progress=progress,
             options=run.options,
         )
-    began = time.perf_counter()
-    predict = reference(run.arm, model) if run.reference else network(model)
-    dataset = run.open("test")
-    source = features_of(model, dataset, cache=run.schedule.cache, workers=workers, progress=progress)
-    record: dict[str, Any] = {"settings": run.settings(), "machine": machine}
-    measured, by_list, tallies = {}, {}, {}
-    lists: dict[int | str, str] = {}
-    for k in run.shots:
-        drawn = _lists(run, dataset, k)
-        episodes = EpisodeList(tuple(chain.from_iterable(drawn)))
-        tally = tally_episodes(predict, source, dataset, episodes.episodes, scoring=run.scoring, progress=progress)
-        measured[k], tallies[k] = figures(tally, dataset.classes), tally.to_json()
-        lists[k] = episodes.sha256
-        by_list[k] = [
-            {"list_seed": seed, "episodes_sha256": each.sha256, "miou": part.miou(), "fb_iou": part.fb_iou()}
-            for seed, (each, part) in enumerate(zip(drawn, tally.parts(run.lists), strict=True), run.list_seed)
-        ]
-    also = {}
-    for name, other in run.also.items():
-        dataset = run.open("test", other)
-        (episodes,) = _lists(replace(run, lists=1), dataset, 1)
-        source = features_of(model, dataset, cache=run.schedule.cache, workers=workers, progress=progress)
-        tally = tally_episodes(predict, source, dataset, episodes.episodes, progress=progress)
-        also[name], lists[name] = tally.to_json(), episodes.sha256
+    else:
+        model = load(run.checkpoint) if run.checkpoint else DANet(run.config)
+        model = model.to(start(device).device)
+    predict = reference(run.arm, model) if run.reference else None
+    rows = []
+    for on, shots in [*((None, k) for k in run.shots), *((name, 1) for name in run.also)]:
+        spec = run.spec if on is None else run.also[on]
+        dataset = run.open("test", None if on is None else spec)
+        row = evaluate(
+            model,
+            dataset,
+            run.episodes_of(dataset, shots, run.lists if on is None else 1),
+            predict=predict,
+            scoring=run.scoring if on is None else Scoring(),
+            allow_leak=run.allow_leak,
+            cache=run.schedule.cache,
+            workers=workers,
+            progress=progress,
+        )
+        rows.append({"name": run.arm, "on": on, **_without_paths(run, spec, row)})
     if int(os.environ.get("RANK", 0)) > 0:  # of several processes of a launcher, the first writes
         return
-    record |= {"figures": measured, "by_list": by_list, "episodes_sha256": lists}
-    seconds = {"measure": round(time.perf_counter() - began, 1)}
-    if not run.reference:
-        kept = {key: model.trained[key] for key in ("step", "best")}
-        record |= {"kept": kept, "log": read_log(out / LOG)}
-        seconds["train"] = read_checkpoint(out / LAST)[0]["trained"]["seconds"]  # of all sittings
-    record |= {"tallies": tallies} | ({"also": also} if also else {})
-    record["seconds"] = seconds
+    record = {"settings": run.settings(), "machine": machine, "rows": rows}
+    if run.trained:
+        seconds = read_checkpoint(out / LAST)[0]["trained"]["seconds"]  # of all sittings
+        record |= {"log": read_log(out / LOG), "seconds": seconds}
     path = campaign.path(run)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(v)}" for key, v in record.items())
     write_atomically(path, f"{{\n{lines}\n}}\n".encode())
 
 
-def _lists(run: Run, dataset: Dataset, shots: int) -> list[EpisodeList]:
-    return [
-        EpisodeList.sample(dataset, shots=shots, episodes=run.episodes, seed=run.list_seed + n)
-        for n in range(run.lists)
-    ]
+def _without_paths(run: Run, spec: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Put the declared specs where a measurement names the data, so that no private path enters a result."""
+    _, _, declared = spec.partition(":")
+    _, _, path = run.open_spec(spec).partition(":")
+    notes = row["notes"]
+    if path != declared:
+        notes = [note.replace(str(expanded(path)), declared).replace(path, declared) for note in notes]
+    trained = row["trained"] | ({"data": run.spec} if run.trained else {})
+    return {**row, "data": spec, "notes": notes, "trained": trained}
 
 
 def ablate(
@@ -220,7 +213,7 @@ def needed(runs: Iterable[Run]) -> list[Needed]:
     found: dict[tuple[Any, ...], Needed] = {}
     for run in runs:
         masked = run.config.prior == "masked_input"
-        own = ("test",) if run.reference else ("train", "val", "test")
+        own = ("train", "val", "test") if run.trained else ("test",)
         other = [("test", spec) for spec in run.also.values()]
         for split, spec in [*((split, None) for split in own), *other]:
             mirrors = split == "train" and run.schedule.augment == "flip"
@@ -228,7 +221,9 @@ def needed(runs: Iterable[Run]) -> list[Needed]:
                 run.spec,
                 spec,
                 split,
-                run.fold,
+                run.fold if split == "test" else run.train_fold,
+                run.options,
+                run.scoring,
                 run.schedule.size,
                 run.config.backbone,
                 masked,
@@ -241,7 +236,7 @@ def needed(runs: Iterable[Run]) -> list[Needed]:
 
 def _check_and_warm(left: Sequence[Run], device: str, workers: int, progress: bool) -> None:
     """Open all data before the first run starts, and extract the features that runs share."""
-    for run in {run.data: run for run in left if not run.reference}.values():
+    for run in {run.data: run for run in left if run.trained}.values():
         for spec in run.also.values():
             leak = leaked({"classes": run.open("train").classes}, run.open("test", spec))
             if leak:
@@ -351,7 +346,7 @@ def _ended_together(running: dict[str, subprocess.Popen[bytes]]) -> Iterator[Non
 
 def steps_of(run: Run) -> int:
     """Return the optimiser steps of a run, for which its data may have to be opened."""
-    if run.reference:
+    if not run.trained:
         return 0
     return run.schedule.steps or step_count(run.schedule, run.open("train"))
 

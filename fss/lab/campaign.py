@@ -1,7 +1,12 @@
 """A campaign: arms x seeds x data from one small declared table, and what its runs measured.
 
 ``FOLDER/campaign.toml`` declares it, and each run leaves ``FOLDER/<data>/<arm>-<seed>.json`` beside
-it. Everything about a run follows from the declaration; ``fss.lab.ablate`` makes the runs.
+it. Everything about a run follows from the declaration; ``fss.lab.ablate`` makes the runs. Every
+table that the kit measures is one: arms that it trains, weights that exist, or references.
+
+A result holds ``settings``, ``machine`` and ``rows``, one for each measurement: what ``fss eval
+--json`` writes, with the arm's ``name`` and ``on``, the name of the other data that it was measured
+on, or null. A training leaves its ``log`` and its ``seconds``.
 """
 
 import json
@@ -10,24 +15,19 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Self
 
-from fss.config import (
-    DANetConfig,
-    DataConfig,
-    Scoring,
-    TrainConfig,
-    arm,
-    preset,
-    with_settings,
-)
+from fss.checkpoint import read_checkpoint
+from fss.config import DANetConfig, DataConfig, Scoring, TrainConfig, arm, preset, with_settings
 from fss.data import open_dataset
 from fss.data.dataset import Dataset
+from fss.episodes import EpisodeList
 from fss.errors import InputError, nearest
 from fss.evaluate import REFERENCES
-from fss.metrics import EpisodeTally, paired_interval
+from fss.metrics import COLUMNS, EpisodeTally, paired_interval
 
 DECLARATION = "campaign.toml"
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")  # of a file or folder, on every system
@@ -47,16 +47,18 @@ KEYS: dict[str, dict[str, Any]] = {
         "data": {},
         "arms": {},
     },
-    "data": {"spec": "", "fold": 0, "set": [], "also": {}},
-    "arm": {"arm": "", "set": [], "seeds": 1, "data": []},
+    "data": {"spec": "", "fold": 0, "options": {}, "scoring": {}, "set": [], "also": {}},
+    "arm": {"arm": "", "checkpoint": "", "fold": 0, "allow_leak": False, "set": [], "seeds": 1, "data": []},
 }
 """What may stand in each table, with the defaults; a value has its default's type. A data set's
-fold is the campaign's where it has none of its own; ``options`` are those of ``DataConfig``."""
+fold, ``options`` (those of ``DataConfig``) and ``scoring`` are the campaign's where it gives none.
+An arm is trained, on another ``fold`` than the test's where it gives one, or it is a ``checkpoint``;
+``allow_leak`` measures it also on classes that it was trained on."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its measurement, or one reference, which is not trained.
+    """One training and its measurement; or that of a checkpoint or a reference, not trained here.
 
     Attributes:
         data: name of the data.
@@ -71,6 +73,9 @@ class Run:
         options: which pictures and classes of the data.
         scoring: what predictions are compared with.
         also: name -> spec of other data whose test classes it is measured on with one shot.
+        train_fold: the fold it is trained on; another one than ``fold`` is a leak on purpose.
+        checkpoint: weights to measure as they are, a name or a path, or "".
+        allow_leak: measure also on classes that were trained on.
     """
 
     data: str
@@ -87,6 +92,9 @@ class Run:
     options: DataConfig
     scoring: Scoring
     also: Mapping[str, str]
+    train_fold: int
+    checkpoint: str = ""
+    allow_leak: bool = False
 
     @property
     def name(self) -> str:
@@ -95,8 +103,13 @@ class Run:
 
     @property
     def reference(self) -> bool:
-        """Whether nothing is trained."""
+        """Whether it is one of the references, which have no weights."""
         return self.arm in REFERENCES
+
+    @property
+    def trained(self) -> bool:
+        """Whether the run trains a network."""
+        return not (self.reference or self.checkpoint)
 
     def settings(self) -> dict[str, Any]:
         """Everything that the figures depend on besides the code, as JSON values."""
@@ -115,6 +128,10 @@ class Run:
             how["also"] = dict(self.also)
         if self.reference:
             return {**how, "reference": self.arm, "backbone": self.config.backbone}
+        if self.checkpoint:
+            return {**how, "checkpoint": self.checkpoint, "config": self.config.to_json()}
+        if self.train_fold != self.fold:
+            how["train_fold"] = self.train_fold
         return {**how, "config": self.config.to_json(), "train": self.schedule.to_json()}
 
     def open_spec(self, spec: str | None = None) -> str:
@@ -130,10 +147,18 @@ class Run:
         return open_dataset(
             self.open_spec(spec),
             split=split,
-            fold=self.fold,
+            fold=self.fold if split == "test" else self.train_fold,
             size=self.schedule.size,
             options=self.options if spec is None else DataConfig(),
         )
+
+    def episodes_of(self, dataset: Dataset, shots: int, lists: int) -> EpisodeList:
+        """Draw so many lists, one after another."""
+        drawn = [
+            EpisodeList.sample(dataset, shots=shots, episodes=self.episodes, seed=self.list_seed + n)
+            for n in range(lists)
+        ]
+        return EpisodeList(tuple(chain.from_iterable(drawn)), drawn[0].source)
 
 
 @dataclass(frozen=True)
@@ -144,7 +169,7 @@ class Result:
         run: what it is a run of.
         tallies: shots -> the integers of every episode, list after list.
         also: name of other data -> the integers of every episode there, with one shot.
-        record: the whole file.
+        record: the whole file, with ``figures``, the rows of the own data by the shots.
     """
 
     run: Run
@@ -217,10 +242,11 @@ class Campaign:
                 f"{self.folder / first}.json: no run of {DECLARATION} has this name; "
                 "remove the file, or declare its arm and seed"
             )
-        lists: dict[tuple[str, int], tuple[str, str]] = {}
+        lists: dict[tuple[Any, ...], tuple[str, str]] = {}
         for name, result in found.items():
-            for shots, sha256 in result.record["episodes_sha256"].items():
-                first, other = lists.setdefault((result.run.data, shots), (name, sha256))
+            for row in result.record["rows"]:
+                sha256 = row.get("episodes_sha256")
+                first, other = lists.setdefault((result.run.data, row["on"], row["shots"]), (name, sha256))
                 if other != sha256:
                     raise InputError(
                         f"{self.path(result.run)}: measured on other episodes than "
@@ -233,9 +259,14 @@ class Campaign:
         try:
             record = json.loads(path.read_bytes())
             declared, made = run.settings(), _completed(record["settings"])
-            tallies = {int(k): EpisodeTally.from_json(t) for k, t in record["tallies"].items()}
-            also = {name: EpisodeTally.from_json(t) for name, t in record.get("also", {}).items()}
-            record["episodes_sha256"].items()
+            record["rows"] = record.get("rows") or _older_rows(record)
+            tallies, also, record["figures"] = {}, {}, {}
+            for row in record["rows"]:
+                tally = EpisodeTally.from_json({name: row["counts"][name] for name in COLUMNS})
+                if row["on"] is None:
+                    tallies[row["shots"]], record["figures"][str(row["shots"])] = tally, row
+                else:
+                    also[row["on"]] = tally
         except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
             raise InputError(f"{path}: no result of a run ({error}); remove it") from error
         for name, value in _flat(declared).items():
@@ -300,6 +331,19 @@ def notes(runs: Sequence[Run]) -> list[str]:
     )
 
 
+def _older_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a result from before there were any, by shots and by the other data's name."""
+    lists = record["episodes_sha256"]
+    own = [
+        {**record["figures"][k], "on": None, "shots": int(k), "counts": counts, "episodes_sha256": lists[k]}
+        for k, counts in record["tallies"].items()
+    ]
+    return own + [
+        {"on": name, "shots": 1, "counts": counts, "episodes_sha256": lists[name]}
+        for name, counts in record.get("also", {}).items()
+    ]
+
+
 def _runs(campaign: Mapping[str, Any]) -> list[Run]:
     runs = []
     for key in ("data", "arms", "shots"):
@@ -317,24 +361,24 @@ def _runs(campaign: Mapping[str, Any]) -> list[Run]:
                     f"data.{data}.also.{name} = {spec!r}: give a name of small letters and digits, and a data set"
                 )
         base = campaign["set"] + table["set"]
-        folded = table if "fold" in given else campaign
+        here = {key: given.get(key, campaign[key]) for key in ("fold", "options", "scoring")}
         measured = dict(
             data=data,
             spec=table["spec"] or data,
-            fold=folded["fold"],
+            fold=here["fold"],
             shots=tuple(campaign["shots"]),
             episodes=campaign["episodes"],
             list_seed=campaign["list_seed"],
             lists=campaign["lists"],
-            options=DataConfig.from_json(campaign["options"]),
-            scoring=Scoring.from_json(campaign["scoring"]),
+            options=DataConfig.from_json(here["options"]),
+            scoring=Scoring.from_json(here["scoring"]),
             also=table["also"],
         )
         for name in campaign["references"]:
             if name not in REFERENCES:
                 raise InputError(f"references: no {name!r}; {nearest(name, REFERENCES)}")
             config, schedule = with_settings(arm("base"), preset(campaign["preset"]), base)
-            runs.append(Run(arm=name, seed=0, config=config, schedule=schedule, **measured))
+            runs.append(Run(arm=name, seed=0, config=config, schedule=schedule, train_fold=here["fold"], **measured))
         for name, given_arm in campaign["arms"].items():
             if name in REFERENCES:
                 raise InputError(f"arms.{name}: that is the name of a reference")
@@ -347,13 +391,35 @@ def _runs(campaign: Mapping[str, Any]) -> list[Run]:
                 continue
             if seed := next((s for s in base + options["set"] if s.startswith("seed=")), None):
                 raise InputError(f"set {seed}: give arms.{name} a number of seeds, which are 0, 1 and so on: seeds = N")
-            config, schedule = with_settings(
-                arm(options["arm"] or name), preset(campaign["preset"]), base + options["set"]
-            )
+            if options["checkpoint"]:
+                config, schedule = _of_checkpoint(name, given_arm, preset(campaign["preset"]))
+            else:
+                config, schedule = with_settings(
+                    arm(options["arm"] or name), preset(campaign["preset"]), base + options["set"]
+                )
             for seed in range(options["seeds"]):
-                seeded = schedule.override({"seed": seed})
-                runs.append(Run(arm=name, seed=seed, config=config, schedule=seeded, **measured))
+                runs.append(
+                    Run(
+                        arm=name,
+                        seed=seed,
+                        config=config,
+                        schedule=schedule.override({"seed": seed}),
+                        train_fold=given_arm.get("fold", here["fold"]),
+                        checkpoint=options["checkpoint"],
+                        allow_leak=options["allow_leak"],
+                        **measured,
+                    )
+                )
     return runs
+
+
+def _of_checkpoint(name: str, given: Mapping[str, Any], schedule: TrainConfig) -> tuple[DANetConfig, TrainConfig]:
+    """The network of an arm that is not trained, and a schedule of the size that it was trained at."""
+    if training := sorted(given.keys() & {"arm", "set", "seeds", "fold"}):
+        raise InputError(f"arms.{name}.{training[0]}: a checkpoint is measured as it is; leave it out")
+    header, _ = read_checkpoint(given["checkpoint"])
+    size = header["trained"].get("size", schedule.size)
+    return DANetConfig.from_json(header["config"]), schedule.override({"size": size})
 
 
 def _checked(kind: str, place: str, given: Any) -> dict[str, Any]:
