@@ -136,9 +136,9 @@ def _told(preset: str, campaign: Campaign, results: Mapping[str, Result]) -> str
     commits = dict.fromkeys(record["machine"]["commit"] or "unknown" for record in records)
     steps = sorted({record["log"][-1]["step"] for record in records})
     folds = sorted({run.fold for run in campaign.runs})
-    kind = run.spec.partition(":")[0]
+    kind, folded = run.spec.partition(":")[0], run.data.startswith("fold-")
     lines = [
-        f"Per cent, on {kind}. One training a row{' and fold' if run.data != kind else ''}, of "
+        f"Per cent, on {kind}. One training a row{' and fold' if folded else ''}, of "
         f"{' to '.join(map(str, dict.fromkeys((steps[0], steps[-1]))))} steps; "
         f"{run.lists} {'lists' if run.lists > 1 else 'list'} of {run.episodes} test episodes from "
         f"seed {run.list_seed} on, compared at the {run.scoring.at}'s size"
@@ -146,7 +146,7 @@ def _told(preset: str, campaign: Campaign, results: Mapping[str, Result]) -> str
         f"{machine.get('gpu', machine['cpu'])}, torch {machine['torch']}, commit "
         f"{', '.join(commits)}."
     ]
-    if run.data != kind and len(folds) < len(FOLDS):
+    if folded and len(folds) < len(FOLDS):
         lines.append(f"Means here are over {' and '.join(FOLDS[fold] for fold in folds)} alone, the paper's over four.")
     if kind == "shapes" or preset == "smoke":
         what = "drawn pictures" if kind == "shapes" else "a small network, trained little"
