@@ -126,6 +126,7 @@ def ablate(
     device: str = "cpu",
     workers: int = 0,
     launch: Sequence[str] = (),
+    modules: Sequence[str] = (),
     names: Collection[str] | None = None,
     progress: bool = True,
 ) -> None:
@@ -139,6 +140,7 @@ def ablate(
         workers: processes that read pictures, of each run.
         launch: words of a command that starts a Python module in one or several processes, as
             ``torchrun --nproc_per_node 2`` does; default: this Python.
+        modules: to import in each run's process, for what they register.
         names: of the runs to make; default: all.
         progress: show a bar of all steps with the time left.
 
@@ -152,22 +154,9 @@ def ablate(
     def command(run: Run, slot: int) -> list[str]:
         """What makes a run; of those at a time, each has a slot from 0 on."""
         own = f"{device}:{slot}" if device == "cuda" and jobs > 1 and not launch else device
-        return [
-            *(launch or [sys.executable]),
-            "-m",
-            "fss",
-            "ablate",
-            str(folder),
-            "--only",
-            run.name,
-            "--runs",
-            str(runs),
-            "--device",
-            own,
-            "--workers",
-            str(workers),
-            "--quiet",
-        ]
+        words = [*(launch or [sys.executable]), "-m", "fss", "ablate", str(folder), "--only", run.name]
+        words += ["--runs", str(runs), "--device", own, "--workers", str(workers), "--quiet"]
+        return words + [word for module in modules for word in ("--import", module)]
 
     with held(folder):
         done = campaign.results()

@@ -1,9 +1,13 @@
 """Campaigns through the real command line: interrupted, killed, and run to the end."""
 
 import json
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import tiny
@@ -175,3 +179,33 @@ def test_a_run_that_fails_is_named(world):
     assert run.end() == 2
     assert run.err.startswith("fss: error: ") and "2.jpg" in run.err and len(run.err.splitlines()) == 1
     assert measured(world / "failing") == {}
+
+
+def test_a_module_of_ones_own_is_imported_in_every_run(world):
+    (world / "mine_of_a_test.py").write_text(
+        "import fss.attention\n\n\n"
+        '@fss.attention.register("mine-of-a-test")\n'
+        "class Mine(fss.attention.DenseAttention):\n    pass\n"
+    )
+    (world / "mine").mkdir()
+    short = DECLARED.partition("[arms]")[0].replace("steps=30", "steps=2").replace("[1, 2]", "[1]")
+    mine = '[arms]\nmine = { arm = "published", set = ["dense=mine-of-a-test"] }\n'
+    (world / "mine" / "campaign.toml").write_text(
+        'baseline = "mine"\n' + short.replace('references = ["all-foreground"]\n', "") + mine
+    )
+
+    def make(*args):
+        return subprocess.run(
+            [sys.executable, "-m", "fss", "ablate", "mine", "--quiet", "--jobs", "1", *args],
+            cwd=world,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        )
+
+    without = make()
+    assert without.returncode == 2 and "mine-of-a-test" in without.stderr and "--import" in without.stderr
+    with_it = make("--import", "mine_of_a_test")
+    assert with_it.returncode == 0, with_it.stderr
+    (result,) = Campaign.read(world / "mine").results().values()
+    assert result.record["rows"][0]["config"]["dense"] == "mine-of-a-test"
