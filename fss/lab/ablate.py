@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,8 @@ from fss.errors import InputError, Stopped
 from fss.evaluate import evaluate, reference
 from fss.features import CachedFeatures
 from fss.files import expanded, held, write_atomically
-from fss.lab.campaign import Campaign, Run
+from fss.lab.campaign import Campaign
+from fss.lab.declaration import Run
 from fss.leak import leaked
 from fss.machine import describe
 from fss.model import DANet
@@ -89,7 +90,8 @@ def make_run(
             run.episodes_of(dataset, shots, run.lists if on is None else 1),
             predict=predict,
             scoring=run.scoring if on is None else Scoring(),
-            allow_leak=run.allow_leak,
+            # Of one data set's own splits, its lists decide; the row names what they share.
+            allow_leak=run.allow_leak or (on is None and run.trained and run.train_fold == run.fold),
             cache=run.schedule.cache,
             workers=workers,
             progress=progress,
@@ -225,13 +227,14 @@ def needed(runs: Iterable[Run]) -> list[Needed]:
 
 def _check_and_warm(left: Sequence[Run], device: str, workers: int, progress: bool) -> None:
     """Open all data before the first run starts, and extract the features that runs share."""
-    for run in {run.data: run for run in left if run.trained}.values():
-        for spec in run.also.values():
+    for run in {(run.data, run.train_fold): run for run in left if run.trained and not run.allow_leak}.values():
+        foreign = [None] if run.train_fold != run.fold else []
+        for spec in [*foreign, *run.also.values()]:
             leak = leaked({"classes": run.open("train").classes}, run.open("test", spec))
             if leak:
                 raise InputError(
-                    f"{run.data}, also {spec}: a leak, {', '.join(leak[:5])} being among the "
-                    "training classes; take other data"
+                    f"{run.data}, {f'also {spec}' if spec else f'fold {run.fold}'}: a leak, {', '.join(leak[:5])} "
+                    f"being among the training classes; take other data, or set allow_leak = true for {run.arm}"
                 )
     backbones = set()
     for pictures in needed(left):
@@ -260,35 +263,29 @@ def _make_all(
     command: Callable[[Run, int], list[str]],
     progress: bool,
 ) -> None:
-    waiting, slots = list(left), list(range(jobs))
     steps = {run.name: steps_of(run) for run in campaign.runs}
-    finished = sum(steps.values()) - sum(steps[run.name] for run in left)
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    taken: dict[str, int] = {}
-    total = sum(steps.values())
+    total, waiting = sum(steps.values()), list(left)
+    finished = total - sum(steps[run.name] for run in left)
+    running: dict[int, tuple[Run, subprocess.Popen[bytes]]] = {}  # by slot
     bar = tqdm(
         total=total, initial=finished, desc=campaign.folder.name, unit="step", disable=not progress, dynamic_ncols=True
     )
     with bar, tempfile.TemporaryDirectory() as said, _ended_together(running):
         while waiting or running:
-            while waiting and len(running) < jobs:
-                run = waiting.pop(0)
-                taken[run.name] = slots.pop(0)
-                running[run.name] = _start(command(run, taken[run.name]), Path(said) / str(taken[run.name]))
-            for name, process in list(running.items()):
-                if process.poll() is not None:
-                    del running[name]
-                    slot = taken.pop(name)
-                    slots.append(slot)
-                    finished += steps[name]
+            for slot in range(jobs):
+                if slot in running and running[slot][1].poll() is not None:
+                    run, process = running.pop(slot)
                     if process.returncode:
-                        reason = _reason(process.returncode, Path(said) / str(slot))
-                        raise InputError(f"{name}: {reason}")
+                        raise InputError(f"{run.name}: {_reason(process.returncode, Path(said) / str(slot))}")
+                    finished += steps[run.name]
                     if progress:
-                        bar.write(f"{name}: done")
-            now = finished + sum(logged(runs / name) for name in running)
-            bar.set_postfix_str(f"{', '.join(running)}", refresh=False)
-            bar.update(now - bar.n)
+                        bar.write(f"{run.name}: done")
+                if waiting and slot not in running:
+                    run = waiting.pop(0)
+                    running[slot] = run, _start(command(run, slot), Path(said) / str(slot))
+            names = [run.name for run, _ in running.values()]
+            bar.set_postfix_str(", ".join(names), refresh=False)
+            bar.update(finished + sum(logged(runs / name) for name in names) - bar.n)
             time.sleep(0.2)
 
 
@@ -315,14 +312,14 @@ def _reason(code: int, said: Path) -> str:
 
 
 @contextmanager
-def _ended_together(running: dict[str, subprocess.Popen[bytes]]) -> Iterator[None]:
+def _ended_together(running: Mapping[int, tuple[Run, subprocess.Popen[bytes]]]) -> Iterator[None]:
     """Whatever ends the campaign ends its processes, each with a checkpoint."""
     try:
         yield
     except BaseException as error:
-        for process in running.values():
+        for _, process in running.values():
             process.terminate()
-        for process in running.values():
+        for _, process in running.values():
             try:
                 process.wait(PATIENCE)
             except subprocess.TimeoutExpired:

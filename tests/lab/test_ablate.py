@@ -173,6 +173,14 @@ def test_other_data_is_read_before_the_first_run(world, monkeypatch):
     assert not (world / "runs").exists()
 
 
+def test_a_fold_that_leaks_is_refused_before_the_first_run(tmp_path):
+    leaking = '[data.shapes]\n[arms]\nbase = {}\nleaking = { arm = "base", fold = 1 }\n'
+    (tmp_path / "campaign.toml").write_text(leaking)
+    with pytest.raises(InputError, match="shapes, fold 0: a leak, .* or set allow_leak = true for leaking"):
+        ablate(tmp_path, runs=tmp_path / "runs", jobs=1, progress=False)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_run_that_fails_is_named(world):
     (world / "data" / "it's class 3" / "2.jpg").write_bytes(b"no picture")
     run = start(world, "failing", "--quiet")
