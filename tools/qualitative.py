@@ -31,7 +31,7 @@ from fss.viz import qualitative
 
 NAMES = ("examples", "worst")
 EXAMPLES, WORST = 8, 10
-SOURCE = "Source"  # the PNG field that tells of which weights and episodes a figure is
+SOURCE = "Source"  # the PNG field that names a figure's weights and episodes
 
 
 def figures(

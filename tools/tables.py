@@ -26,7 +26,7 @@ from fss.viz import results_table
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-SOURCE = "Source"  # the PNG field that tells what the figure was made from
+SOURCE = "Source"  # the PNG field that says what the figure was made from
 
 
 def marked_table(name: str) -> str:

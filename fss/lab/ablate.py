@@ -1,6 +1,6 @@
 """Make the runs of a campaign: resumable, each result written whole or not at all.
 
-The parent only starts processes and shows how far they are; each run is a process of its own, which
+The parent only starts processes and shows how far they are; each run is a separate process, which
 trains, measures and writes its result. Whatever is interrupted goes on when asked again.
 """
 
@@ -38,7 +38,7 @@ from fss.run import LAST, LOG, read_log
 from fss.train import step_count, train
 
 CHILD = "FSS_RUN_OF_A_CAMPAIGN"  # set for the processes of a campaign
-ERROR = "fss: error: "  # begins the line that tells a user what to mend
+ERROR = "fss: error: "  # begins the line that says what a user has to correct
 PATIENCE = 60.0  # seconds that a process has for its last checkpoint
 
 
@@ -338,7 +338,7 @@ def steps_of(run: Run) -> int:
 
 
 def logged(out: Path) -> int:
-    """Return the last step that a run's log tells of; 0 where there is none."""
+    """Return the last step in a run's log; 0 where there is none."""
     try:
         return int(read_log(out / LOG)[-1]["step"])
     except (OSError, IndexError, InputError):

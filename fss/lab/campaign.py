@@ -184,7 +184,7 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """Return what a reader of the runs' figures should know of their data."""
+    """Return what a reader of the runs' scores should know of their data."""
     data = {run.data: run for run in runs}
     return list(
         dict.fromkeys(note for run in data.values() for split in ("train", "test") for note in run.open(split).notes)

@@ -67,7 +67,7 @@ Shared = Annotated[Making, _help(name="", help="how runs are made")]
 
 def bench(
     json: Annotated[  # noqa: A002
-        Path | None, _help(help="write all figures there", metavar="PATH")
+        Path | None, _help(help="write all measurements there", metavar="PATH")
     ] = None,
     only: Annotated[
         str | None,
@@ -138,7 +138,7 @@ def reproduce(
     tflops: Annotated[float, _help(help="what the GPU really does in a second, for the hours of --dry-run")] = 6.0,
     making: Shared = Making(),
 ) -> None:
-    """Make one of the paper's tables and set it beside the paper's figures; resumable."""
+    """Make one of the paper's tables and set it beside the paper's numbers; resumable."""
     import_modules(making.modules)
     from fss.engine import check_device
     from fss.files import check_writable, write_atomically
@@ -191,7 +191,7 @@ def jobs_of(count: int, device: str, launch: str) -> int:
 
 
 def words_of(launch: str) -> list[str]:
-    """Return the words of a launcher's command; InputError where it is none that can be started."""
+    """Return the words of a launcher's command; InputError where it cannot be started."""
     try:
         words = shlex.split(launch)
     except ValueError as error:

@@ -97,7 +97,7 @@ class Run:
         return not (self.reference or self.checkpoint)
 
     def settings(self) -> dict[str, Any]:
-        """Everything that the figures depend on besides the code, as JSON values."""
+        """Everything that the scores depend on besides the code, as JSON values."""
         how = {
             "data": self.spec,
             "fold": self.fold,

@@ -10,7 +10,7 @@ FOLDS = ("fold 0", "fold 1", "fold 2", "fold 3")
 
 
 class Row(NamedTuple):
-    """A method in one of the tables: its arm, and by shots column -> figure in per cent."""
+    """A method in one of the tables: its arm, and by shots column -> score in per cent."""
 
     arm: str
     title: str
@@ -58,10 +58,10 @@ TABLES: Mapping[str, tuple[Row, ...]] = {
 """The rows of PFENet and DANet in Tables 1 and 3 (Pascal-5i, ResNet-50) and 2 (FSS-1000)."""
 
 REMARKS: Mapping[str, str] = {
-    "table1": "The paper's own figures do not all agree: the four 1-shot folds of PFENet average "
+    "table1": "The paper's own numbers do not all agree: the four 1-shot folds of PFENet average "
     "60.73, not 60.80; DANet's FB-IoU (71.78, 73.11) lies below PFENet's (73.30, 73.90), of which "
     "the text, that speaks of outperforming, says nothing.",
-    "table2": "The paper's own figures do not all agree: its introduction gives DANet 82.6 on "
+    "table2": "The paper's own numbers do not all agree: its introduction gives DANet 82.6 on "
     "FSS-1000 with one shot, its table 83.6 (ResNet-50) and 82.0 (VGG-16).",
     "table3": "The paper's base is PFENet as published, whose four 1-shot folds average 60.73, not "
     "60.80; it has another decoder and another prior than the other rows here. The paper's gains "
@@ -80,7 +80,7 @@ def _gain(row: Row, base: Row, shots: int) -> float:
 
 
 def table_of(table: str, preset: str, campaign: Campaign, results: Mapping[str, Result], command: str) -> str:
-    """Return a table as Markdown: the paper's figures, those found and the differences.
+    """Return a table as Markdown: the paper's numbers, those found and the differences.
 
     Args:
         table: its name.
@@ -102,12 +102,12 @@ def table_of(table: str, preset: str, campaign: Campaign, results: Mapping[str, 
             ]
     return (
         "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        + f"\n{_told(preset, campaign, results)}\n\n{REMARKS[table]}\n\nMade by `{command}`\n"
+        + f"\n{_explained(preset, campaign, results)}\n\n{REMARKS[table]}\n\nMade by `{command}`\n"
     )
 
 
 def _figures(found: Sequence[Result], shots: int) -> dict[str, list[float]]:
-    """What an arm's runs found, in per cent: column -> a figure a list."""
+    """What an arm's runs found, in per cent: column -> a score a list."""
     parts = {r.run.fold: r.tallies[shots].parts(r.run.lists) for r in found}
     mious = {fold: [100 * part.miou() for part in lists] for fold, lists in parts.items()}
     fb = [[100 * part.fb_iou() for part in lists] for lists in parts.values()]
@@ -128,8 +128,8 @@ def _difference(values: Sequence[float] | None, paper: float) -> str:
     return f"{mean(values) - paper:+.2f}" if values else "–"
 
 
-def _told(preset: str, campaign: Campaign, results: Mapping[str, Result]) -> str:
-    """What a reader of the figures has to know."""
+def _explained(preset: str, campaign: Campaign, results: Mapping[str, Result]) -> str:
+    """What a reader of the scores has to know."""
     run = campaign.runs[0]
     records = [results[run.name].record for run in campaign.runs]
     machine = records[0]["machine"]

@@ -134,7 +134,7 @@ def _title(key: str) -> str:
 
 
 def _short(value: Any) -> Any:
-    """Write a figure with three digits, or whole."""
+    """Write a number with three digits, or whole."""
     if not isinstance(value, float):
         return value
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -29,7 +29,7 @@ def full_size(
 ) -> Rows:
     """Take two steps of preset ``paper`` with one episode each, the second in a resumed run.
 
-    Each backbone has a process of its own, whose memory at its peak is given after either step.
+    Each backbone runs in a new process, whose memory at its peak is given after either step.
     """
     return [in_new_process(two_steps, name, channels, size) for name in backbones]
 
