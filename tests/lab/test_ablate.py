@@ -15,7 +15,7 @@ from processes import Fss
 
 from fss.checkpoint import read_checkpoint
 from fss.errors import InputError
-from fss.lab.ablate import _reason, ablate, needed
+from fss.lab.ablate import _reason, ablate, make_run, needed
 from fss.lab.campaign import Campaign, summary
 
 DECLARED = """
@@ -179,6 +179,20 @@ def test_a_fold_that_leaks_is_refused_before_the_first_run(tmp_path):
     with pytest.raises(InputError, match="shapes, fold 0: a leak, .* or set allow_leak = true for leaking"):
         ablate(tmp_path, runs=tmp_path / "runs", jobs=1, progress=False)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_checkpoint_is_measured_as_it_is(world):
+    declared = DECLARED.replace("[1, 2]", "[1]").replace("base = {}", 'base = { checkpoint = "best-lite0-photos" }')
+    (world / "campaign.toml").write_text(declared)
+    campaign = Campaign.read(world)
+    (run,) = (run for run in campaign.runs if run.checkpoint)
+    make_run(campaign, run, world / "runs")
+    record = campaign.results()[run.name].record
+    row, again = record["rows"]
+    assert (row["data"], row["size"], row["trained"]["step"], row["leaked_classes"]) == ("folder:$BOXES", 256, 5000, [])
+    assert {"log", "seconds"}.isdisjoint(record) and not (world / "runs").exists()
+    assert again["on"] == "again" and again["counts"] == row["counts"]
+    assert str(world) not in campaign.path(run).read_text()
 
 
 def test_a_run_that_fails_is_named(world):
