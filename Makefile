@@ -92,20 +92,17 @@ bench: $(READY) ## time the kit and every notebook on this machine (eight minute
 	$(MAKE) tables
 
 weights: $(READY) ## train, measure and ship the weights in fss/weights (two hours)
-	.venv/bin/python tools/compare.py intended-lite0-shapes --data shapes:extra=5000 --arms intended \
-	  --ship --set steps=24000 val_every=2000
-	.venv/bin/python tools/compare.py published-lite0-shapes --arms published --ship \
-	  --set steps=10000 val_every=1000
+	$(RUN) fss ablate results/shipped-shapes
+	.venv/bin/python tools/ship.py results/shipped-shapes more-shapes/intended-0 intended-lite0-shapes
+	.venv/bin/python tools/ship.py results/shipped-shapes shapes/published-0 published-lite0-shapes
 	$(MAKE) tables
 
 photos: $(READY) ## train, measure and ship the weights for photographs: make photos PHOTOS=path
 	@[ -d "$(PHOTOS)" ] || { echo "give a folder of pictures: make photos PHOTOS=path"; exit 2; }
 	# build/mixed is gone on with; for other pictures, make clean first
 	[ -d build/mixed ] || .venv/bin/python tools/mix.py "$(PHOTOS)" build/mixed --shapes 20
-	.venv/bin/python tools/compare.py best-lite0-photos --data folder:build/mixed \
-	  --label 'folder:$$PHOTOS with 20 classes of shapes' \
-	  --command 'make photos PHOTOS=path/to/photos' --arms best --ship \
-	  --set size=256 steps=6000 val_every=1000 lr=0.002 dropout=0.5 iou_weight=1
+	MIXED=build/mixed $(RUN) fss ablate results/shipped-photos
+	.venv/bin/python tools/ship.py results/shipped-photos photos/best-0 best-lite0-photos
 	.venv/bin/python tools/qualitative.py build/photos --data folder:build/mixed \
 	  --checkpoint best-lite0-photos
 	$(MAKE) tables
@@ -117,10 +114,11 @@ ablation: $(READY) ## the runs that the campaigns still lack (a day): make ablat
 	$(MAKE) tables
 
 leakage: $(READY) ## train on the test classes and without them, and measure both (15 minutes)
-	.venv/bin/python tools/leakage.py
+	$(RUN) fss ablate results/leakage
+	$(MAKE) tables
 
 protocol: $(READY) ## measure what the protocol's choices do on Pascal-5i: make protocol VOC=path
-	VOC="$(VOC)" .venv/bin/python tools/protocol.py
+	VOC="$(VOC)" $(RUN) fss ablate results/protocol
 	$(MAKE) tables
 
 tables: $(READY) ## put the measured numbers of results/, and how the kit is built, into README.md and docs/

@@ -32,7 +32,7 @@ from fss.viz import add_error_legend, error_map, outline, picture_grid
 
 NAMES = ("examples", "worst")
 EXAMPLES, WORST = 8, 10
-SOURCE = "Source"  # the PNG field that tells of which weights and episodes a figure is
+SOURCE = "Source"  # the PNG field that names a figure's weights and episodes
 
 
 def figures(

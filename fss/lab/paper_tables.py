@@ -1,4 +1,4 @@
-"""The numbers that the paper prints for what the kit can run, and what was found beside them."""
+"""The numbers of the paper's Tables 1 to 3 for what the kit can run, and what was found beside them."""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
@@ -58,10 +58,10 @@ TABLES: Mapping[str, tuple[Row, ...]] = {
 """The rows of PFENet and DANet in Tables 1 and 3 (Pascal-5i, ResNet-50) and 2 (FSS-1000)."""
 
 REMARKS: Mapping[str, str] = {
-    "table1": "The paper's own figures do not all agree: the four 1-shot folds of PFENet average "
+    "table1": "The paper's own numbers do not all agree: the four 1-shot folds of PFENet average "
     "60.73, not 60.80; DANet's FB-IoU (71.78, 73.11) lies below PFENet's (73.30, 73.90), of which "
     "the text, that speaks of outperforming, says nothing.",
-    "table2": "The paper's own figures do not all agree: its introduction gives DANet 82.6 on "
+    "table2": "The paper's own numbers do not all agree: its introduction gives DANet 82.6 on "
     "FSS-1000 with one shot, its table 83.6 (ResNet-50) and 82.0 (VGG-16).",
     "table3": "The paper's base is PFENet as published, whose four 1-shot folds average 60.73, not "
     "60.80; it has another decoder and another prior than the other rows here. The paper's gains "
@@ -102,7 +102,7 @@ def table_of(table: str, preset: str, campaign: Campaign, results: Mapping[str, 
             ]
     return (
         "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        + f"\n{_told(preset, campaign, results)}\n\n{REMARKS[table]}\n\nMade by `{command}`\n"
+        + f"\n{_explained(preset, campaign, results)}\n\n{REMARKS[table]}\n\nMade by `{command}`\n"
     )
 
 
@@ -128,7 +128,7 @@ def _difference(values: Sequence[float] | None, paper: float) -> str:
     return f"{mean(values) - paper:+.2f}" if values else "–"
 
 
-def _told(preset: str, campaign: Campaign, results: Mapping[str, Result]) -> str:
+def _explained(preset: str, campaign: Campaign, results: Mapping[str, Result]) -> str:
     """What a reader of the scores has to know."""
     run = campaign.runs[0]
     records = [results[run.name].record for run in campaign.runs]
@@ -136,9 +136,9 @@ def _told(preset: str, campaign: Campaign, results: Mapping[str, Result]) -> str
     commits = dict.fromkeys(record["machine"]["commit"] or "unknown" for record in records)
     steps = sorted({record["log"][-1]["step"] for record in records})
     folds = sorted({run.fold for run in campaign.runs})
-    kind = run.spec.partition(":")[0]
+    kind, folded = run.spec.partition(":")[0], run.data.startswith("fold-")
     lines = [
-        f"Per cent, on {kind}. One training a row{' and fold' if run.data != kind else ''}, of "
+        f"Per cent, on {kind}. One training a row{' and fold' if folded else ''}, of "
         f"{' to '.join(map(str, dict.fromkeys((steps[0], steps[-1]))))} steps; "
         f"{run.lists} {'lists' if run.lists > 1 else 'list'} of {run.episodes} test episodes from "
         f"seed {run.list_seed} on, compared at the {run.scoring.at}'s size"
@@ -146,7 +146,7 @@ def _told(preset: str, campaign: Campaign, results: Mapping[str, Result]) -> str
         f"{machine.get('gpu', machine['cpu'])}, torch {machine['torch']}, commit "
         f"{', '.join(commits)}."
     ]
-    if run.data != kind and len(folds) < len(FOLDS):
+    if folded and len(folds) < len(FOLDS):
         lines.append(f"Means here are over {' and '.join(FOLDS[fold] for fold in folds)} alone, the paper's over four.")
     if kind == "shapes" or preset == "smoke":
         what = "drawn pictures" if kind == "shapes" else "a small network, trained little"

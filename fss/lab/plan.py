@@ -7,8 +7,9 @@ from pathlib import Path
 from fss.config import DANetConfig, TrainConfig
 from fss.errors import InputError
 from fss.lab.ablate import logged, needed, steps_of
-from fss.lab.campaign import Campaign, Result, Run, notes
+from fss.lab.campaign import Campaign, Result, notes
 from fss.lab.cost import Cost, count
+from fss.lab.declaration import Run
 from fss.viz import results_table
 
 

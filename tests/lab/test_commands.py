@@ -6,7 +6,7 @@ import pytest
 
 from fss.__main__ import main
 from fss.cli import COMMANDS
-from fss.lab.commands import _jobs
+from fss.lab.commands import jobs_of
 
 
 def test_the_lab_registers_its_commands_and_the_core_alone_has_none_of_them():
@@ -32,5 +32,5 @@ def test_runs_at_a_time(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     asked = [("cpu", ""), ("cuda", ""), ("cuda:1", ""), ("cuda", "torchrun"), ("cpu", "torchrun")]
-    assert [_jobs(-1, *each) for each in asked] == [2, 3, 1, 1, 1]
-    assert [_jobs(5, *each) for each in asked] == [5] * 5
+    assert [jobs_of(-1, *each) for each in asked] == [2, 3, 1, 1, 1]
+    assert [jobs_of(5, *each) for each in asked] == [5] * 5

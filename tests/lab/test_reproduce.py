@@ -145,10 +145,11 @@ def write(run, campaign, tallies, **changed):
         json.dumps(
             {
                 "settings": {**run.settings(), **changed},
-                "episodes_sha256": {"1": "a", "5": "b"},
                 "machine": {"cpu": "C", "torch": "T", "commit": "abc", "gpu": "G"},
                 "log": [{"step": 100}],
-                "tallies": {k: t.to_json() for k, t in tallies.items()},
+                "rows": [
+                    {"on": None, "shots": k, "episodes_sha256": "a", "counts": t.to_json()} for k, t in tallies.items()
+                ],
             }
         )
     )
@@ -335,11 +336,10 @@ def test_killed_half_way_and_run_again_it_goes_on(tmp_path):
     assert made in (["fss1000/published-vgg16-0", *["fss1000/published-resnet50-0"] * times] for times in (1, 2))
     assert (out / "table2.md").read_text() == again.out
     record = json.loads((out / "fss1000" / "published-resnet50-0.json").read_text())
-    (listed,) = record["by_list"]["5"]
-    assert listed["miou"] == record["figures"]["5"]["miou"]
-    assert listed["episodes_sha256"] == record["episodes_sha256"]["5"]
+    (one, five) = record["rows"]
+    assert (one["shots"], five["shots"], one["scored_at"]) == (1, 5, "label")
     assert record["settings"]["scoring"] == {"at": "label", "void": "ignore"}
     assert record["machine"]["commit"] is not None and record["log"][-1]["step"] == 6
     here = [line for line in cells(again.out) if line[2] == "here"]
-    assert here[3][3] == f"{100 * listed['miou']:.2f}"
+    assert here[3][3] == f"{100 * five['miou']:.2f}"
     assert "do not compare" in again.out  # no lists of FSS-1000 were given
