@@ -1,4 +1,4 @@
-"""The command line: ``fss train | eval | predict | check | download | replay``.
+"""The command line: ``fss train | eval | predict | check | download``.
 
 A command is a function in ``COMMANDS``; its parameters are its options. ``fss.lab.commands`` adds
 the lab's, and ``fss.__main__`` puts the two together. Heavy imports wait until a command runs, so
@@ -186,20 +186,6 @@ def predict(
     print(f"{out}: {100 * share:.1f} % of the picture is object")
 
 
-def replay(
-    failed: Annotated[Path, _help(help="a run's nonfinite.safetensors", metavar="PATH"), tyro.conf.Positional],
-    device: Device = "cpu",
-    backbone_weights: BackboneWeights = None,
-    modules: Import = (),
-) -> None:
-    """Repeat the training step that stopped a run because its loss was not finite."""
-    import_modules(modules)
-    from fss.train import replay as repeat
-
-    loss = repeat(failed, device=device, pretrained=backbone_weights or True)
-    print(f"{failed}: the loss is {loss:.6g} here, which is finite")
-
-
 def check(
     data: Data = "shapes",
     fold: Fold = 0,
@@ -252,7 +238,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "check": check,
     "download": download,
-    "replay": replay,
 }
 SHARING = {"train", "eval"}
 """The commands whose work several processes may share; the others refuse a launcher."""

@@ -233,8 +233,7 @@ class TrainConfig(_Checked):
         aux_weight: factor on the mean of the decoder's inner losses.
         iou_weight: factor on the soft IoU loss beside the cross-entropy, which alone says too
             little object for a measure by IoU.
-        augment: ``"none"``, ``"flip"`` (mirror images, which a cache can hold; worth it from a few
-            thousand steps on) or ``"paper"`` (scale, rotate, blur, flip and crop, drawn anew).
+        augment: ``"none"`` or ``"paper"`` (scale, rotate, blur, flip and crop, drawn anew).
         cache: read the frozen features from a cache on disk instead of extracting them each step.
         precision: ``"float32"``, or mixed with ``"bfloat16"`` or, on a GPU alone, ``"float16"``.
             Most processors are many times slower so. Scores that nothing scales, as published,
@@ -257,7 +256,7 @@ class TrainConfig(_Checked):
     dropout: float = 0.1
     aux_weight: float = 1.0
     iou_weight: float = 0.0
-    augment: Literal["none", "flip", "paper"] = "none"
+    augment: Literal["none", "paper"] = "none"
     cache: bool = True
     precision: Precision = "float32"
     seed: int = 0
@@ -288,7 +287,7 @@ class TrainConfig(_Checked):
         if self.cache and self.augment == "paper":
             raise InputError(
                 "TrainConfig.cache = True with augment = 'paper': a cache holds fixed pictures; "
-                "set cache=False or augment='flip'"
+                "set cache=False or augment='none'"
             )
 
 

@@ -201,8 +201,8 @@ class EpisodeDataset(TorchDataset[EpisodeBatch]):
     Args:
         dataset: where the pictures are.
         episodes: which.
-        augment: changes a picture and its labels together, as ``mirror`` does; called for the
-            query, then for each support picture, with ``episode_generator(seed, index)``.
+        augment: changes a picture and its labels together; called for the query, then for each
+            support picture, with ``episode_generator(seed, index)``.
         seed: of the augmentation.
     """
 
@@ -234,16 +234,6 @@ def episode_generator(seed: int, index: int) -> torch.Generator:
     """Random numbers for the augmentation of episode ``index``: a pure function of both."""
     state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-def coin(generator: torch.Generator) -> bool:
-    """Toss a fair coin."""
-    return bool(torch.rand((), generator=generator) < 0.5)
-
-
-def mirror(image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Flip a picture and its labels left to right, half of the time."""
-    return (image.flip(-1), mask.flip(-1)) if coin(generator) else (image, mask)
 
 
 def episode_loader(

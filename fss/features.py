@@ -31,10 +31,7 @@ from fss.episodes import (
     Augment,
     Episode,
     EpisodeDataset,
-    coin,
-    episode_generator,
     episode_loader,
-    mirror,
     read_all,
 )
 from fss.errors import InputError
@@ -120,15 +117,12 @@ class CachedFeatures:
     Args:
         model: whose backbone extracts.
         dataset: where the pictures are; every picture of it is extracted.
-        mirrors: also hold every picture's mirror image, and toss a coin for each picture of an
-            episode, as ``LiveFeatures`` does with ``augment=fss.episodes.mirror``.
-        seed: of the coins.
         workers: processes that read pictures while the cache is made.
         progress: show a bar while the cache is made.
 
     Attributes:
         file: the cache.
-        table: its rows, one a picture (then one a mirror image), with a field for each map.
+        table: its rows, one a picture, with a field for each map.
         live: the source that takes over where there is no cache, else None.
 
     Raises:
@@ -143,30 +137,26 @@ class CachedFeatures:
         model: DANet,
         dataset: Dataset,
         *,
-        mirrors: bool = False,
-        seed: int = 0,
         workers: int = 0,
         progress: bool = False,
     ) -> None:
-        self.mirrors, self.seed = mirrors, seed
         self.device = model.backbone.mean.device
         samples = [(class_name, name) for class_name, names in dataset.images.items() for name in names]
         self.rows = {sample: row for row, sample in enumerate(samples)}
         self.live: LiveFeatures | None = None
         try:
-            self.file = cache_folder() / "features" / f"{_key(model, dataset, mirrors)}.npy"
-            rows = len(samples) * (2 if mirrors else 1)
-            table = _open(self.file, rows)
+            self.file = cache_folder() / "features" / f"{_key(model, dataset)}.npy"
+            table = _open(self.file, len(samples))
             if table is None:
-                _build(self.file, model, dataset, mirrors, workers, progress)
-                table = _open(self.file, rows)
+                _build(self.file, model, dataset, workers, progress)
+                table = _open(self.file, len(samples))
             if table is None:
                 raise OSError("it vanished while it was made")
             self.table = table
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             _note(f"no feature cache ({place}{error.strerror or error}); pictures go through the backbone each time")
-            self.live = LiveFeatures(model, dataset, augment=mirror if mirrors else None, seed=seed, workers=workers)
+            self.live = LiveFeatures(model, dataset, workers=workers)
 
     def batches(
         self, episodes: Sequence[Episode], batch: int, *, start: int = 0, stride: int | None = None
@@ -178,7 +168,7 @@ class CachedFeatures:
         block4 = "block4_masked" if "block4_masked" in (self.table.dtype.names or ()) else "block4"
         for first in range(start, len(episodes), stride or batch):
             asked = _asked(episodes, first, batch)
-            rows = np.array([self._rows(episode, first + i) for i, episode in enumerate(asked)])  # B,1+K
+            rows = np.array([[self.rows[e.class_name, n] for n in (e.query, *e.support)] for e in asked])  # B,1+K
             query, support = rows[:, 0], rows[:, 1:]
             yield FeatureBatch(
                 Features(*(self._read(name, query).float() for name in ("block2", "block3", "block4"))),
@@ -187,13 +177,6 @@ class CachedFeatures:
                 self._read("mask", support),
                 asked,
             )
-
-    def _rows(self, episode: Episode, index: int) -> list[int]:
-        rows = [self.rows[episode.class_name, n] for n in (episode.query, *episode.support)]
-        if self.mirrors:
-            generator = episode_generator(self.seed, index)
-            rows = [row + len(self.rows) * coin(generator) for row in rows]
-        return rows
 
     def _read(self, name: str, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(self.table[name][rows]).to(self.device)
@@ -259,7 +242,7 @@ def extract(model: DANet, images: Tensor, masks: Tensor, *, first: int = 0) -> t
 # --- the cache's files --------------------------------------------------------------------------
 
 
-def _key(model: DANet, dataset: Dataset, mirrors: bool) -> str:
+def _key(model: DANet, dataset: Dataset) -> str:
     """Name a cache by everything that its content depends on."""
     parts = [
         FORMAT,
@@ -267,7 +250,6 @@ def _key(model: DANet, dataset: Dataset, mirrors: bool) -> str:
         model.config.backbone,
         model.backbone.fingerprint(),
         f"masked_input={model.config.prior == 'masked_input'}",
-        f"mirrors={mirrors}",
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
@@ -287,7 +269,7 @@ def _open(file: Path, rows: int) -> np.ndarray | None:
     return table
 
 
-def _build(file: Path, model: DANet, dataset: Dataset, mirrors: bool, workers: int, progress: bool) -> None:
+def _build(file: Path, model: DANet, dataset: Dataset, workers: int, progress: bool) -> None:
     """Extract all pictures into a file beside ``file``, then rename it; another process may be quicker."""
     cap = _cap()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -295,28 +277,22 @@ def _build(file: Path, model: DANet, dataset: Dataset, mirrors: bool, workers: i
     beside = file.with_name(f"{file.stem}.part-{secrets.token_hex(4)}")
     classes: list[Any] = [dataset[name] for name in dataset.classes]
     pictures: ConcatDataset[tuple[Tensor, Tensor]] = ConcatDataset(classes)
-    total = len(pictures) * (2 if mirrors else 1)
     device = model.backbone.mean.device
     table: np.memmap | None = None
-    row = 0
     try:
-        with tqdm(total=total, desc="features", unit="picture", disable=not progress) as bar:
-            for images, masks in read_all(DataLoader(pictures, batch_size=CHUNK, num_workers=workers)):
-                for mirrored in (False, True) if mirrors else (False,):
-                    if mirrored:
-                        images, masks = images.flip(-1), masks.flip(-1)
-                    maps, block4 = extract(model, images.to(device), masks.to(device))
-                    found = {**maps._asdict(), "mask": masks}
-                    if block4 is not None:
-                        found["block4_masked"] = block4
-                    arrays = {name: tensor.cpu().numpy() for name, tensor in found.items()}
-                    if table is None:
-                        table = _create(beside, arrays, total, cap)
-                    first = row + len(pictures) * mirrored
-                    for name, values in arrays.items():
-                        table[name][first : first + len(values)] = values
-                    bar.update(len(images))
-                row += len(images)
+        with tqdm(total=len(pictures), desc="features", unit="picture", disable=not progress) as bar:
+            loader = DataLoader(pictures, batch_size=CHUNK, num_workers=workers)
+            for first, (images, masks) in zip(range(0, len(pictures), CHUNK), read_all(loader), strict=True):
+                maps, block4 = extract(model, images.to(device), masks.to(device))
+                found = {**maps._asdict(), "mask": masks}
+                if block4 is not None:
+                    found["block4_masked"] = block4
+                arrays = {name: tensor.cpu().numpy() for name, tensor in found.items()}
+                if table is None:
+                    table = _create(beside, arrays, len(pictures), cap)
+                for name, values in arrays.items():
+                    table[name][first : first + len(values)] = values
+                bar.update(len(images))
         if table is not None:
             table["key"] = file.stem.encode()
             table.flush()

@@ -96,16 +96,6 @@ class EpisodeTally:
     def __add__(self, other: "EpisodeTally") -> "EpisodeTally":
         return EpisodeTally(np.concatenate([self.counts, other.counts]))
 
-    def parts(self, count: int) -> list["EpisodeTally"]:
-        """Return the tallies of ``count`` lists of one length that were counted one after another.
-
-        Raises:
-            InputError: so many lists cannot be of one length.
-        """
-        if count < 1 or len(self) % count:
-            raise InputError(f"{len(self)} episodes are not {count} lists of one length")
-        return [EpisodeTally(counts) for counts in np.split(self.counts, count)]
-
     @property
     def classes(self) -> tuple[int, ...]:
         """The covered classes, ascending."""

@@ -25,7 +25,7 @@ from fss.data import open_dataset
 from fss.data.dataset import Dataset
 from fss.data.pictures import IGNORE
 from fss.engine import lone, share, start
-from fss.episodes import Augment, Episode, EpisodeList, EpisodeStream, mirror, without_small_classes
+from fss.episodes import Augment, Episode, EpisodeList, EpisodeStream, without_small_classes
 from fss.errors import InputError, Stopped, on_signals
 from fss.evaluate import network, tally_episodes
 from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
@@ -33,7 +33,7 @@ from fss.files import held
 from fss.leak import seen
 from fss.losses import Whole, episode_loss
 from fss.model import DANet
-from fss.run import RunFolder, restore
+from fss.run import RunFolder
 
 SAVE_EVERY = 250  # steps between two checkpoints to resume from
 LOG_EVERY = 10
@@ -207,11 +207,11 @@ def train(
             that holds another run, or that another process trains into; a resume with other
             settings.
         NonFinite: the loss or its gradient is not finite; ``out/nonfinite.safetensors`` holds all
-            that ``replay`` needs to repeat the step (of several processes, but for their dropout).
+            that ``fss replay`` needs to repeat the step (of several processes, but for their dropout).
         Stopped: SIGINT or SIGTERM came; the last step is saved.
     """
     out = Path(out)
-    made = _set_up(
+    made = set_up(
         model_config,
         config,
         data,
@@ -288,8 +288,8 @@ def step_count(config: TrainConfig, training: Dataset) -> int:
     return config.steps or max(1, config.epochs * pictures // config.batch)
 
 
-class _SetUp(NamedTuple):
-    """What steps are made of, whether a run takes them for the first time or ``replay`` repeats one."""
+class SetUp(NamedTuple):
+    """What steps are made of, whether a run takes them for the first time or ``fss replay`` repeats one."""
 
     accelerator: Accelerator
     training: Dataset
@@ -301,7 +301,7 @@ class _SetUp(NamedTuple):
     settings: dict[str, Any]
 
 
-def _set_up(
+def set_up(
     model_config: DANetConfig,
     config: TrainConfig,
     data: str,
@@ -313,7 +313,8 @@ def _set_up(
     skip_small_classes: bool,
     options: DataConfig,
     accumulate: int,
-) -> _SetUp:
+) -> SetUp:
+    """Open the data and build the network; arguments and errors are those of ``train``."""
     accelerator = start(device, precision=config.precision, accumulate=accumulate)
     training, validation = (
         open_dataset(data, split=split, fold=fold, size=config.size, options=options) for split in ("train", "val")
@@ -338,7 +339,7 @@ def _set_up(
         **seen(training),
         "train": config.to_json(),
     }
-    return _SetUp(accelerator, training, validation, stream, steps, model, optimizer, settings)
+    return SetUp(accelerator, training, validation, stream, steps, model, optimizer, settings)
 
 
 def _reproducible(error: NonFinite, run: RunFolder, stream: Sequence[Episode], batch: int) -> NonFinite:
@@ -357,54 +358,6 @@ def _reproducible(error: NonFinite, run: RunFolder, stream: Sequence[Episode], b
     )
 
 
-def replay(
-    path: str | Path,
-    *,
-    device: str = "cpu",
-    pretrained: bool | str | Path = True,
-    backbone: Backbone | None = None,
-) -> float:
-    """Repeat the step that a run's ``nonfinite.safetensors`` was kept of.
-
-    Returns:
-        The loss, where it is finite here.
-
-    Raises:
-        NonFinite: as it happened in the run.
-        InputError: no such file, or other data than the run's.
-    """
-    header, tensors = read_checkpoint(path)
-    trained = header["trained"]
-    if "nonfinite" not in trained:
-        raise InputError(f"{path}: is not kept of a failed step; give a run's nonfinite.safetensors")
-    config = TrainConfig.from_json(trained["train"])
-    made = _set_up(
-        DANetConfig.from_json(header["config"]),
-        config,
-        trained["data"],
-        fold=trained["fold"],
-        device=device,
-        pretrained=pretrained,
-        backbone=backbone,
-        skip_small_classes=trained["skip_small_classes"],
-        options=DataConfig.from_json(trained["options"]),
-        accumulate=trained["nonfinite"]["accumulate"],
-    )
-    if made.settings["pictures_sha256"][0] != trained["pictures_sha256"][0]:
-        raise InputError(f"{trained['data']}: the pictures have changed since the run of {path}")
-    restore(made.model, made.optimizer, header, tensors, Path(path), made.accelerator)
-    source = LiveFeatures(
-        made.model,
-        made.training,
-        augment=_augmentation(config),
-        seed=config.seed,
-        autocast=nullcontext if config.cache else made.accelerator.autocast,  # as in `_source`
-    )
-    step = trained["step"]
-    batch = next(source.batches(made.stream, config.batch, start=step * config.batch))
-    return take_step(made.model, made.optimizer, batch, config, step, made.steps, made.accelerator)
-
-
 def _source(
     model: DANet,
     dataset: Dataset,
@@ -416,15 +369,15 @@ def _source(
     augment: bool,
 ) -> FeatureSource:
     if config.cache:
-        mirrors = augment and config.augment == "flip"
-        return CachedFeatures(model, dataset, mirrors=mirrors, seed=config.seed, workers=workers, progress=progress)
-    change = _augmentation(config) if augment else None
+        return CachedFeatures(model, dataset, workers=workers, progress=progress)
+    change = augmentation(config) if augment else None
     return LiveFeatures(model, dataset, augment=change, seed=config.seed, workers=workers, autocast=autocast)
 
 
-def _augmentation(config: TrainConfig) -> Augment | None:
-    if config.augment == "paper":
-        from fss.data.transforms import PaperAugmentation  # imports torchvision, which is slow
+def augmentation(config: TrainConfig) -> Augment | None:
+    """Return what a run does to its training pictures."""
+    if config.augment == "none":
+        return None
+    from fss.data.transforms import PaperAugmentation  # imports torchvision, which is slow
 
-        return PaperAugmentation(config.size)
-    return mirror if config.augment == "flip" else None
+    return PaperAugmentation(config.size)

@@ -140,7 +140,7 @@ def test_wrong_network_settings_name_field_and_mend(settings, message):
         ({"seed": -1}, "TrainConfig.seed = -1: use 0 or more"),
         ({"val_every": 0}, "TrainConfig.val_every = 0: use 1 or more"),
         ({"val_episodes": 0}, "TrainConfig.val_episodes = 0: use 1 or more"),
-        ({"augment": "paper"}, "set cache=False or augment='flip'"),
+        ({"augment": "paper"}, "set cache=False or augment='none'"),
     ],
 )
 def test_wrong_training_settings_name_field_and_mend(settings, message):

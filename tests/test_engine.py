@@ -24,13 +24,13 @@ from fss.engine import lone, share, start
 from fss.episodes import EpisodeStream, batch_indices
 from fss.errors import InputError
 from fss.features import FeatureBatch, LiveFeatures
+from fss.lab.replay import replay
 from fss.model import DANet
 from fss.run import read_log
 from fss.train import (
     NonFinite,
     episode_loss,
     make_optimizer,
-    replay,
     take_step,
     train,
     train_step,

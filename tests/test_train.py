@@ -32,9 +32,10 @@ from fss.data import open_dataset
 from fss.episodes import EpisodeStream
 from fss.errors import InputError
 from fss.features import CachedFeatures, LiveFeatures
+from fss.lab.replay import replay
 from fss.losses import episode_loss
 from fss.model import DANet
-from fss.train import NonFinite, learning_rate, make_optimizer, replay, train_step
+from fss.train import NonFinite, learning_rate, make_optimizer, train_step
 
 pytestmark = pytest.mark.numbers
 

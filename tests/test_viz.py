@@ -342,28 +342,6 @@ def test_training_curves_draw_only_what_was_logged():
         viz.training_curves([{"step": 1}])
 
 
-# Table
-
-
-def test_results_table_by_hand():
-    rows = [
-        {"name": "base", "shots": 1, "miou": 0.7404, "miou_interval": [0.72, 0.761]},
-        {"name": "a|b", "shots": 5, "miou": 1.0, "fb_iou": 0.85},
-    ]
-    assert viz.results_table(rows).splitlines() == [
-        "| name | shots | mIoU (%) | FB-IoU (%) |",
-        "| :--- | ---: | ---: | ---: |",
-        "| base | 1 | 74.0 [72.0, 76.1] | – |",
-        r"| a\|b | 5 | 100.0 | 85.0 |",
-    ]
-
-
-@pytest.mark.parametrize("miou", [74.0, -0.1, float("nan")])
-def test_results_table_refuses_what_is_no_fraction(miou):
-    with pytest.raises(InputError, match=r"miou of 'base'.*0\.\.1"):
-        viz.results_table([{"name": "base", "miou": miou}])
-
-
 # Bad input
 
 

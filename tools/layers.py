@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- drawing -->\n```\n).*?(```\n<!-- end -->)", re.DOTALL)
 LAYERS = {
     "For research": "lab",
-    "To explore": "explorer notebook",
+    "To explore": "explorer",
     "To begin with": "cli",
     "To train, measure and show": "losses train run evaluate predict viz leak features engine check",
     "The network": "model attention relations decoder backbones checkpoint",
     "The data": "data episodes metrics config download",
-    "What all rest on": "resize files machine errors",
+    "What all rest on": "resize files errors",
 }
 ENTRANCES = ("__init__", "__main__")  # which have no place: they put the others together
 

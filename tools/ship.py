@@ -14,7 +14,7 @@ from fss.checkpoint import WEIGHTS
 from fss.errors import InputError
 from fss.files import write_atomically
 from fss.lab.campaign import Campaign, Result
-from fss.viz import results_table
+from fss.lab.report import results_table
 
 USE = {
     "shapes": "Trained on drawn shapes only: on photographs it is a starting point, not a tool.",

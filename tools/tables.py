@@ -20,8 +20,7 @@ from PIL import Image
 from fss.files import write_atomically
 from fss.lab import bench
 from fss.lab.campaign import DECLARATION, Campaign, Result, summary
-from fss.lab.report import forest, table
-from fss.viz import results_table
+from fss.lab.report import forest, results_table, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"

@@ -31,8 +31,8 @@ from fss.features import CachedFeatures
 from fss.files import expanded, held, write_atomically
 from fss.lab.campaign import Campaign
 from fss.lab.declaration import Run
+from fss.lab.machine import describe
 from fss.leak import leaked
-from fss.machine import describe
 from fss.model import DANet
 from fss.run import LAST, LOG, read_log
 from fss.train import step_count, train
@@ -184,14 +184,10 @@ def obey_parent() -> None:
 
 
 class Needed(NamedTuple):
-    """Pictures that some runs read, and whether they also read the mirror image of each.
-
-    ``spec`` is that of other data that the runs are measured on, None for their own.
-    """
+    """Pictures that runs read; ``spec`` is that of other data that they are measured on, None for their own."""
 
     run: Run
     split: str
-    mirrors: bool
     spec: str | None
 
     def open(self) -> Dataset:
@@ -207,7 +203,6 @@ def needed(runs: Iterable[Run]) -> list[Needed]:
         own = ("train", "val", "test") if run.trained else ("test",)
         other = [("test", spec) for spec in run.also.values()]
         for split, spec in [*((split, None) for split in own), *other]:
-            mirrors = split == "train" and run.schedule.augment == "flip"
             key = (
                 run.spec,
                 spec,
@@ -218,10 +213,9 @@ def needed(runs: Iterable[Run]) -> list[Needed]:
                 run.schedule.size,
                 run.config.backbone,
                 masked,
-                mirrors,
                 run.schedule.cache,
             )
-            found.setdefault(key, Needed(run, split, mirrors, spec))
+            found.setdefault(key, Needed(run, split, spec))
     return list(found.values())
 
 
@@ -238,7 +232,7 @@ def _check_and_warm(left: Sequence[Run], device: str, workers: int, progress: bo
                 )
     backbones = set()
     for pictures in needed(left):
-        run, split, mirrors, other = pictures
+        run, split, other = pictures
         dataset = pictures.open()
         if other is not None:
             check_shots(dataset, 1)
@@ -249,7 +243,7 @@ def _check_and_warm(left: Sequence[Run], device: str, workers: int, progress: bo
                 dataset.reader.own_mask(first, dataset.images[first][0])
         if run.schedule.cache:
             model = DANet(run.config).to(device)
-            CachedFeatures(model, dataset, mirrors=mirrors, workers=workers, progress=progress)
+            CachedFeatures(model, dataset, workers=workers, progress=progress)
         elif run.config.backbone not in backbones:  # whether its weights are there
             backbones.add(run.config.backbone)
             DANet(run.config)

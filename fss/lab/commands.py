@@ -1,4 +1,4 @@
-"""The lab's commands: ``fss bench | ablate | reproduce``. Importing this module registers them."""
+"""The lab's commands: ``fss bench | ablate | reproduce | replay``. Importing this module registers them."""
 
 import os
 import shlex
@@ -13,6 +13,7 @@ import tyro
 from fss.cli import (
     COMMANDS,
     SHARING,
+    BackboneWeights,
     Data,
     Device,
     Import,
@@ -175,7 +176,21 @@ def reproduce(
     print(text, end="")
 
 
-COMMANDS |= {"bench": bench, "ablate": ablate, "reproduce": reproduce}
+def replay(
+    failed: Annotated[Path, _help(help="a run's nonfinite.safetensors", metavar="PATH"), tyro.conf.Positional],
+    device: Device = "cpu",
+    backbone_weights: BackboneWeights = None,
+    modules: Import = (),
+) -> None:
+    """Repeat the training step that stopped a run because its loss was not finite."""
+    import_modules(modules)
+    from fss.lab.replay import replay as repeat
+
+    loss = repeat(failed, device=device, pretrained=backbone_weights or True)
+    print(f"{failed}: the loss is {loss:.6g} here, which is finite")
+
+
+COMMANDS |= {"bench": bench, "ablate": ablate, "reproduce": reproduce, "replay": replay}
 SHARING.add("ablate")  # one run of a campaign: --only
 
 

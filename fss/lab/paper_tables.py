@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
+import numpy as np
+
 from fss.lab.campaign import Campaign, Result, notes
+from fss.metrics import EpisodeTally
 
 FOLDS = ("fold 0", "fold 1", "fold 2", "fold 3")
 
@@ -14,11 +17,11 @@ class Row(NamedTuple):
 
     arm: str
     title: str
-    figures: Mapping[int, Mapping[str, float]]
+    scores: Mapping[int, Mapping[str, float]]
 
 
-def _folds(*figures: float) -> dict[str, float]:
-    return dict(zip((*FOLDS, "mean", "FB-IoU"), figures, strict=True))
+def _folds(*scores: float) -> dict[str, float]:
+    return dict(zip((*FOLDS, "mean", "FB-IoU"), scores, strict=True))
 
 
 def _means(one: float, five: float) -> dict[int, dict[str, float]]:
@@ -76,7 +79,7 @@ def gains() -> dict[str, tuple[float, float]]:
 
 
 def _gain(row: Row, base: Row, shots: int) -> float:
-    return round(row.figures[shots]["mean"] - base.figures[shots]["mean"], 2)
+    return round(row.scores[shots]["mean"] - base.scores[shots]["mean"], 2)
 
 
 def table_of(table: str, preset: str, campaign: Campaign, results: Mapping[str, Result], command: str) -> str:
@@ -89,12 +92,12 @@ def table_of(table: str, preset: str, campaign: Campaign, results: Mapping[str, 
         results: of all of these.
         command: that made it.
     """
-    columns = list(dict.fromkeys(c for row in TABLES[table] for c in row.figures[1]))
+    columns = list(dict.fromkeys(c for row in TABLES[table] for c in row.scores[1]))
     lines = [["method", "shots", "", *columns], [":---", "---:", ":---", *["---:"] * len(columns)]]
     for row in TABLES[table]:
         found = [results[run.name] for run in campaign.runs if run.arm == row.arm]
-        for shots, paper in row.figures.items():
-            here = _figures(found, shots)
+        for shots, paper in row.scores.items():
+            here = _scores(found, shots)
             lines += [
                 [row.title, str(shots), "paper", *(f"{paper[c]:.2f}" for c in columns)],
                 ["", "", "here", *(_spread(here.get(c)) for c in columns)],
@@ -106,9 +109,14 @@ def table_of(table: str, preset: str, campaign: Campaign, results: Mapping[str, 
     )
 
 
-def _figures(found: Sequence[Result], shots: int) -> dict[str, list[float]]:
+def _split(tally: EpisodeTally, lists: int) -> list[EpisodeTally]:
+    """The tallies of lists of one length that were counted one after another."""
+    return [EpisodeTally(counts) for counts in np.split(tally.counts, lists)]
+
+
+def _scores(found: Sequence[Result], shots: int) -> dict[str, list[float]]:
     """What an arm's runs found, in per cent: column -> a score a list."""
-    parts = {r.run.fold: r.tallies[shots].parts(r.run.lists) for r in found}
+    parts = {r.run.fold: _split(r.tallies[shots], r.run.lists) for r in found}
     mious = {fold: [100 * part.miou() for part in lists] for fold, lists in parts.items()}
     fb = [[100 * part.fb_iou() for part in lists] for lists in parts.values()]
     return {

@@ -20,7 +20,7 @@ from fss.lab.bench.dense import inputs as given_to_attention
 from fss.lab.bench.full_size import two_steps
 from fss.lab.bench.timing import megabytes, peak_mb, timed
 from fss.lab.bench.training import Workload, floor, steps
-from fss.machine import describe
+from fss.lab.machine import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = DANetConfig.published(channels=8)
@@ -130,7 +130,7 @@ def test_machine():
 
 def test_an_installed_kit_has_no_commit(monkeypatch, tmp_path):
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    monkeypatch.setattr("fss.machine.__file__", str(tmp_path / "site-packages/fss/machine.py"))
+    monkeypatch.setattr("fss.lab.machine.__file__", str(tmp_path / "site-packages/fss/machine.py"))
     assert describe()["commit"] == ""
 
 

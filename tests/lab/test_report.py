@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from fss.errors import InputError
-from fss.lab.report import forest, table
+from fss.lab.report import forest, results_table, table
 from fss.viz import FALSE_ALARM, HIT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,3 +166,22 @@ def test_what_is_not_current_is_named_and_mended(tmp_path):
     assert tables(tmp_path).returncode == 0
     assert tables(tmp_path, "--check").returncode == 0
     assert photos.read_bytes() == before
+
+
+def test_results_table_by_hand():
+    rows = [
+        {"name": "base", "shots": 1, "miou": 0.7404, "miou_interval": [0.72, 0.761]},
+        {"name": "a|b", "shots": 5, "miou": 1.0, "fb_iou": 0.85},
+    ]
+    assert results_table(rows).splitlines() == [
+        "| name | shots | mIoU (%) | FB-IoU (%) |",
+        "| :--- | ---: | ---: | ---: |",
+        "| base | 1 | 74.0 [72.0, 76.1] | – |",
+        r"| a\|b | 5 | 100.0 | 85.0 |",
+    ]
+
+
+@pytest.mark.parametrize("miou", [74.0, -0.1, float("nan")])
+def test_results_table_refuses_what_is_no_fraction(miou):
+    with pytest.raises(InputError, match=r"miou of 'base'.*0\.\.1"):
+        results_table([{"name": "base", "miou": miou}])

@@ -22,9 +22,9 @@ from fss.lab.bench.dense import attention
 from fss.lab.bench.full_size import full_size
 from fss.lab.bench.timing import Rows, timed
 from fss.lab.bench.training import floor, steps
-from fss.machine import describe
+from fss.lab.machine import describe
+from fss.lab.report import results_table
 from fss.model import DANet
-from fss.viz import results_table
 
 SECONDS = 2.0
 

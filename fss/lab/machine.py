@@ -34,7 +34,7 @@ def _cpu() -> str:
 
 
 def _commit() -> str:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():  # installed: a repository around it would be another's
         return ""
     command = ["git", "describe", "--always", "--dirty"]
