@@ -265,9 +265,8 @@ def processes(count: int) -> int:
     """Return ``count``, or of a negative one the number of cores that we may use, at most 4."""
     if count >= 0:
         return count
-    if hasattr(os, "sched_getaffinity"):  # not the machine's cores, but those we may use
-        return min(4, len(os.sched_getaffinity(0)))
-    return min(4, os.cpu_count() or 1)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, usable)
 
 
 def check_alone() -> None:

@@ -1,7 +1,7 @@
 """What can be chosen: the network, its arms, its training. Plain data; imports no torch."""
 
 import json
-import math
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,11 +30,11 @@ def _admits(choice: Any, value: Any) -> bool:
     return isinstance(value, int | float if choice is float else choice)
 
 
-class _Checked:
+class Settings:
     """Frozen settings whose values are checked when made and that read and write JSON."""
 
     LEAST: ClassVar[Mapping[str, float]] = {}  # the smallest number that a setting may have
-    BELOW: ClassVar[Mapping[str, float]] = {}  # what the number has to stay below
+    MOST: ClassVar[Mapping[str, float]] = {}  # the largest number
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -46,10 +46,9 @@ class _Checked:
                 meant = closest(value, names) if isinstance(value, str) else None
                 hint = f"; did you mean {meant!r}?" if meant else ""
                 raise InputError(f"{setting}: use {words.replace(', NoneType', ' or None')}{hint}")
-            least, above = self.LEAST.get(name), self.BELOW.get(name, math.inf)
-            if least is not None and value is not None and not least <= value < above:  # so written, refuses nan
-                limit = f" and below {above}" if name in self.BELOW else ""
-                raise InputError(f"{setting}: use {least} or more{limit}")
+            least, most = self.LEAST.get(name), self.MOST.get(name, sys.float_info.max)
+            if least is not None and value is not None and not least <= value <= most:  # so written, refuses nan
+                raise InputError(f"{setting}: use {least} {f'to {most}' if name in self.MOST else 'or more'}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a dict of JSON values."""
@@ -73,7 +72,7 @@ class _Checked:
 
 
 @dataclass(frozen=True)
-class DANetConfig(_Checked):
+class DANetConfig(Settings):
     """Everything that defines a network. ``DANetConfig()`` is ``DANetConfig.published()``.
 
     Attributes:
@@ -174,7 +173,7 @@ def arm(name: str) -> DANetConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig(_Checked):
+class DataConfig(Settings):
     """Which pictures and classes of a data set are used: what differs between codebases.
 
     Attributes:
@@ -199,7 +198,7 @@ class DataConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class Scoring(_Checked):
+class Scoring(Settings):
     """What a prediction is compared with: another choice that codebases make differently.
 
     Attributes:
@@ -214,7 +213,7 @@ class Scoring(_Checked):
 
 
 @dataclass(frozen=True)
-class TrainConfig(_Checked):
+class TrainConfig(Settings):
     """How a network is trained. Everything that the result depends on besides data and network.
 
     Attributes:
@@ -280,7 +279,7 @@ class TrainConfig(_Checked):
         val_every=1,
         val_episodes=1,
     )
-    BELOW = {"dropout": 1}
+    MOST = {"dropout": 0.95}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -337,9 +336,14 @@ def with_settings(
             raise InputError(f"--set {setting}: write NAME=VALUE")
         if name not in known:
             raise InputError(f"--set {setting}: no setting {name!r}; {nearest(name, known)}")
-        try:
-            chosen[name] = json.loads({"None": "null", "none": "null"}.get(text, text.lower()))
-        except ValueError:
-            chosen[name] = text
+        chosen[name] = read_value(text)
     network = {name: value for name, value in chosen.items() if name in config.to_json()}
     return config.override(network), schedule.override({n: v for n, v in chosen.items() if n not in network})
+
+
+def read_value(text: str) -> Any:
+    """Return the value that a user wrote: a number, true, false or none, or else a word."""
+    try:
+        return json.loads({"none": "null"}.get(text.lower(), text.lower()))
+    except ValueError:
+        return text

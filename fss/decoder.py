@@ -48,8 +48,8 @@ class _Refine(nn.Sequential):
         return super().forward(x) + x
 
 
-def _classifier(channels: int, *, norm: bool = False) -> nn.Sequential:
-    return nn.Sequential(_conv(channels, channels, 3, norm=norm), nn.Dropout2d(0.1), nn.Conv2d(channels, 2, 1))
+def _classifier(channels: int, dropout: float, *, norm: bool = False) -> nn.Sequential:
+    return nn.Sequential(_conv(channels, channels, 3, norm=norm), nn.Dropout2d(dropout), nn.Conv2d(channels, 2, 1))
 
 
 def _merge(query: Tensor, prototype: Tensor, prior: Tensor | None, size: tuple[int, int]) -> Tensor:
@@ -68,11 +68,12 @@ class PyramidPooling(nn.Module):
     Args:
         channels: C.
         prior: channels of the prior that ``forward`` gets; 0: none.
+        dropout: of the classifier's channels.
     """
 
     bins = (1, 2, 3, 6)  # cells a side of each pooled map
 
-    def __init__(self, channels: int, *, prior: int) -> None:
+    def __init__(self, channels: int, *, prior: int, dropout: float = 0.1) -> None:
         super().__init__()
         branch = max(1, channels // len(self.bins))
         self.merge = _comparison(channels, prior, norm=True)
@@ -80,7 +81,7 @@ class PyramidPooling(nn.Module):
         self.branches = nn.ModuleList(_conv(channels, branch) for _ in self.bins)
         self.fuse = _conv(channels + branch * len(self.bins), channels, 3, norm=True)
         self.refine = _Refine(channels, norm=True)
-        self.classify = _classifier(channels, norm=True)
+        self.classify = _classifier(channels, dropout, norm=True)
 
     def forward(
         self,
@@ -109,20 +110,21 @@ class FeatureEnrichment(nn.Module):
         channels: C.
         prior: channels of the prior that ``forward`` gets; 0: none.
         bins: height and width of the finest scale; ``None``: the features' own.
+        dropout: of the classifiers' channels.
     """
 
     scales = 4
 
-    def __init__(self, channels: int, *, prior: int, bins: int | None = None) -> None:
+    def __init__(self, channels: int, *, prior: int, bins: int | None = None, dropout: float = 0.1) -> None:
         super().__init__()
         self.bins = bins
         self.merges = nn.ModuleList(_comparison(channels, prior) for _ in range(self.scales))
         self.interact = nn.ModuleList(_conv(2 * channels, channels) for _ in range(self.scales - 1))
         self.refines = nn.ModuleList(_Refine(channels) for _ in range(self.scales))
-        self.inner = nn.ModuleList(_classifier(channels) for _ in range(self.scales))
+        self.inner = nn.ModuleList(_classifier(channels, dropout) for _ in range(self.scales))
         self.fuse = _conv(self.scales * channels, channels)
         self.refine = _Refine(channels)
-        self.classify = _classifier(channels)
+        self.classify = _classifier(channels, dropout)
 
     def forward(
         self,

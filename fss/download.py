@@ -212,6 +212,8 @@ def unpack(archive: Path, inner: str, folder: Path) -> None:
             link or a device, or brings the sum beyond ``LIMIT`` bytes or ``MEMBERS`` members; or
             the disk has no room.
     """
+    if not hasattr(tarfile, "data_filter"):
+        raise InputError("this Python unpacks archives unsafely; use 3.11.4 or newer")
     part = folder / f".{archive.name}.part"
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     try:

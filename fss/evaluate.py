@@ -22,7 +22,7 @@ from fss.data.pictures import IGNORE, letterbox_mask, unletterbox
 from fss.engine import start
 from fss.episodes import Episode, EpisodeList, batch_indices, without_small_classes
 from fss.errors import InputError
-from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
+from fss.features import FeatureBatch, FeatureSource, features_of
 from fss.leak import leaked
 from fss.metrics import EpisodeTally
 from fss.model import DANet
@@ -131,24 +131,10 @@ def tally_episodes(
                     predicted, target = _comparable(mask, own, scoring)
                     tally.update(predicted[None], target[None], place[None])
             bar.update(len(ids))
-    whole = EpisodeTally()
-    whole.counts = np.empty((len(episodes), *tally.counts.shape[1:]), np.int64)
+    whole = np.empty((len(episodes), *tally.counts.shape[1:]), np.int64)
     for rows, counts in gather_object([(mine, tally.counts)]):
-        whole.counts[rows] = counts
-    return whole
-
-
-def features_of(
-    model: DANet, dataset: Dataset, *, cache: bool, workers: int = 0, progress: bool = False
-) -> FeatureSource:
-    """Return the source of a data set's features, through the cache on disk or without it.
-
-    Of several processes, the first one fills the cache.
-    """
-    if cache:
-        with PartialState().main_process_first():
-            return CachedFeatures(model, dataset, workers=workers, progress=progress)
-    return LiveFeatures(model, dataset, workers=workers)
+        whole[rows] = counts
+    return EpisodeTally(whole)
 
 
 def _comparable(predicted: np.ndarray, own: np.ndarray, scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:

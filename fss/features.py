@@ -182,6 +182,29 @@ class CachedFeatures:
         return torch.from_numpy(self.table[name][rows]).to(self.device)
 
 
+def features_of(
+    model: DANet,
+    dataset: Dataset,
+    *,
+    cache: bool,
+    workers: int = 0,
+    progress: bool = False,
+    augment: Augment | None = None,
+    seed: int = 0,
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> FeatureSource:
+    """Return the source of a data set's features, through the cache on disk or without it.
+
+    A cache holds pictures as they are, in float32. Of several processes, the first one fills it.
+    """
+    if not cache:
+        return LiveFeatures(model, dataset, augment=augment, seed=seed, workers=workers, autocast=autocast)
+    from accelerate import PartialState  # slow to import; a notebook has one process
+
+    with PartialState().main_process_first():
+        return CachedFeatures(model, dataset, workers=workers, progress=progress)
+
+
 def _asked(episodes: Sequence[Episode], first: int, batch: int) -> tuple[Episode, ...]:
     return tuple(episodes[i] for i in range(first, min(first + batch, len(episodes))))
 

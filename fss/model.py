@@ -79,8 +79,8 @@ class DANet(nn.Module):
             ``fss.backbones.load_backbone``, which also says what it raises.
         backbone: one of yours, in place of the one that ``config`` names. A checkpoint does not hold
             it: pass it to ``fss.load`` again.
-        dropout: of the reduced channels while training (PFENet: 0.5); 0 also turns off the 0.1 of
-            the decoder's classifiers.
+        dropout: of the reduced channels while training (PFENet: 0.5), and of the decoder's
+            classifiers, there at most 0.1.
 
     Attributes:
         trained: what the checkpoint says of its training (data, size, steps ...); empty for a new
@@ -118,13 +118,9 @@ class DANet(nn.Module):
         self.reduce_support = _reduction(joined, channels, dropout)
         self.relations = Relations(aligned=self.backbone.aligned) if config.prior == "relations" else None
         maps = 0 if config.prior is None else Relations.CHANNELS if self.relations else 1
-        self.decoder: nn.Module = PyramidPooling(channels, prior=maps)
+        self.decoder: nn.Module = PyramidPooling(channels, prior=maps, dropout=min(dropout, 0.1))
         if config.decoder == "fem":
-            self.decoder = FeatureEnrichment(channels, prior=maps, bins=config.fem_bins)
-        if not dropout:
-            for part in self.decoder.modules():
-                if isinstance(part, nn.Dropout2d):
-                    part.p = 0.0
+            self.decoder = FeatureEnrichment(channels, prior=maps, bins=config.fem_bins, dropout=min(dropout, 0.1))
         self._start_by_comparing()
 
     @torch.no_grad()

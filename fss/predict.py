@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fss.data.folder import save_mask
+from fss.data.folder import save_picture
 from fss.data.pictures import letterbox_image, letterbox_mask, read_pair, read_rgb, to_tensor, unletterbox
 from fss.errors import InputError
 from fss.model import DANet
@@ -65,5 +65,5 @@ def predict_files(
     if query.resolve() in [image.resolve() for image, _ in support]:
         raise InputError(f"{query}: is both support and query; its mask is known already")
     labels = predict_array(model, [read_pair(*pair) for pair in support], read_rgb(query), size)
-    save_mask(out, labels * np.uint8(255))
+    save_picture(out, labels * np.uint8(255))
     return float(labels.mean())

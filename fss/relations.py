@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fss.attention import CHUNK, Tokens, attention_weights, foreground
+from fss.attention import CHUNK, Tokens, foreground
 from fss.resize import resize
 
 DEPTHS = (3, 4)  # block2 adds nothing (measured), and would take most of the time
@@ -93,16 +93,16 @@ class MaskAttention(nn.Module):
         The map's rows sum to one over all places of all shots. Without it no n x Kn map is built in
         inference.
         """
-        q, s, scale, keep = self.tokens(query, support)
+        tokens = self.tokens(query, support)
         labels = support.mask.flatten(1)[:, None, :, None]  # B,1,Kn,1
         weights = None
         if need_map:
-            weights = attention_weights(q, s, scale=scale, keep=keep)  # B,1,n,Kn
+            weights = tokens.map()  # B,1,n,Kn
             attended = weights @ labels
             weights = weights.squeeze(1).unflatten(2, (support.mask.shape[1], -1)).transpose(1, 2)  # B,K,n,n
         else:
-            rows = q.split(CHUNK, dim=2)
-            attended = torch.cat([attention_weights(part, s, scale=scale, keep=keep) @ labels for part in rows], dim=2)
+            parts = (tokens._replace(query=rows).map() @ labels for rows in tokens.query.split(CHUNK, dim=2))
+            attended = torch.cat([*parts], dim=2)
         return attended.squeeze(-1).unflatten(2, query.shape[2:]), weights  # B,1,n -> B,1,h,w
 
     def tokens(self, query: Float[Tensor, "B C h w"], support: Labelled) -> Tokens:

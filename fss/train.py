@@ -7,8 +7,8 @@ same for one process and for several (see ``fss.engine``).
 
 import math
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +24,11 @@ from fss.config import DANetConfig, DataConfig, TrainConfig
 from fss.data import open_dataset
 from fss.data.dataset import Dataset
 from fss.data.pictures import IGNORE
-from fss.engine import lone, share, start
+from fss.engine import share, start
 from fss.episodes import Augment, Episode, EpisodeList, EpisodeStream, without_small_classes
 from fss.errors import InputError, Stopped, on_signals
 from fss.evaluate import network, tally_episodes
-from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
+from fss.features import FeatureBatch, features_of
 from fss.files import held
 from fss.leak import seen
 from fss.losses import Whole, episode_loss
@@ -87,7 +87,7 @@ def train_step(
     Raises:
         NonFinite: the loss or its gradient is not finite; the step is not taken.
     """
-    accelerator = accelerator or lone(batch.target.device.type)
+    accelerator = accelerator or start(batch.target.device.type)
     whole = Whole(
         accelerator.reduce((batch.target != IGNORE).sum()),
         accelerator.num_processes * len(batch.target),
@@ -142,7 +142,7 @@ def take_step(
     Each process draws its own dropout, so that with another number of processes or of parts other
     channels are dropped. What ``train_step`` says of the ``accelerator`` holds here too.
     """
-    accelerator = accelerator or lone(batch.target.device.type)
+    accelerator = accelerator or start(batch.target.device.type)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step, steps)
     drawn = config.seed * 1_000_003 + step + (accelerator.process_index << 40)
@@ -233,9 +233,17 @@ def train(
             print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "")
         run = RunFolder(out, model, optimizer, made.settings, accelerator)
         run.begin(resume=resume)
-        with accelerator.main_process_first():
-            source = _source(model, made.training, config, workers, progress, accelerator.autocast, augment=True)
-            val_source = _source(model, made.validation, config, workers, progress, augment=False)
+        source = features_of(
+            model,
+            made.training,
+            cache=config.cache,
+            workers=workers,
+            progress=progress,
+            augment=augmentation(config),
+            seed=config.seed,
+            autocast=accelerator.autocast,
+        )
+        val_source = features_of(model, made.validation, cache=config.cache, workers=workers, progress=progress)
         if run.step == 0:
             if resume and progress:
                 print(f"{out}: no step is saved there yet, so the run starts with the first")
@@ -356,22 +364,6 @@ def _reproducible(error: NonFinite, run: RunFolder, stream: Sequence[Episode], b
         "step; train into another folder with a lower lr",
         error.rows,
     )
-
-
-def _source(
-    model: DANet,
-    dataset: Dataset,
-    config: TrainConfig,
-    workers: int,
-    progress: bool,
-    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
-    *,
-    augment: bool,
-) -> FeatureSource:
-    if config.cache:
-        return CachedFeatures(model, dataset, workers=workers, progress=progress)
-    change = augmentation(config) if augment else None
-    return LiveFeatures(model, dataset, augment=change, seed=config.seed, workers=workers, autocast=autocast)
 
 
 def augmentation(config: TrainConfig) -> Augment | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
-from fss.config import DataConfig
+from fss.config import DataConfig, read_value
 from fss.data import shapes
 from fss.data.dataset import ClassImages, Dataset, Reader, narrowed
 from fss.data.folder import open_folder
@@ -103,18 +103,10 @@ def _parts(spec: str, options: DataConfig, fold: int | None = None) -> tuple[str
 
 def _world(text: str, spec: str) -> shapes.World:
     """Read `knob=value,knob=value`."""
-    default = shapes.World()
-    types = {knob.name: type(getattr(default, knob.name)) for knob in fields(default)}
-    knobs: dict[str, int | float | str] = {}
+    knobs: dict[str, Any] = {}
     for part in text.split(","):
         knob, equals, value = part.strip().partition("=")
-        if knob not in types:
-            raise InputError(f"unknown knob {knob!r} in {spec!r}; {nearest(knob, types)}")
         if not equals or knob in knobs:
-            raise InputError(f"knob {knob!r} in {spec!r} must be set once, as {knob}=value")
-        try:
-            knobs[knob] = types[knob](value)
-        except ValueError:
-            kind = types[knob].__name__
-            raise InputError(f"{knob}={value!r} in {spec!r} is not of type {kind}") from None
-    return replace(default, **knobs)  # type: ignore[arg-type]
+            raise InputError(f"{part!r} in {spec!r}: write KNOB=VALUE, each knob once")
+        knobs[knob] = value if value == "none" else read_value(value)  # a knob may be "none", not None
+    return shapes.World().override(knobs)

@@ -194,14 +194,12 @@ def save_pair(stem: Path, image: np.ndarray, mask: np.ndarray) -> None:
 
     Raises `InputError` where nothing can be written.
     """
-    encoded = io.BytesIO()
-    Image.fromarray(image).save(encoded, format="JPEG", quality=95)
-    write_atomically(stem.parent / f"{stem.name}.jpg", encoded.getvalue())
-    save_mask(stem.parent / f"{stem.name}.png", mask)
+    save_picture(stem.parent / f"{stem.name}.jpg", image)
+    save_picture(stem.parent / f"{stem.name}.png", mask)
 
 
-def save_mask(path: Path, mask: np.ndarray) -> None:
-    """Write labels uint8 [H, W] as a PNG; raises `InputError` where nothing can be written."""
+def save_picture(path: Path, pixels: np.ndarray) -> None:
+    """Write uint8 [H, W, 3] or [H, W] as a file of the name's format; `InputError` where that fails."""
     encoded = io.BytesIO()
-    Image.fromarray(mask).save(encoded, format="PNG")
+    Image.fromarray(pixels).save(encoded, format=Image.registered_extensions()[path.suffix.lower()], quality=95)
     write_atomically(path, encoded.getvalue())

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import ipywidgets as widgets
 
-from fss.data.shapes import SHARES, World, classes_of
+from fss.data.shapes import Share, World, classes_of
 from fss.episodes import EpisodeBatch
 from fss.explorer.attended import MAPS
 from fss.explorer.controls import Box, Picker, Picture, dropdown, labelled, row, slider
@@ -212,7 +212,7 @@ def explore_world(
     name = dropdown("class", classes_of("test", 0), class_name, "class of the object")
     number = slider("picture", query, 0, 9, 1, "which picture of the class is the query")
     distractors = slider("distractors", 2, 0, 8, 1, "other objects in the query")
-    share = dropdown("they share", SHARES, "none", "what distractors share with the object")
+    share = dropdown("they share", get_args(Share), "none", "what distractors share with the object")
     hidden = slider("occlusion", default.occlusion, 0.0, 1.0, 0.05, "chance of being half hidden")
     area = slider("size", 0.14, 0.02, 0.5, 0.01, "share of the query that the object covers")
 

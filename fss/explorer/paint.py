@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fss.data.folder import SUFFIXES, save_mask, save_pair
+from fss.data.folder import SUFFIXES, save_pair, save_picture
 from fss.data.pictures import IGNORE, read_mask, read_rgb, resize_labels
 from fss.errors import InputError, nearest
 from fss.explorer.panels import png
@@ -245,7 +245,7 @@ def save_canvases(root: Path, class_name: str, canvases: Sequence[Canvas]) -> li
             home = folder / f"{next(numbers)}.jpg"
             save_pair(home.with_suffix(""), canvas.image, canvas.mask)
         elif canvas.mask is not canvas.kept:
-            save_mask(home.with_suffix(".png"), resize_labels(canvas.mask, *canvas.original))
+            save_picture(home.with_suffix(".png"), resize_labels(canvas.mask, *canvas.original))
         canvas.home, canvas.kept = home, canvas.mask
         saved.append(home)
     return saved

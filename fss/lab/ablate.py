@@ -332,7 +332,7 @@ def steps_of(run: Run) -> int:
 
 
 def logged(out: Path) -> int:
-    """Return the last step in a run's log; 0 where there is none."""
+    """Return the last step in a run's log; 0 without a log."""
     try:
         return int(read_log(out / LOG)[-1]["step"])
     except (OSError, IndexError, InputError):

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from fss.errors import InputError
 from fss.explorer.notebook import RESULTS, check_parameters, report
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 REMARK = ": not within the tolerance"
 
 

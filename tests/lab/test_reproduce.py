@@ -119,7 +119,6 @@ def test_a_declaration_is_read_back_as_it_was_given(tmp_path):
         ("table3 --data shapes --device cpuu", "unknown device 'cpuu'; use cpu or cuda"),
         ("table3 --data pascal5i:x --min-pixels 0", "DataConfig.min_pixels = 0: use 1 or more"),
         ("table3 --data pascal5i:nowhere --dry-run", "nowhere; give the path of VOCdevkit"),
-        ("table3", "required"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, args, message):
@@ -205,18 +204,18 @@ def test_tables_2_and_3_have_a_mean_a_row(tmp_path):
         assert head == ["method", "shots", "", "mean"]
         assert [line[0] for line in lines[::6]] == [row.title for row in TABLES[table]]
         assert {line[3] for line in lines[1::3]} == {"25.00"}
-        assert lines[2][3] == f"{25 - TABLES[table][0].figures[1]['mean']:+.2f}"
+        assert lines[2][3] == f"{25 - TABLES[table][0].scores[1]['mean']:+.2f}"
 
 
 def test_the_papers_figures_are_as_it_prints_them():
     """Means of folds that it prints, and the gains that its text names."""
     (pfenet, danet) = TABLES["table1"]
     for shots in (1, 5):
-        folds = [danet.figures[shots][fold] for fold in FOLDS]
-        assert danet.figures[shots]["mean"] == pytest.approx(mean(folds), abs=0.0051)
+        folds = [danet.scores[shots][fold] for fold in FOLDS]
+        assert danet.scores[shots]["mean"] == pytest.approx(mean(folds), abs=0.0051)
         for three, one in ((TABLES["table3"][0], pfenet), (TABLES["table3"][-1], danet)):
-            assert three.figures[shots]["mean"] == one.figures[shots]["mean"]
-    assert mean(pfenet.figures[1][fold] for fold in FOLDS) == pytest.approx(60.725)
+            assert three.scores[shots]["mean"] == one.scores[shots]["mean"]
+    assert mean(pfenet.scores[1][fold] for fold in FOLDS) == pytest.approx(60.725)
     assert gains() == {"pca": (0.23, 0.44), "lda": (0.57, 0.81), "published": (1.08, 1.26)}
 
 
