@@ -171,8 +171,8 @@ class _QueryKeyValue(nn.Module):
     def extra_repr(self) -> str:
         return f"value={self.value!r}, scaled={self.scaled}, mask_background={self.mask_background}"
 
-    def project(self, query: Tensor, support: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        """Return the query, the keys of every shot, and the value of the query [B,C,H,W]."""
+    def project(self, query: Tensor, support: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the projected query [B,d,H,W] and the keys of every shot [B,K,d,H,W]."""
         channels = self.value_proj.in_channels
         expected = (*support.shape[:1], channels, *support.shape[3:])
         if support.dim() != 5 or support.shape[2] != channels or tuple(query.shape) != expected:
@@ -185,7 +185,7 @@ class _QueryKeyValue(nn.Module):
             raise ValueError("mask_background=True needs the mask [B,K,1,H,W] of the support")
         _check_mask(mask, support)
         keys = self.key_proj(support.flatten(0, 1)).unflatten(0, support.shape[:2])
-        return self.query_proj(query), keys, self.value_proj(query)
+        return self.query_proj(query), keys
 
     def support_value(self, support: Tensor) -> Tensor:
         """Project the support by the query's own ``value_proj``: [B,K,C,H,W]."""
@@ -239,9 +239,9 @@ class LightAttention(_QueryKeyValue):
         ``support`` is masked already; ``mask`` (0..1) is only used by ``mask_background``.
         Raises ValueError where the shapes do not fit together.
         """
-        q, k, v = self.project(query, support, mask)
-        rows, cols = (tokens.map() for tokens in self._tokens(q, k, mask))  # B,K,H,H and B,K,W,W
+        rows, cols = (tokens.map() for tokens in self.tokens(query, support, mask))  # B,K,H,H and B,K,W,W
         maps = LightMaps(rows.mean(1), cols.mean(1), rows, cols)
+        v = self.value_proj(query)
         if self.value == "query":
             row_term = torch.einsum("bij,bcjw->bciw", maps.rows, v)
             col_term = torch.einsum("bij,bchj->bchi", maps.cols, v)
@@ -254,11 +254,7 @@ class LightAttention(_QueryKeyValue):
 
     def tokens(self, query: Tensor, support: Tensor, mask: Tensor | None) -> tuple[Tokens, Tokens]:
         """Return what the maps of rows and of columns are made of; arguments as of ``forward``."""
-        q, k, _ = self.project(query, support, mask)
-        return self._tokens(q, k, mask)
-
-    def _tokens(self, q: Tensor, k: Tensor, mask: Tensor | None) -> tuple[Tokens, Tokens]:
-        """Rows and columns of the projections [B,d,H,W] and [B,K,d,H,W] as tokens."""
+        q, k = self.project(query, support, mask)
         # A token is a whole row: permute first, a bare view would mix rows and columns.
         rows = q.permute(0, 2, 1, 3), k.permute(0, 1, 3, 2, 4)  # B,H,d,W and B,K,H,d,W
         cols = q.permute(0, 3, 1, 2), k.permute(0, 1, 4, 2, 3)  # B,W,d,H and B,K,W,d,H
@@ -303,8 +299,7 @@ class DenseAttention(_QueryKeyValue):
         ``need_map=False`` never holds more than ``CHUNK`` rows of the N x N map (in inference) and
         gives the same output. Raises ValueError where the shapes do not fit together.
         """
-        q, k, v = self.project(query, support, mask)
-        tokens = self._tokens(q, k, mask)
+        tokens, v = self.tokens(query, support, mask), self.value_proj(query)
         values = v.unsqueeze(1) if self.value == "query" else self.support_value(support)
         values = values.flatten(3).transpose(2, 3)  # B,1,N,C or B,K,N,C
         if need_map:
@@ -320,11 +315,7 @@ class DenseAttention(_QueryKeyValue):
 
     def tokens(self, query: Tensor, support: Tensor, mask: Tensor | None) -> Tokens:
         """Return what the map is made of; arguments as of ``forward``."""
-        q, k, _ = self.project(query, support, mask)
-        return self._tokens(q, k, mask)
-
-    def _tokens(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tokens:
-        """Places of the projections [B,d,H,W] and [B,K,d,H,W] as tokens."""
+        q, k = self.project(query, support, mask)
         places = q.flatten(2).transpose(1, 2), k.flatten(3).transpose(2, 3)  # B,N,d and B,K,N,d
         return self._flat(*places, mask, inside=(2,))
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fss.download import is_published, weights_file
-from fss.errors import InputError, nearest
+from fss.errors import InputError, nearest, one_line
 
 State = dict[str, Tensor]  # the weights of a network by name
 
@@ -168,7 +168,7 @@ def load_backbone(name: str, pretrained: bool | str | Path = True) -> Backbone:
     try:
         return BUILDERS[name](name, state)
     except (RuntimeError, AttributeError, TypeError) as error:
-        raise InputError(f"{path}: weights of another network ({_reason(error)}); give those of {name}") from error
+        raise InputError(f"{path}: weights of another network ({one_line(error)}); give those of {name}") from error
 
 
 def _efficientnet_lite0(name: str, state: State | None) -> Backbone:
@@ -321,16 +321,11 @@ def _read_weights(path: Path) -> State:
             "carry code; save network.state_dict() alone"
         ) from error
     except Exception as error:  # torch and safetensors raise a dozen kinds
-        raise InputError(f"{path}: not a readable state dict ({_reason(error)}); download it again") from error
+        raise InputError(f"{path}: not a readable state dict ({one_line(error)}); download it again") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"{path}: holds no state dict; save network.state_dict()")
     return {str(name): tensor for name, tensor in state.items()}
-
-
-def _reason(error: Exception) -> str:
-    """The error in one line: some messages are empty, a bare key, or a page."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:160]
 
 
 BUILDERS: dict[str, Callable[[str, State | None], Backbone]] = {

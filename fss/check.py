@@ -47,8 +47,6 @@ def check_data(
 
 def _read(dataset: Dataset, workers: int, progress: bool) -> Iterator[str]:
     samples = [(class_name, name) for class_name, names in dataset.images.items() for name in names]
-    if not samples:
-        return
     pool = ProcessPoolExecutor(workers, initializer=_leave_signals_to_the_parent)
     try:
         results = pool.map(partial(_problem, dataset.reader, dataset.size), samples, chunksize=16)

@@ -91,8 +91,7 @@ def train(
     )
     if not _is_main_process():
         return
-    best, step = model.trained["best"], model.trained["step"]
-    print(f"{out}/best.safetensors: validation mIoU {100 * best:.1f}, at step {step}")
+    print(f"{out}/best.safetensors: validation mIoU {100 * model.trained['best']:.1f}, at step {model.trained['step']}")
 
 
 def eval(  # noqa: A001
@@ -200,8 +199,7 @@ def check(
     notes, problems = check_data(
         data, fold=fold, size=size, options=options, workers=max(1, processes(workers)), progress=not quiet
     )
-    for note in notes:
-        print(note)
+    print(*notes, sep="\n", end="\n" if notes else "")
     found = 0
     for found, problem in enumerate(problems, 1):  # noqa: B007
         print(problem)
@@ -303,7 +301,8 @@ def main(args: list[str] | None = None) -> None:
     except InputError as error:
         _end(2, f"error: {error}")
     except (RuntimeError, MemoryError) as error:
-        if _is_out_of_memory(error):
+        # Python's, torch's CUDA or its CPU allocator has no more; torch need not be loaded.
+        if type(error).__name__ in ("MemoryError", "OutOfMemoryError") or "not enough memory" in str(error):
             _end(
                 2,
                 "error: out of memory; give the device back what others hold, or ask for less: a "
@@ -326,15 +325,6 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
         _end(128 + number, str(error) or "interrupted")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch's CUDA or its CPU allocator has no more; torch need not be loaded."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "not enough memory" in str(error)
-    )
 
 
 def _is_main_process() -> bool:

@@ -16,7 +16,7 @@ from urllib.error import HTTPError
 
 from tqdm.auto import tqdm
 
-from fss.errors import InputError, nearest
+from fss.errors import InputError, nearest, one_line
 from fss.files import held
 
 LIMIT = 8 * 10**9  # bytes of what an archive holds: four times those published
@@ -181,7 +181,7 @@ def fetch(source: Source, path: Path, *, progress: bool = False) -> None:
             error.close()
         if getattr(error, "code", None) != 416:  # which says that nothing is missing
             raise InputError(
-                f"{source.url}: cannot be fetched ({_reason(error)}); check the network and run again to go on "
+                f"{source.url}: cannot be fetched ({one_line(error)}); check the network and run again to go on "
                 f"from there, or get that file elsewhere and put it at {path}"
             ) from error
     if not is_published(part, source.sha256):
@@ -235,7 +235,7 @@ def unpack(archive: Path, inner: str, folder: Path) -> None:
         (folder / inner).parent.mkdir(parents=True, exist_ok=True)
         (part / inner).rename(folder / inner)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{archive}: not unpacked ({_reason(error)}); remove it and run again") from error
+        raise InputError(f"{archive}: not unpacked ({one_line(error)}); remove it and run again") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -245,8 +245,3 @@ def _check_room(folder: Path, size: int) -> None:
         raise InputError(
             f"{folder}: {size:,} bytes are needed and {free:,} are free; make room, or choose another place with --out"
         )
-
-
-def _reason(error: Exception) -> str:
-    """The error in one line: some messages are empty, or several lines."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

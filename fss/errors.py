@@ -58,3 +58,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     match = closest(name, names)
     return f"did you mean {match!r}?" if match else f"known: {', '.join(names)}"
+
+
+def one_line(error: Exception) -> str:
+    """Return an error in one line: some messages are empty, a bare key, or a page."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -1,11 +1,11 @@
 """Evaluation over a fixed episode list, and the references that every network has to beat."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from math import fsum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,12 +32,8 @@ from fss.resize import resize, share_of
 BATCH = 8
 
 
-class Predictor(Protocol):
-    """Turns the features of a batch of episodes into labels [B,h,w]."""
-
-    def __call__(self, batch: FeatureBatch) -> Tensor:
-        """Predict 1 (foreground) or 0 for every pixel of the queries."""
-        ...
+Predictor = Callable[[FeatureBatch], Tensor]
+"""Turns the features of a batch of episodes into labels [B,h,w], 1 for the object."""
 
 
 def network(model: DANet) -> Predictor:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from errno import ENOSPC
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,20 +54,6 @@ class FeatureBatch(NamedTuple):
     episodes: tuple[Episode, ...] = ()  # which they are, in order
 
 
-class FeatureSource(Protocol):
-    """Gives the features of episodes in batches, in order, from episode ``start`` on."""
-
-    def batches(
-        self, episodes: Sequence[Episode], batch: int, *, start: int = 0, stride: int | None = None
-    ) -> Iterator[FeatureBatch]:
-        """Yield the batches; the last one may be smaller.
-
-        Each begins ``stride`` episodes after the one before, by default where that ends; a process
-        of several leaves out the others' episodes so.
-        """
-        ...
-
-
 class LiveFeatures:
     """Features extracted from the pictures each time, on the model's device.
 
@@ -95,7 +81,11 @@ class LiveFeatures:
     def batches(
         self, episodes: Sequence[Episode], batch: int, *, start: int = 0, stride: int | None = None
     ) -> Iterator[FeatureBatch]:
-        """Yield batches; see ``FeatureSource``."""
+        """Yield the features of episodes in batches, in order, from episode ``start`` on.
+
+        The last batch may be smaller. Each begins ``stride`` episodes after the one before, by default where
+        that ends; a process of several leaves out the others' episodes so.
+        """
         device = self.model.backbone.mean.device
         pictures = EpisodeDataset(self.dataset, episodes, augment=self.augment, seed=self.seed)
         loader = episode_loader(pictures, batch=batch, workers=self.workers, start=start, stride=stride)
@@ -161,7 +151,7 @@ class CachedFeatures:
     def batches(
         self, episodes: Sequence[Episode], batch: int, *, start: int = 0, stride: int | None = None
     ) -> Iterator[FeatureBatch]:
-        """Yield batches; see ``FeatureSource``."""
+        """Yield batches; see ``LiveFeatures.batches``."""
         if self.live is not None:
             yield from self.live.batches(episodes, batch, start=start, stride=stride)
             return
@@ -180,6 +170,9 @@ class CachedFeatures:
 
     def _read(self, name: str, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(self.table[name][rows]).to(self.device)
+
+
+FeatureSource = LiveFeatures | CachedFeatures
 
 
 def features_of(

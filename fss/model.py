@@ -198,14 +198,14 @@ class DANet(nn.Module):
 
     def masked_block4(self, block3: Float[Tensor, "B C H W"], mask: Tensor) -> Tensor:
         """Run block4 on block3 features masked by labels [B,h,w] (PFENet's order)."""
-        return self.backbone.block4(block3 * self._object(mask, block3))
+        return self.backbone.block4(block3 * self._share(mask, block3))
 
     def encode_features(self, support: Features, mask: Tensor) -> SupportCode:
         """``encode_support`` from features [B,K,C,H,W] (masked nowhere) and labels [B,K,h,w]."""
         config = self.config
         if config.without_support:
             support, mask = Features(*(torch.zeros_like(map_) for map_ in support)), torch.zeros_like(mask)
-        small = self._object(mask, support.block2)  # B,K,1,H,W
+        small = self._share(mask, support.block2)  # B,K,1,H,W
         block2, block3 = self._middle(support)
         masked2 = block2 * small  # Eq. 1
         if config.mask_before_reduce:
@@ -219,9 +219,11 @@ class DANet(nn.Module):
         else:
             prototype, (weights,) = self.channel(reduced, small)  # Eq. 6, 7
         if self.relations is not None:
-            labelled = tuple(Labelled(map_, self._object(mask, map_), self._ground(mask, map_)) for map_ in support[1:])
+            labelled = tuple(
+                Labelled(map_, self._share(mask, map_), self._share(mask, map_, 0)) for map_ in support[1:]
+            )
         elif config.prior is not None:
-            block4 = support.block4 * self._object(mask, support.block4)
+            block4 = support.block4 * self._share(mask, support.block4)
         return SupportCode(masked2, reduced, small, prototype, weights, block4, labelled)
 
     def segment_features(
@@ -295,13 +297,9 @@ class DANet(nn.Module):
     def _resize(self, maps: Tensor, size: Size) -> Tensor:
         return resize(maps, size, aligned=self.backbone.aligned)
 
-    def _object(self, mask: Tensor, like: Tensor) -> Tensor:
-        """Labels [...,h,w] -> object = 1 on the grid of ``like``: [...,1,H,W]."""
-        return share_of(mask, 1, like, aligned=self.backbone.aligned)
-
-    def _ground(self, mask: Tensor, like: Tensor) -> Tensor:
-        """The same of ground = 0; what the label leaves open is neither."""
-        return share_of(mask, 0, like, aligned=self.backbone.aligned)
+    def _share(self, mask: Tensor, like: Tensor, label: int = 1) -> Tensor:
+        """Labels [...,h,w] -> object = 1 (or ground = 0; 255 is neither) on the grid of ``like``: [...,1,H,W]."""
+        return share_of(mask, label, like, aligned=self.backbone.aligned)
 
     def head_state(self) -> dict[str, Tensor]:
         """Return all weights but the frozen backbone's: what training changes."""

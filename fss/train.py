@@ -30,13 +30,13 @@ from fss.errors import InputError, Stopped, on_signals
 from fss.evaluate import network, tally_episodes
 from fss.features import FeatureBatch, features_of
 from fss.files import held
-from fss.leak import seen
 from fss.losses import Whole, episode_loss
 from fss.model import DANet
 from fss.run import RunFolder
 
 SAVE_EVERY = 250  # steps between two checkpoints to resume from
 LOG_EVERY = 10
+TORCH_SEEDS = 2**63  # how many torch takes; ours may be of any size
 
 
 class NonFinite(InputError):
@@ -146,14 +146,9 @@ def take_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step, steps)
     drawn = config.seed * 1_000_003 + step + (accelerator.process_index << 40)
-    torch.manual_seed(torch_seed(drawn))
+    torch.manual_seed(drawn % TORCH_SEEDS)
     model.train()
     return train_step(model, optimizer, batch, config.aux_weight, config.iou_weight, accelerator)
-
-
-def torch_seed(seed: int) -> int:
-    """Fit a seed of any size into the 63 bits that torch takes; small ones stay as they are."""
-    return seed % 2**63
 
 
 def train(
@@ -250,10 +245,9 @@ def train(
             run.save()  # whenever the run is killed, there is something to resume from
         bar = tqdm(total=steps, initial=run.step, desc="train", unit="step", disable=not progress, dynamic_ncols=True)
         first = run.step * config.batch + accelerator.process_index * mine
-        batches = source.batches(made.stream, mine, start=first, stride=config.batch)
         stop: list[int] = []  # signals that came: the step that is under way is finished and saved
         with bar, on_signals(lambda number, _: stop.append(number), signal.SIGINT, signal.SIGTERM):
-            for batch in batches:
+            for batch in source.batches(made.stream, mine, start=first, stride=config.batch):
                 try:
                     loss = take_step(model, optimizer, batch, config, run.step, steps, accelerator)
                 except NonFinite as error:
@@ -331,7 +325,7 @@ def set_up(
         training, validation = (without_small_classes(part, config.shots) for part in (training, validation))
     steps = step_count(config, training)
     stream = EpisodeStream(training, config.shots, config.seed, steps * config.batch)
-    torch.manual_seed(torch_seed(config.seed))
+    torch.manual_seed(config.seed % TORCH_SEEDS)
     model = DANet(model_config, pretrained=pretrained, backbone=backbone, dropout=config.dropout)
     model.to(accelerator.device)
     optimizer = accelerator.prepare(make_optimizer(model, config))
@@ -344,9 +338,10 @@ def set_up(
         "skip_small_classes": skip_small_classes,
         "pictures_sha256": [training.fingerprint(), validation.fingerprint()],
         "options": options.to_json(),
-        **seen(training),
         "train": config.to_json(),
     }
+    if training.spec.partition(":")[0] != "shapes":  # whose spec gives them
+        settings["classes"] = list(training.classes)
     return SetUp(accelerator, training, validation, stream, steps, model, optimizer, settings)
 
 

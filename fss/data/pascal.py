@@ -18,7 +18,7 @@ from fss.data.lists import FOLDS, ImageLists, Pair, PairLists, find_lists, label
 from fss.data.opening import Opening
 from fss.data.pictures import IGNORE
 from fss.data.scan import Scan, counted
-from fss.data.voc import CLASSES, SOURCE, Voc
+from fss.data.voc import CLASSES, OWN, SOURCE, Voc
 from fss.errors import InputError
 from fss.files import expanded
 
@@ -66,7 +66,7 @@ class Pascal:
         names = [name for label, name in enumerate(CLASSES, 1) if fold is None or (label in novel) == (split == "test")]
         chosen = narrowed(names, self.options.classes, f"the {split} split of {spec}")
         notes = []
-        if part == "trn" and not isinstance(self.lists, PairLists) and not self.voc.augmented:
+        if part == "trn" and not isinstance(self.lists, PairLists) and self.voc.masks == (self.voc.root / OWN,):
             notes.append(
                 f"{self.voc.root} has VOC's own masks only, a seventh of those to train on, "
                 "without SBD's (cls) or SegmentationClassAug"

@@ -86,11 +86,6 @@ class Voc(Reader):
             raise InputError(f"{root} is {whole}, without {' and '.join(missing)}; {SOURCE}")
         return cls(root, masks)
 
-    @property
-    def augmented(self) -> bool:
-        """Whether the masks that SBD adds to VOC's own are there."""
-        return self.masks != (self.root / OWN,)
-
     def picture(self, name: str) -> Path:
         """Return where a picture lies."""
         return self.root / "JPEGImages" / f"{name}.jpg"

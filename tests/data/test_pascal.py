@@ -237,7 +237,7 @@ def test_voc_and_sbd_are_read_where_their_archives_unpack(tree, tmp_path, part):
     sbd = tmp_path / "data" / "benchmark_RELEASE" / "dataset" / "cls"
     sbd.mkdir(parents=True)
     given = tmp_path / "data" / part
-    assert not Voc.find(given).augmented
+    assert Voc.find(given).masks == (root / "SegmentationClass",)
     (root / "SegmentationClass" / "t03-0.png").unlink()
     savemat(sbd / "t03-0.mat", {"GTcls": {"Segmentation": trees.labels({4: LARGE})}})
     assert Voc.find(given) == Voc(root, (root / "SegmentationClass", sbd))

@@ -26,7 +26,7 @@ def fused(attention: DenseAttention, query: Tensor, support: Tensor) -> Tensor:
 
     That wants query, key and value of one width, to which zeros are added, and contiguous.
     """
-    q, k, v = attention.project(query, support, None)
+    (q, k), v = attention.project(query, support, None), attention.value_proj(query)
     q, k, values = (x.flatten(-2).mT.contiguous() for x in (q.unsqueeze(1), k, v.unsqueeze(1)))
     q, k = (F.pad(x, (0, values.shape[-1] - x.shape[-1])) for x in (q, k))
     attended = F.scaled_dot_product_attention(q, k, values, scale=1.0)
