@@ -11,7 +11,7 @@ NOTEBOOKS := .venv/bin/python tools/notebooks.py
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run-all run-full test portable refresh lint lab site e2e bench weights photos ablation \
+.PHONY: help setup run-all run-full test quick portable refresh lint fix lab site e2e bench weights photos ablation \
   leakage protocol tables lock clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -20,7 +20,7 @@ export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 1000
 # Sums depend on the number of threads: outputs are made and checked with one, a worker a core. One
 # is also quicker than two for small networks wherever the cores have anything else to do.
-run-all test refresh: export OMP_NUM_THREADS := 1
+run-all test quick refresh: export OMP_NUM_THREADS := 1
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -30,7 +30,7 @@ setup: $(READY) ## make .venv and install the kit there, editable, with all extr
 # A set-up that was killed may have left half a package behind: then .venv is made anew.
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "make: the kit needs Python 3.11 or newer, and $(PYTHON) is none;" \
+	  echo "make: the kit needs Python 3.11 or newer, and $(PYTHON) is older;" \
 	    "name one: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@if [ -e .venv/.installing ]; then rm -rf .venv; fi
 	@echo "make: installing into .venv (some minutes and 6 GB the first time: torch is large)"
@@ -50,6 +50,14 @@ test: $(READY) ## unit tests, and every notebook's outputs against the committed
 	$(RUN) pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout 600 \
 	  --numprocesses $(WORKERS) --dist loadscope
 
+# tests/data, the doctests and the tests that are named after a file of the core, but for those that run
+# notebooks or several processes.
+QUICK := tests/data tests/test_doctests.py $(sort $(filter-out tests/test_notebook% tests/test_engine%, \
+  $(wildcard $(patsubst fss/%.py,tests/test_%*.py,$(wildcard fss/*.py)))))
+
+quick: lint ## the inner loop: lint, types and the core's tests without the slow ones (a minute on two cores)
+	$(RUN) pytest -q $(QUICK) -m "not slow" --numprocesses $(WORKERS)
+
 portable: $(READY) ## notebooks, and tests of numbers, as other processors compute (30 minutes; FULL=1: more)
 	.venv/bin/python tools/portable.py $(if $(FULL),--full)
 
@@ -61,10 +69,14 @@ lint: $(READY) ## style, formatting and types
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 
+fix: $(READY) ## correct what ruff can correct safely, and format
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
 lab: $(READY) ## open the first notebook in JupyterLab
 	$(RUN) jupyter lab notebooks/00_start_here.ipynb
 
-site: $(READY) ## write all notebooks, as they ran, as HTML into build/site
+site: $(READY) ## write all notebooks, as they ran, and the API reference as HTML into build/site
 	.venv/bin/python tools/site.py
 
 # `make test` runs the same tests where the two packages and a Chromium are installed.
@@ -80,20 +92,17 @@ bench: $(READY) ## time the kit and every notebook on this machine (eight minute
 	$(MAKE) tables
 
 weights: $(READY) ## train, measure and ship the weights in fss/weights (two hours)
-	.venv/bin/python tools/compare.py intended-lite0-shapes --data shapes:extra=5000 --arms intended \
-	  --ship --set steps=24000 val_every=2000
-	.venv/bin/python tools/compare.py published-lite0-shapes --arms published --ship \
-	  --set steps=10000 val_every=1000
+	$(RUN) fss ablate results/shipped-shapes
+	.venv/bin/python tools/ship.py results/shipped-shapes more-shapes/intended-0 intended-lite0-shapes
+	.venv/bin/python tools/ship.py results/shipped-shapes shapes/published-0 published-lite0-shapes
 	$(MAKE) tables
 
 photos: $(READY) ## train, measure and ship the weights for photographs: make photos PHOTOS=path
 	@[ -d "$(PHOTOS)" ] || { echo "give a folder of pictures: make photos PHOTOS=path"; exit 2; }
 	# build/mixed is gone on with; for other pictures, make clean first
 	[ -d build/mixed ] || .venv/bin/python tools/mix.py "$(PHOTOS)" build/mixed --shapes 20
-	.venv/bin/python tools/compare.py best-lite0-photos --data folder:build/mixed \
-	  --label 'folder:$$PHOTOS with 20 classes of shapes' \
-	  --command 'make photos PHOTOS=path/to/photos' --arms best --ship \
-	  --set size=256 steps=6000 val_every=1000 lr=0.002 dropout=0.5 iou_weight=1
+	MIXED=build/mixed $(RUN) fss ablate results/shipped-photos
+	.venv/bin/python tools/ship.py results/shipped-photos photos/best-0 best-lite0-photos
 	.venv/bin/python tools/qualitative.py build/photos --data folder:build/mixed \
 	  --checkpoint best-lite0-photos
 	$(MAKE) tables
@@ -105,13 +114,14 @@ ablation: $(READY) ## the runs that the campaigns still lack (a day): make ablat
 	$(MAKE) tables
 
 leakage: $(READY) ## train on the test classes and without them, and measure both (15 minutes)
-	.venv/bin/python tools/leakage.py
-
-protocol: $(READY) ## measure what the protocol's choices do on Pascal-5i: make protocol VOC=path
-	VOC="$(VOC)" .venv/bin/python tools/protocol.py
+	$(RUN) fss ablate results/leakage
 	$(MAKE) tables
 
-tables: $(READY) ## put the measured figures of results/, and how the kit is built, into README.md
+protocol: $(READY) ## measure what the protocol's choices do on Pascal-5i: make protocol VOC=path
+	VOC="$(VOC)" $(RUN) fss ablate results/protocol
+	$(MAKE) tables
+
+tables: $(READY) ## put the measured numbers of results/, and how the kit is built, into README.md and docs/
 	.venv/bin/python tools/tables.py
 	.venv/bin/python tools/layers.py
 

@@ -1,15 +1,15 @@
 """Learn, train and take apart attention in few-shot segmentation.
 
-``fss.load(name)`` returns a trained network, ``fss.load_pfenet(state_dict)`` a published PFENet.
-Everything else is imported from its module, so that ``import fss`` and ``fss --help`` stay quick.
+``fss.load(name)`` returns a trained network. Everything else is imported from its module, so that
+``import fss`` and ``fss --help`` stay quick.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fss.checkpoint import load, load_pfenet
+    from fss.checkpoint import load
 
-__all__ = ["load", "load_pfenet"]
+__all__ = ["load"]
 __version__ = "0.1.0"
 
 

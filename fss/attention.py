@@ -119,15 +119,18 @@ class Tokens(NamedTuple):
     scale: float | Tensor
     keep: Tensor | None  # [B,K,J]: keys that may be attended to
 
+    def map(self) -> Float[Tensor, "B K I J"]:
+        """Return the whole map."""
+        return attention_weights(self.query, self.key, scale=self.scale, keep=self.keep)
+
     def row(self, i: int, *, temperature: float = 1.0) -> Float[Tensor, "B K J"]:
         """Return row ``i`` of the map; its scores are divided by ``temperature`` first."""
-        query = self.query[..., i : i + 1, :]
-        scale = self.scale / temperature
-        return attention_weights(query, self.key, scale=scale, keep=self.keep).squeeze(-2)
+        one = self._replace(query=self.query[..., i : i + 1, :], scale=self.scale / temperature)
+        return one.map().squeeze(-2)
 
 
 def foreground(mask: Float[Tensor, "... J"]) -> Tensor:
-    """Return which of the J keys are foreground (> 0.5); all of them if there is none."""
+    """Return which of the J keys are foreground (> 0.5); all of them if none is."""
     inside = mask > 0.5
     return inside | ~inside.any(dim=-1, keepdim=True)
 
@@ -168,31 +171,33 @@ class _QueryKeyValue(nn.Module):
     def extra_repr(self) -> str:
         return f"value={self.value!r}, scaled={self.scaled}, mask_background={self.mask_background}"
 
-    def project(self, query: Tensor, support: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        """Return the query, the keys of every shot, and the value of the query [B,C,H,W]."""
+    def project(self, query: Tensor, support: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the projected query [B,d,H,W] and the keys of every shot [B,K,d,H,W]."""
         channels = self.value_proj.in_channels
-        if query.dim() != 4 or support.dim() != 5:
+        expected = (*support.shape[:1], channels, *support.shape[3:])
+        if support.dim() != 5 or support.shape[2] != channels or tuple(query.shape) != expected:
             raise ValueError(
                 "expected query [B,C,H,W] and support [B,K,C,H,W], "
-                f"got {tuple(query.shape)} and {tuple(support.shape)}; "
-                "for one shot use support.unsqueeze(1)"
-            )
-        batch, shots = support.shape[:2]
-        expected = (batch, channels, *query.shape[2:])
-        if tuple(query.shape) != expected or tuple(support.shape[2:]) != expected[1:]:
-            raise ValueError(
-                f"query {tuple(query.shape)} and support {tuple(support.shape)} must share batch, "
-                f"height and width and have {channels} channels; resize them first"
+                f"got {tuple(query.shape)} and {tuple(support.shape)}; they must share batch, height and width "
+                f"and have {channels} channels: resize them first, and for one shot use support.unsqueeze(1)"
             )
         if self.mask_background and mask is None:
             raise ValueError("mask_background=True needs the mask [B,K,1,H,W] of the support")
         _check_mask(mask, support)
-        keys = self.key_proj(support.flatten(0, 1)).unflatten(0, (batch, shots))
-        return self.query_proj(query), keys, self.value_proj(query)
+        keys = self.key_proj(support.flatten(0, 1)).unflatten(0, support.shape[:2])
+        return self.query_proj(query), keys
 
     def support_value(self, support: Tensor) -> Tensor:
         """Project the support by the query's own ``value_proj``: [B,K,C,H,W]."""
         return self.value_proj(support.flatten(0, 1)).unflatten(0, support.shape[:2])
+
+    def _flat(self, query: Tensor, key: Tensor, mask: Tensor | None, inside: tuple[int, ...]) -> Tokens:
+        """Projections [B,I,...] and [B,K,J,...] as tokens; ``inside``: the mask's dimensions within a token."""
+        q, k = query.flatten(2).unsqueeze(1), key.flatten(3)  # B,1,I,D and B,K,J,D
+        keep = None
+        if self.mask_background and mask is not None:
+            keep = foreground(mask.amax(inside).flatten(2))  # B,K,J
+        return Tokens(q, k, q.shape[-1] ** -0.5 if self.scaled else 1.0, keep)
 
 
 class LightAttention(_QueryKeyValue):
@@ -234,9 +239,9 @@ class LightAttention(_QueryKeyValue):
         ``support`` is masked already; ``mask`` (0..1) is only used by ``mask_background``.
         Raises ValueError where the shapes do not fit together.
         """
-        q, k, v = self.project(query, support, mask)
-        rows, cols = (attention_weights(t.query, t.key, scale=t.scale, keep=t.keep) for t in self._tokens(q, k, mask))
+        rows, cols = (tokens.map() for tokens in self.tokens(query, support, mask))  # B,K,H,H and B,K,W,W
         maps = LightMaps(rows.mean(1), cols.mean(1), rows, cols)
+        v = self.value_proj(query)
         if self.value == "query":
             row_term = torch.einsum("bij,bcjw->bciw", maps.rows, v)
             col_term = torch.einsum("bij,bchj->bchi", maps.cols, v)
@@ -249,23 +254,11 @@ class LightAttention(_QueryKeyValue):
 
     def tokens(self, query: Tensor, support: Tensor, mask: Tensor | None) -> tuple[Tokens, Tokens]:
         """Return what the maps of rows and of columns are made of; arguments as of ``forward``."""
-        q, k, _ = self.project(query, support, mask)
-        return self._tokens(q, k, mask)
-
-    def _tokens(self, q: Tensor, k: Tensor, mask: Tensor | None) -> tuple[Tokens, Tokens]:
-        """Rows and columns of the projections [B,d,H,W] and [B,K,d,H,W] as tokens."""
-        row_keep = col_keep = None
-        if self.mask_background and mask is not None:
-            row_keep = foreground(mask.amax(dim=(2, 4)))  # B,K,H
-            col_keep = foreground(mask.amax(dim=(2, 3)))  # B,K,W
+        q, k = self.project(query, support, mask)
         # A token is a whole row: permute first, a bare view would mix rows and columns.
         rows = q.permute(0, 2, 1, 3), k.permute(0, 1, 3, 2, 4)  # B,H,d,W and B,K,H,d,W
         cols = q.permute(0, 3, 1, 2), k.permute(0, 1, 4, 2, 3)  # B,W,d,H and B,K,W,d,H
-        return self._flat(*rows, row_keep), self._flat(*cols, col_keep)
-
-    def _flat(self, query: Tensor, key: Tensor, keep: Tensor | None) -> Tokens:
-        q = query.flatten(2).unsqueeze(1)
-        return Tokens(q, key.flatten(3), q.shape[-1] ** -0.5 if self.scaled else 1.0, keep)
+        return self._flat(*rows, mask, inside=(2, 4)), self._flat(*cols, mask, inside=(2, 3))
 
 
 @register("dense")
@@ -306,34 +299,25 @@ class DenseAttention(_QueryKeyValue):
         ``need_map=False`` never holds more than ``CHUNK`` rows of the N x N map (in inference) and
         gives the same output. Raises ValueError where the shapes do not fit together.
         """
-        q, k, v = self.project(query, support, mask)
-        q, k, scale, keep = self._tokens(q, k, mask)
+        tokens, v = self.tokens(query, support, mask), self.value_proj(query)
         values = v.unsqueeze(1) if self.value == "query" else self.support_value(support)
         values = values.flatten(3).transpose(2, 3)  # B,1,N,C or B,K,N,C
         if need_map:
-            dense = attention_weights(q, k, scale=scale, keep=keep)  # B,K,N,N
+            dense = tokens.map()  # B,K,N,N
             maps = DenseMaps(dense.mean(1), dense)
             attended = (dense @ values).mean(1)
         else:
             maps = DenseMaps(None, None)
-            parts = (attention_weights(rows, k, scale=scale, keep=keep) @ values for rows in q.split(CHUNK, dim=2))
+            parts = (tokens._replace(query=rows).map() @ values for rows in tokens.query.split(CHUNK, dim=2))
             attended = torch.cat([part.mean(1) for part in parts], dim=1)
         attended = attended.transpose(1, 2).unflatten(2, v.shape[2:])  # B,N,C -> B,C,H,W
         return self.theta * attended + v, maps
 
     def tokens(self, query: Tensor, support: Tensor, mask: Tensor | None) -> Tokens:
         """Return what the map is made of; arguments as of ``forward``."""
-        q, k, _ = self.project(query, support, mask)
-        return self._tokens(q, k, mask)
-
-    def _tokens(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tokens:
-        """Places of the projections [B,d,H,W] and [B,K,d,H,W] as tokens."""
-        q = q.flatten(2).transpose(1, 2).unsqueeze(1)  # B,1,N,d
-        k = k.flatten(3).transpose(2, 3)  # B,K,N,d
-        keep = None
-        if self.mask_background and mask is not None:
-            keep = foreground(mask.flatten(2))  # B,K,N
-        return Tokens(q, k, q.shape[-1] ** -0.5 if self.scaled else 1.0, keep)
+        q, k = self.project(query, support, mask)
+        places = q.flatten(2).transpose(1, 2), k.flatten(3).transpose(2, 3)  # B,N,d and B,K,N,d
+        return self._flat(*places, mask, inside=(2,))
 
 
 class PrototypicalChannelAttention(nn.Module):

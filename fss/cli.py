@@ -1,4 +1,4 @@
-"""The command line: ``fss train | eval | predict | check | download | replay``.
+"""The command line: ``fss train | eval | predict | check | download``.
 
 A command is a function in ``COMMANDS``; its parameters are its options. ``fss.lab.commands`` adds
 the lab's, and ``fss.__main__`` puts the two together. Heavy imports wait until a command runs, so
@@ -7,24 +7,21 @@ that ``fss --help`` answers at once.
 
 import io
 import os
-import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from functools import partial, wraps
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from fss.config import ARMS, DataConfig, Scoring, with_settings
 from fss.config import arm as named_arm
 from fss.config import preset as named_preset
-from fss.errors import InputError, Stopped, nearest
+from fss.errors import InputError, Stopped, nearest, on_signals
 
 _help = tyro.conf.arg
 Data = Annotated[
@@ -94,8 +91,7 @@ def train(
     )
     if not _is_main_process():
         return
-    best, step = model.trained["best"], model.trained["step"]
-    print(f"{out}/best.safetensors: validation mIoU {100 * best:.1f}, at step {step}")
+    print(f"{out}/best.safetensors: validation mIoU {100 * model.trained['best']:.1f}, at step {model.trained['step']}")
 
 
 def eval(  # noqa: A001
@@ -189,20 +185,6 @@ def predict(
     print(f"{out}: {100 * share:.1f} % of the picture is object")
 
 
-def replay(
-    failed: Annotated[Path, _help(help="a run's nonfinite.safetensors", metavar="PATH"), tyro.conf.Positional],
-    device: Device = "cpu",
-    backbone_weights: BackboneWeights = None,
-    modules: Import = (),
-) -> None:
-    """Repeat the training step that stopped a run because its loss was not finite."""
-    import_modules(modules)
-    from fss.train import replay as repeat
-
-    loss = repeat(failed, device=device, pretrained=backbone_weights or True)
-    print(f"{failed}: the loss is {loss:.6g} here, which is finite")
-
-
 def check(
     data: Data = "shapes",
     fold: Fold = 0,
@@ -217,8 +199,7 @@ def check(
     notes, problems = check_data(
         data, fold=fold, size=size, options=options, workers=max(1, processes(workers)), progress=not quiet
     )
-    for note in notes:
-        print(note)
+    print(*notes, sep="\n", end="\n" if notes else "")
     found = 0
     for found, problem in enumerate(problems, 1):  # noqa: B007
         print(problem)
@@ -255,7 +236,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "check": check,
     "download": download,
-    "replay": replay,
 }
 SHARING = {"train", "eval"}
 """The commands whose work several processes may share; the others refuse a launcher."""
@@ -283,9 +263,8 @@ def processes(count: int) -> int:
     """Return ``count``, or of a negative one the number of cores that we may use, at most 4."""
     if count >= 0:
         return count
-    if hasattr(os, "sched_getaffinity"):  # not the machine's cores, but those we may use
-        return min(4, len(os.sched_getaffinity(0)))
-    return min(4, os.cpu_count() or 1)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, usable)
 
 
 def check_alone() -> None:
@@ -298,7 +277,7 @@ def check_alone() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; bad input is one line on stderr and exit code 2."""
+    """Run the command line; on bad input it says on stderr what is wrong, and the exit code is 2."""
     # Threads that spin while they wait slow everything on busy cores; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -306,17 +285,24 @@ def main(args: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all names
     try:
-        with _termination_unwinds():
+        with on_signals(_stop, signal.SIGTERM):
             if args and not args[0].startswith("-") and args[0] not in COMMANDS:
                 raise InputError(f"unknown command {args[0]!r}; {nearest(args[0], COMMANDS)}")
             if not SHARING.intersection(args[:1]):
                 check_alone()
-            _parse(args)()
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                args=args,
+                prog="fss",
+                description="Few-shot segmentation with attention: train, measure, use.",
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
             sys.stdout.flush()
     except InputError as error:
         _end(2, f"error: {error}")
     except (RuntimeError, MemoryError) as error:
-        if _is_out_of_memory(error):
+        # Python's, torch's CUDA or its CPU allocator has no more; torch need not be loaded.
+        if type(error).__name__ in ("MemoryError", "OutOfMemoryError") or "not enough memory" in str(error):
             _end(
                 2,
                 "error: out of memory; give the device back what others hold, or ask for less: a "
@@ -341,15 +327,6 @@ def main(args: list[str] | None = None) -> None:
         _end(128 + number, str(error) or "interrupted")
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch's CUDA or its CPU allocator has no more; torch need not be loaded."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "not enough memory" in str(error)
-    )
-
-
 def _is_main_process() -> bool:
     """Whether this is the first, or only, of the processes that a launcher started."""
     return int(os.environ.get("RANK", 0)) == 0
@@ -364,54 +341,6 @@ def _end(code: int, message: str) -> None:
     sys.exit(code)
 
 
-@contextmanager
-def _termination_unwinds() -> Iterator[None]:
+def _stop(number: int, _: FrameType | None) -> None:
     """Let SIGTERM end the work as Ctrl-C does, so that what is half-written is tidied up."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        raise Stopped(f"stopped by {name}", number)
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _parse(args: list[str]) -> Callable[[], None]:
-    """Return the call that the arguments ask for; what does not parse is an InputError."""
-
-    def later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-        @wraps(command)
-        def bound(*values: Any, **named: Any) -> Callable[[], None]:
-            return partial(command, *values, **named)
-
-        return bound
-
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            return tyro.extras.subcommand_cli_from_dict(
-                {name: later(command) for name, command in COMMANDS.items()},
-                args=args,
-                prog="fss",
-                description="Few-shot segmentation with attention: train, measure, use.",
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
-    except SystemExit as error:
-        if not error.code:  # --help
-            raise
-        # tyro draws a box, of lines or of hyphens: a title, the reason, a rule, and advice.
-        text = " ".join(" ".join(said.getvalue().strip().splitlines()[1:]).replace("│", " ").split())
-        parts = (part.strip(" .") for part in re.split(r"[─-]{9,}| Got errors:", text))
-        reason = next(filter(None, parts), "arguments not understood")
-        reason = re.sub(r"no type matching .*INT could be .* from (.*)", r"no whole number: \1", reason)
-        meant = re.search(r"Perhaps you meant: (--[\w-]+)", text)
-        hint = f"; did you mean {meant[1]!r}?" if meant else ""
-        command = " ".join(["fss", *(name for name in args[:1] if name in COMMANDS)])
-        raise InputError(f"{reason}{hint}; see {command} --help") from None
+    raise Stopped(f"stopped by {signal.Signals(number).name}", number)

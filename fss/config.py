@@ -1,10 +1,10 @@
 """What can be chosen: the network, its arms, its training. Plain data; imports no torch."""
 
 import json
-import math
+import sys
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from fss.errors import InputError, closest, nearest
@@ -14,50 +14,41 @@ Prior = Literal["masked_features", "masked_input", "relations"]
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
-def _admits(value: Any, hint: Any) -> bool:
-    """Whether ``value`` is of the declared type (an int may be a float, a bool no int)."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return any(_admits(value, part) for part in get_args(hint))
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+def _choices(hint: Any) -> list[Any]:
+    """The types and values that a type hint admits: its unions and literals, taken apart."""
+    if get_origin(hint) in (Union, types.UnionType, Literal):
+        return [choice for part in get_args(hint) for choice in _choices(part)]
+    return [hint]
 
 
-def _describe(hint: Any) -> str:
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_describe(part) for part in get_args(hint))
-    if get_origin(hint) is Literal:
-        return ", ".join(repr(choice) for choice in get_args(hint))
-    return "None" if hint is type(None) else str(hint.__name__)
+def _admits(choice: Any, value: Any) -> bool:
+    """Whether ``value`` is this choice, or of this type (an int may be a float, a bool no int)."""
+    if not isinstance(choice, type):
+        return bool(value == choice)
+    if isinstance(value, bool):
+        return choice is bool
+    return isinstance(value, int | float if choice is float else choice)
 
 
-def _meant(value: Any, hint: Any) -> str:
-    """The choice that a value is probably a typo of, as the end of a sentence."""
-    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    choices = [name for part in parts if get_origin(part) is Literal for name in get_args(part)]
-    match = closest(value, choices) if isinstance(value, str) else None
-    return f"; did you mean {match!r}?" if match else ""
-
-
-class _Checked:
+class Settings:
     """Frozen settings whose values are checked when made and that read and write JSON."""
 
     LEAST: ClassVar[Mapping[str, float]] = {}  # the smallest number that a setting may have
+    MOST: ClassVar[Mapping[str, float]] = {}  # the largest number
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if not _admits(value, hints[field.name]):
-                hint = f"use {_describe(hints[field.name])}{_meant(value, hints[field.name])}"
-                raise InputError(f"{type(self).__name__}.{field.name} = {value!r}: {hint}")
-            least = self.LEAST.get(field.name)
-            if value is not None and least is not None and not least <= value < math.inf:  # so written, refuses nan
-                raise InputError(f"{type(self).__name__}.{field.name} = {value}: use {least} or more")
+        for name, value in self.to_json().items():
+            setting, choices = f"{type(self).__name__}.{name} = {value!r}", _choices(hints[name])
+            if not any(_admits(choice, value) for choice in choices):
+                words = ", ".join(choice.__name__ if isinstance(choice, type) else repr(choice) for choice in choices)
+                names = [choice for choice in choices if isinstance(choice, str)]
+                meant = closest(value, names) if isinstance(value, str) else None
+                hint = f"; did you mean {meant!r}?" if meant else ""
+                raise InputError(f"{setting}: use {words.replace(', NoneType', ' or None')}{hint}")
+            least, most = self.LEAST.get(name), self.MOST.get(name, sys.float_info.max)
+            if least is not None and value is not None and not least <= value <= most:  # so written, refuses nan
+                raise InputError(f"{setting}: use {least} {f'to {most}' if name in self.MOST else 'or more'}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a dict of JSON values."""
@@ -68,21 +59,20 @@ class _Checked:
         """Make the settings from what ``to_json`` gave; a name it does not know is an error.
 
         A setting that is missing is younger than the file, which was made with what is the default
-        today: a new setting's default is the old behaviour. No other place completes older files.
+        today: a new setting's default is the old behaviour.
         """
         return cls().override(values)
 
     def override(self, settings: Mapping[str, Any]) -> Self:
         """Return a copy with some settings replaced; unknown names and bad values are errors."""
-        known = [field.name for field in fields(self)]  # type: ignore[arg-type]
         for name in settings:
-            if name not in known:
-                raise InputError(f"{type(self).__name__} has no setting {name!r}; {nearest(name, known)}")
+            if name not in self.to_json():
+                raise InputError(f"{type(self).__name__} has no setting {name!r}; {nearest(name, self.to_json())}")
         return replace(self, **settings)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
-class DANetConfig(_Checked):
+class DANetConfig(Settings):
     """Everything that defines a network. ``DANetConfig()`` is ``DANetConfig.published()``.
 
     Attributes:
@@ -132,14 +122,13 @@ class DANetConfig(_Checked):
 
     @classmethod
     def published(cls, **overrides: Any) -> Self:
-        """DANet as the paper writes it, its shapes put right; the README lists every choice."""
+        """DANet as the paper writes it, its shapes put right; docs/paper.md lists every choice."""
         return cls().override(overrides)
 
     @classmethod
     def intended(cls, **overrides: Any) -> Self:
         """DANet as its text means it: support values, scaled, the background left out."""
-        meant = cls(value="support", scaled=True, mask_background=True, masked_pool=True)
-        return meant.override(overrides)
+        return cls(value="support", scaled=True, mask_background=True, masked_pool=True).override(overrides)
 
     @classmethod
     def best(cls, **overrides: Any) -> Self:
@@ -149,8 +138,8 @@ class DANetConfig(_Checked):
     @classmethod
     def pfenet(cls, **overrides: Any) -> Self:
         """PFENet (Tian et al., 2020), the baseline of the paper's Table 3."""
-        baseline = cls(lda=False, pca=False, decoder="fem", prior="masked_input", mask_before_reduce=False)
-        return baseline.override(overrides)
+        own = dict(decoder="fem", prior="masked_input", mask_before_reduce=False)
+        return cls(lda=False, pca=False).override(own | overrides)
 
     @classmethod
     def blind(cls, **overrides: Any) -> Self:
@@ -168,19 +157,23 @@ ARMS: Mapping[str, DANetConfig] = {
     "blind": DANetConfig.blind(),
     "best": DANetConfig.best(),
 }
-"""The rows of an ablation by name. All but PFENet and best share decoder and prior: a difference
+"""The rows of an ablation by name. Except for PFENet and best, all share decoder and prior: a difference
 between two rows is the module's."""
 
 
 def arm(name: str) -> DANetConfig:
-    """Return the config of a named arm."""
+    """Return the config of a named arm.
+
+    >>> arm("lda").lda, arm("lda").pca
+    (True, False)
+    """
     if name not in ARMS:
         raise InputError(f"unknown arm {name!r}; {nearest(name, ARMS)}")
     return ARMS[name]
 
 
 @dataclass(frozen=True)
-class DataConfig(_Checked):
+class DataConfig(Settings):
     """Which pictures and classes of a data set are used: what differs between codebases.
 
     Attributes:
@@ -205,7 +198,7 @@ class DataConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class Scoring(_Checked):
+class Scoring(Settings):
     """What a prediction is compared with: another choice that codebases make differently.
 
     Attributes:
@@ -220,7 +213,7 @@ class Scoring(_Checked):
 
 
 @dataclass(frozen=True)
-class TrainConfig(_Checked):
+class TrainConfig(Settings):
     """How a network is trained. Everything that the result depends on besides data and network.
 
     Attributes:
@@ -239,8 +232,7 @@ class TrainConfig(_Checked):
         aux_weight: factor on the mean of the decoder's inner losses.
         iou_weight: factor on the soft IoU loss beside the cross-entropy, which alone says too
             little object for a measure by IoU.
-        augment: ``"none"``, ``"flip"`` (mirror images, which a cache can hold; worth it from a few
-            thousand steps on) or ``"paper"`` (scale, rotate, blur, flip and crop, drawn anew).
+        augment: ``"none"`` or ``"paper"`` (scale, rotate, blur, flip and crop, drawn anew).
         cache: read the frozen features from a cache on disk instead of extracting them each step.
         precision: ``"float32"``, or mixed with ``"bfloat16"`` or, on a GPU alone, ``"float16"``.
             Most processors are many times slower so. Scores that nothing scales, as published,
@@ -263,7 +255,7 @@ class TrainConfig(_Checked):
     dropout: float = 0.1
     aux_weight: float = 1.0
     iou_weight: float = 0.0
-    augment: Literal["none", "flip", "paper"] = "none"
+    augment: Literal["none", "paper"] = "none"
     cache: bool = True
     precision: Precision = "float32"
     seed: int = 0
@@ -280,21 +272,21 @@ class TrainConfig(_Checked):
         warmup=0,
         lr_multiplier=0,
         weight_decay=0,
+        dropout=0,
         aux_weight=0,
         iou_weight=0,
         seed=0,
         val_every=1,
         val_episodes=1,
     )
+    MOST = {"dropout": 0.95}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"TrainConfig.dropout = {self.dropout}: use 0 or more and below 1")
         if self.cache and self.augment == "paper":
             raise InputError(
                 "TrainConfig.cache = True with augment = 'paper': a cache holds fixed pictures; "
-                "set cache=False or augment='flip'"
+                "set cache=False or augment='none'"
             )
 
 
@@ -330,22 +322,28 @@ def preset(name: str) -> TrainConfig:
 def with_settings(
     config: DANetConfig, schedule: TrainConfig, settings: Sequence[str]
 ) -> tuple[DANetConfig, TrainConfig]:
-    """Apply NAME=VALUE settings to whichever of the two has the name, or raise InputError."""
-    network: dict[str, Any] = {}
-    training: dict[str, Any] = {}
+    """Apply NAME=VALUE settings to the one of the two that has the name, or raise InputError.
+
+    >>> config, schedule = with_settings(arm("lda"), preset("quick"), ["scaled=true", "steps=500"])
+    >>> config.scaled, schedule.steps
+    (True, 500)
+    """
+    known = [*config.to_json(), *schedule.to_json()]
+    chosen: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"--set {setting}: write NAME=VALUE")
-        try:
-            value = json.loads({"None": "null", "none": "null"}.get(text, text.lower()))
-        except ValueError:
-            value = text
-        if name in config.to_json():
-            network[name] = value
-        elif name in schedule.to_json():
-            training[name] = value
-        else:
-            known = [*config.to_json(), *schedule.to_json()]
+        if name not in known:
             raise InputError(f"--set {setting}: no setting {name!r}; {nearest(name, known)}")
-    return config.override(network), schedule.override(training)
+        chosen[name] = read_value(text)
+    network = {name: value for name, value in chosen.items() if name in config.to_json()}
+    return config.override(network), schedule.override({n: v for n, v in chosen.items() if n not in network})
+
+
+def read_value(text: str) -> Any:
+    """Return the value that a user wrote: a number, true, false or none, or else a word."""
+    try:
+        return json.loads({"none": "null"}.get(text.lower(), text.lower()))
+    except ValueError:
+        return text

@@ -21,9 +21,8 @@ DecoderOutput = tuple[Float[Tensor, "B 2 H W"], list[Tensor]]
 def _conv(inputs: int, outputs: int, kernel: int = 1, *, norm: bool = False) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    if not norm:
-        return nn.Sequential(conv, nn.ReLU())
-    return nn.Sequential(conv, nn.GroupNorm(math.gcd(8, outputs), outputs), nn.ReLU())
+    norms = [nn.GroupNorm(math.gcd(8, outputs), outputs)] if norm else []
+    return nn.Sequential(conv, *norms, nn.ReLU())
 
 
 def _comparison(channels: int, prior: int, *, norm: bool = False) -> nn.Sequential:
@@ -39,14 +38,18 @@ def _comparison(channels: int, prior: int, *, norm: bool = False) -> nn.Sequenti
     return layers
 
 
-def _refine(channels: int, *, norm: bool = False) -> nn.Sequential:
-    """Two 3x3 convolutions, used as a residual."""
-    return nn.Sequential(*(_conv(channels, channels, 3, norm=norm) for _ in range(2)))
+class _Refine(nn.Sequential):
+    """Two 3x3 convolutions, whose output is added to the input."""
+
+    def __init__(self, channels: int, *, norm: bool = False) -> None:
+        super().__init__(*(_conv(channels, channels, 3, norm=norm) for _ in range(2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x
 
 
-def _classifier(channels: int, *, norm: bool = False) -> nn.Sequential:
-    hidden = _conv(channels, channels, 3, norm=norm)
-    return nn.Sequential(hidden, nn.Dropout2d(0.1), nn.Conv2d(channels, 2, 1))
+def _classifier(channels: int, dropout: float, *, norm: bool = False) -> nn.Sequential:
+    return nn.Sequential(_conv(channels, channels, 3, norm=norm), nn.Dropout2d(dropout), nn.Conv2d(channels, 2, 1))
 
 
 def _merge(query: Tensor, prototype: Tensor, prior: Tensor | None, size: tuple[int, int]) -> Tensor:
@@ -65,19 +68,20 @@ class PyramidPooling(nn.Module):
     Args:
         channels: C.
         prior: channels of the prior that ``forward`` gets; 0: none.
-        bins: cells a side of each pooled map.
+        dropout: of the classifier's channels.
     """
 
-    def __init__(self, channels: int, *, prior: int, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:
+    bins = (1, 2, 3, 6)  # cells a side of each pooled map
+
+    def __init__(self, channels: int, *, prior: int, dropout: float = 0.1) -> None:
         super().__init__()
-        self.bins = bins
-        branch = max(1, channels // len(bins))
+        branch = max(1, channels // len(self.bins))
         self.merge = _comparison(channels, prior, norm=True)
         # No norm in the branches: a map of one cell has nothing to be normalised over.
-        self.branches = nn.ModuleList(_conv(channels, branch) for _ in bins)
-        self.fuse = _conv(channels + branch * len(bins), channels, 3, norm=True)
-        self.refine = _refine(channels, norm=True)
-        self.classify = _classifier(channels, norm=True)
+        self.branches = nn.ModuleList(_conv(channels, branch) for _ in self.bins)
+        self.fuse = _conv(channels + branch * len(self.bins), channels, 3, norm=True)
+        self.refine = _Refine(channels, norm=True)
+        self.classify = _classifier(channels, dropout, norm=True)
 
     def forward(
         self,
@@ -93,8 +97,7 @@ class PyramidPooling(nn.Module):
             for bins, branch in zip(self.bins, self.branches, strict=True)
         ]
         x = self.fuse(torch.cat([x, *pyramid], dim=1))
-        x = self.refine(x) + x
-        return self.classify(x), []
+        return self.classify(self.refine(x)), []
 
 
 class FeatureEnrichment(nn.Module):
@@ -107,19 +110,21 @@ class FeatureEnrichment(nn.Module):
         channels: C.
         prior: channels of the prior that ``forward`` gets; 0: none.
         bins: height and width of the finest scale; ``None``: the features' own.
-        scales: how many.
+        dropout: of the classifiers' channels.
     """
 
-    def __init__(self, channels: int, *, prior: int, bins: int | None = None, scales: int = 4) -> None:
+    scales = 4
+
+    def __init__(self, channels: int, *, prior: int, bins: int | None = None, dropout: float = 0.1) -> None:
         super().__init__()
         self.bins = bins
-        self.merges = nn.ModuleList(_comparison(channels, prior) for _ in range(scales))
-        self.interact = nn.ModuleList(_conv(2 * channels, channels) for _ in range(scales - 1))
-        self.refines = nn.ModuleList(_refine(channels) for _ in range(scales))
-        self.inner = nn.ModuleList(_classifier(channels) for _ in range(scales))
-        self.fuse = _conv(scales * channels, channels)
-        self.refine = _refine(channels)
-        self.classify = _classifier(channels)
+        self.merges = nn.ModuleList(_comparison(channels, prior) for _ in range(self.scales))
+        self.interact = nn.ModuleList(_conv(2 * channels, channels) for _ in range(self.scales - 1))
+        self.refines = nn.ModuleList(_Refine(channels) for _ in range(self.scales))
+        self.inner = nn.ModuleList(_classifier(channels, dropout) for _ in range(self.scales))
+        self.fuse = _conv(self.scales * channels, channels)
+        self.refine = _Refine(channels)
+        self.classify = _classifier(channels, dropout)
 
     def forward(
         self,
@@ -138,9 +143,8 @@ class FeatureEnrichment(nn.Module):
             if i > 0:
                 finer = resize(pyramid[-1], size, aligned=True)
                 x = self.interact[i - 1](torch.cat([x, finer], dim=1)) + x
-            x = refine(x) + x
+            x = refine(x)
             inner.append(classify(x))
             pyramid.append(resize(x, full, aligned=True))
         x = self.fuse(torch.cat(pyramid, dim=1))
-        x = self.refine(x) + x
-        return self.classify(x), inner
+        return self.classify(self.refine(x)), inner

@@ -1,34 +1,25 @@
 """Fetch VOC 2012, SBD and ImageNet weights: over https alone, resumed, checked, safely unpacked.
 
-torchvision's own downloaders tell where the files are. They do not fetch them here, since they try
-plain http after a failure of https, begin anew after a break, and unpack whatever an archive holds.
+torchvision and timm say where the files are. They do not fetch them here, since their downloaders
+have no time limit, begin anew after a break, and unpack whatever an archive holds.
 """
 
 import hashlib
-import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from gzip import BadGzipFile
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from typing import Any, NamedTuple
+from urllib import request
+from urllib.error import HTTPError
 
-import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
 from tqdm.auto import tqdm
 
-from fss.data.pictures import IGNORE
-from fss.errors import InputError, nearest
+from fss.errors import InputError, nearest, one_line
 from fss.files import held
 
-LIMIT = 8 * 10**9  # bytes of a file, or of what an archive holds: four times those published
+LIMIT = 8 * 10**9  # bytes of what an archive holds: four times those published
 MEMBERS = 100_000  # of an archive: twice those of VOC
 TIMEOUT = 30  # seconds without an answer
 
@@ -77,37 +68,60 @@ def download(what: str, out: Path | None = None, *, progress: bool = False) -> s
     """Fetch what is missing of a data set or of a backbone's weights.
 
     Args:
-        what: ``pascal5i`` (VOC 2012 and SBD, merged), one of ``WEIGHTS``, or ``fss1000``.
-        out: folder for it. Default: ``data`` for pascal5i (which gets ``data/VOCdevkit/VOC2012``),
-            torch's cache, where ``load_backbone`` looks, for weights.
+        what: ``pascal5i`` (VOC 2012 and SBD, whose masks are merged when they are read), one of
+            ``WEIGHTS``, or ``fss1000``.
+        out: folder for it. Default: ``data`` for pascal5i (which gets ``data/VOCdevkit/VOC2012`` and
+            ``data/benchmark_RELEASE/dataset/cls``), torch's cache for weights.
         progress: show bars.
 
     Returns:
-        What to tell the user: where it lies now; for fss1000, how to get it.
+        A sentence for the user: where it is now; for fss1000, how to get it.
 
     Raises:
         InputError: an unknown name, no network, a file that is not the published one, no room, or a
             folder in the way. What was fetched of a file stays as ``<name>.part`` to go on from.
     """
+    if what not in KNOWN:
+        raise InputError(f"cannot download {what!r}; {nearest(what, KNOWN)}")
     if what == "fss1000":
         return FSS1000
-    if what == "pascal5i":
-        folder = out or Path("data")
-        with held(folder):
-            return _pascal5i(folder, progress)
-    if what not in WEIGHTS:
-        raise InputError(f"cannot download {what!r}; {nearest(what, KNOWN)}")
-    import torch
+    if what in WEIGHTS:
+        return f"{weights_file(what, out, progress=progress)}: the published ImageNet weights of {what}"
+    from fss.data.voc import Voc
 
-    source = weights_source(what)
-    path = (out or Path(torch.hub.get_dir()) / "checkpoints") / source.name
-    with held(path.parent):
-        fetch(source, path, progress=progress)
-    return f"{path}: the published ImageNet weights of {what}"
+    folder = out or Path("data")
+    with held(folder):
+        for source, inner in ((VOC, "VOCdevkit/VOC2012"), (SBD, "benchmark_RELEASE/dataset/cls")):
+            if not (folder / inner).exists():
+                fetch(source, folder / source.name, progress=progress)
+                unpack(folder / source.name, inner, folder)
+    voc = Voc.find(folder / "VOCdevkit" / "VOC2012")
+    return f"{voc.root}: VOC 2012 with {len(voc.labelled()):,} masks; next: fss check --data pascal5i:{voc.root}"
+
+
+def weights_file(backbone: str, folder: Path | None = None, *, progress: bool = False) -> Path:
+    """Return the file of a backbone's published ImageNet weights, which is fetched if it is missing.
+
+    Args:
+        backbone: one of ``WEIGHTS``.
+        folder: for the file; default: torch's cache.
+        progress: show a bar.
+
+    Raises:
+        InputError: as of ``fetch``, or the folder cannot be written.
+    """
+    from torch.hub import get_dir
+
+    source = weights_source(backbone)
+    path = (folder or Path(get_dir()) / "checkpoints") / source.name
+    if not is_published(path, source.sha256):  # a folder that has the file may be read-only
+        with held(path.parent, wait=True):  # for another process of the same training, which fetches it for both
+            fetch(source, path, progress=progress)
+    return path
 
 
 def weights_source(backbone: str) -> Source:
-    """Where torchvision, or timm for resnet50_deep, publishes the weights of a backbone."""
+    """Return where torchvision, or timm for resnet50_deep, publishes the weights of a backbone."""
     if backbone == "resnet50_deep":
         from timm.models import get_pretrained_cfg
 
@@ -116,157 +130,82 @@ def weights_source(backbone: str) -> Source:
         from torchvision.models import get_model_weights
 
         published = get_model_weights(backbone)["IMAGENET1K_V1"]
-    _, _, sha256 = Path(published.url).stem.rpartition("-")  # as torch.hub reads such names
-    return Source(published.url, sha256)
-
-
-def _pascal5i(folder: Path, progress: bool) -> str:
-    voc, sbd = folder / "VOCdevkit" / "VOC2012", folder / "SBD" / "cls"
-    merged = voc / "SegmentationClassAug"
-    if not merged.exists():
-        for source, inner, place in (
-            (VOC, "VOCdevkit/VOC2012", voc),
-            (SBD, "benchmark_RELEASE/dataset/cls", sbd),
-        ):
-            if not place.exists():
-                archive = folder / source.name
-                fetch(source, archive, progress=progress)
-                unpack(archive, inner, place)
-        merge_sbd(voc, sbd, progress=progress)
-    count = len(list(merged.glob("*.png")))
-    return f"{voc}: VOC 2012 with {count:,} masks; next: fss check --data pascal5i:{voc}"
-
-
-# --- files --------------------------------------------------------------------------------------
-
-
-class _HttpsOnly(HTTPRedirectHandler):
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> Request | None:
-        if (scheme := urlsplit(newurl).scheme) != "https":
-            raise HTTPError(req.full_url, code, f"leads to {scheme}, not https", headers, fp)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    return Source(published.url, Path(published.url).stem.rpartition("-")[2])  # as torch.hub reads such names
 
 
 def fetch(source: Source, path: Path, *, progress: bool = False) -> None:
-    """Fetch a file, or what is missing of it; nothing is asked where it lies there already.
+    """Fetch a file, or what is missing of it; no server is asked for a file that is there already.
 
     Args:
         source: an https address and the hash.
-        path: where the file is to lie. What another program left there, cut short, is gone on from,
-            and given back where it turns out to be something else.
+        path: where the file is to lie; what was fetched of it so far lies at ``<path>.part``.
         progress: show a bar.
 
     Raises:
-        InputError: no answer, a redirection away from https, a file that ends early (the part stays
-            as ``<path>.part``) or is not the published one (it is thrown away), another file where
-            it is to lie, or no room.
+        InputError: no answer, a redirection away from https, a file that ends early (its part stays)
+            or is not the published one (it is removed), another file at ``path``, or no room.
     """
-    if path.exists() and _is_published(path, source):
+    if is_published(path, source.sha256):
         return
+    if path.exists():
+        raise InputError(f"{path}: is there, and is not the published file; move it away, and run again")
+    opener = request.OpenerDirector()  # without a handler of plain http, to which a server may redirect
+    for handler in (
+        request.ProxyHandler,
+        request.HTTPSHandler,
+        request.HTTPRedirectHandler,
+        request.HTTPErrorProcessor,
+        request.HTTPDefaultErrorHandler,
+        request.UnknownHandler,
+    ):
+        opener.add_handler(handler())
     part = path.with_name(f"{path.name}.part")
-    begun = path if path.exists() else part
-    start = begun.stat().st_size if begun.exists() else 0
-    found = 0  # bytes that were there under the file's own name
-    other = f"{path}: is there, and is not the published file; move it away, and run again"
-    with _answer(source.url, start, path) as answer:
-        if begun is path:
-            if answer.status == 416:
-                raise InputError(other)
-            if answer.status == 206:
-                path.replace(part)
-                found = start
-        if answer.status != 416:  # nothing lies beyond the part: it is whole, or not of this file
-            start *= answer.status == 206  # else the server begins anew
-            missing = answer.length
-            if missing is None or missing > LIMIT:
-                told = "no size" if missing is None else f"{missing:,} bytes"
-                raise InputError(f"{source.url}: announces {told}; {_by_hand(path)}")
+    begun = part.stat().st_size if part.exists() else 0
+    asked = request.Request(source.url, headers={"User-Agent": "fss", "Range": f"bytes={begun}-"})
+    try:
+        with opener.open(asked, timeout=TIMEOUT) as answer:
+            begun *= answer.status == 206  # else the server knows no ranges, and sends all of it
+            missing = answer.length or 0
             _check_room(path.parent, missing)
             with (
-                part.open("ab" if start else "wb") as file,
-                tqdm(
-                    desc=path.name,
-                    total=start + missing,
-                    initial=start,
-                    unit="B",
-                    unit_scale=True,
-                    disable=not progress,
-                ) as bar,
+                part.open("ab" if begun else "wb") as file,
+                tqdm.wrapattr(
+                    file, "write", begun + missing, desc=path.name, initial=begun, disable=not progress
+                ) as counted,
             ):
-                for block in _blocks(answer):
-                    file.write(block)
-                    bar.update(len(block))
-            if (size := part.stat().st_size) < start + missing:
-                raise InputError(
-                    f"{source.url}: the connection ended after {size:,} of {start + missing:,} "
-                    "bytes; run the same command again to go on from there"
-                )
-    if not _is_published(part, source):
-        if found:
-            os.truncate(part, found)
-            part.replace(path)
-            raise InputError(other)
-        part.unlink()
+                shutil.copyfileobj(answer, counted, 1 << 20)
+                if file.tell() < begun + missing:
+                    raise EOFError(f"the connection ended after {file.tell():,} of {begun + missing:,} bytes")
+    except (OSError, HTTPException, EOFError) as error:
+        if isinstance(error, HTTPError):
+            error.close()
+        if getattr(error, "code", None) != 416:  # which says that nothing is missing
+            raise InputError(
+                f"{source.url}: cannot be fetched ({one_line(error)}); check the network and run again to go on "
+                f"from there, or get that file elsewhere and put it at {path}"
+            ) from error
+    if not is_published(part, source.sha256):
+        part.unlink(missing_ok=True)
         raise InputError(
             f"{source.url}: what came is not the published file (its SHA-256 does not begin with "
-            f"{source.sha256[:8]}) and was thrown away; run again, or {_by_hand(path)}"
+            f"{source.sha256[:8]}) and was removed; run again, or get that file elsewhere and put it at {path}"
         )
     part.replace(path)
 
 
-def _answer(url: str, start: int, path: Path) -> Any:
-    """The answer to a request of all bytes from ``start`` on: status 200, 206 or 416."""
-    request = Request(url, headers={"User-Agent": "fss"})
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-    try:
-        return build_opener(_HttpsOnly).open(request, timeout=TIMEOUT)
-    except HTTPError as error:
-        if error.code == 416 and start:
-            return error
-        error.close()
-        reason = f"{error.code} {error.reason}"
-    except URLError as error:
-        reason = str(getattr(error.reason, "strerror", None) or error.reason)
-    except (OSError, HTTPException, ValueError) as error:  # a redirection may be no address at all
-        reason = str(error) or type(error).__name__
-    raise InputError(f"{url}: cannot be fetched ({reason[:200]}); check the network, or {_by_hand(path)}")
-
-
-def _blocks(answer: Any) -> Iterator[bytes]:
-    """What comes, until the end or a break; the length tells which it was."""
-    try:
-        while block := answer.read(1 << 20):
-            yield block
-    except (OSError, HTTPException):
-        return
-
-
-def _by_hand(path: Path) -> str:
-    return f"get that file elsewhere, put it at {path}, and run again"
-
-
-def _is_published(path: Path, source: Source) -> bool:
+def is_published(path: Path, sha256: str) -> bool:
+    """Whether a file is there and its SHA-256 begins with these digits."""
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest().startswith(source.sha256)
-
-
-def _check_room(folder: Path, size: int) -> None:
-    if size > (free := shutil.disk_usage(folder).free):
-        raise InputError(
-            f"{folder}: {size:,} bytes are needed and {free:,} are free; make room, or choose another place with --out"
-        )
-
-
-# --- archives -----------------------------------------------------------------------------------
+        return hashlib.file_digest(file, "sha256").hexdigest().startswith(sha256)
 
 
 def unpack(archive: Path, inner: str, folder: Path) -> None:
-    """Unpack the folder ``inner`` of a tar archive as ``folder``, whole or not at all.
+    """Unpack the folder ``inner`` of a tar archive into ``folder``, whole or not at all.
 
-    All members are looked at before the first byte is written. Only regular files are unpacked.
+    All members are checked before the first byte is written. Python's ``data`` filter refuses what
+    would leave the folder; links are refused altogether, since some have deceived that filter.
 
     Raises:
         InputError: the archive is damaged or lacks ``inner``; or a member leaves the folder, is a
@@ -275,102 +214,34 @@ def unpack(archive: Path, inner: str, folder: Path) -> None:
     """
     if not hasattr(tarfile, "data_filter"):
         raise InputError("this Python unpacks archives unsafely; use 3.11.4 or newer")
-    try:
-        with tarfile.open(archive, "r:gz" if archive.suffix == ".tgz" else "r:") as tar:
-            wanted = []
-            size = 0
-            for number, member in enumerate(tar, 1):
-                size += member.size
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    reason = "would leave the folder"
-                elif not (member.isreg() or member.isdir()):
-                    reason = "is neither a file nor a folder"
-                elif member.size < 0 or size > LIMIT or number > MEMBERS:
-                    reason = f"is beyond {LIMIT:,} bytes or {MEMBERS:,} members"
-                else:
-                    if member.isreg() and path.is_relative_to(inner):
-                        wanted.append(member.replace(name=str(path.relative_to(inner)), deep=False))
-                    continue
-                raise InputError(
-                    f"{archive}: not unpacked, since its member {member.name[:80]!r} {reason}; "
-                    "remove the archive and run again"
-                )
-            if not wanted:
-                raise InputError(f"{archive}: holds no {inner}; remove the archive and run again")
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            _check_room(folder.parent, sum(member.size for member in wanted))
-            with _whole(folder) as part:
-                tar.extractall(part, wanted, filter="data")
-    except (tarfile.TarError, EOFError, zlib.error, BadGzipFile) as error:
-        raise InputError(f"{archive}: damaged ({error}); remove it and run again") from error
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill, which becomes ``folder`` in the end, or goes."""
-    part = folder.with_name(f".{folder.name}.part")
+    part = folder / f".{archive.name}.part"
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-    part.mkdir()
     try:
-        yield part
-        part.rename(folder)
+        with tarfile.open(archive) as tar:
+            wanted, size = [], 0
+            for number, member in enumerate(tar, 1):
+                tarfile.data_filter(member, str(part))
+                size += member.size
+                if not (member.isfile() or member.isdir()):
+                    raise tarfile.TarError(f"{member.name!r} is neither a file nor a folder")
+                if member.size < 0 or size > LIMIT or number > MEMBERS:
+                    raise tarfile.TarError(f"{member.name!r} is beyond {LIMIT:,} bytes or {MEMBERS:,} members")
+                if PurePosixPath(member.name).is_relative_to(inner):
+                    wanted.append(member)
+            if not wanted:
+                raise tarfile.TarError(f"it holds no {inner}")
+            _check_room(folder, sum(member.size for member in wanted))
+            tar.extractall(part, wanted, filter="data")
+        (folder / inner).parent.mkdir(parents=True, exist_ok=True)
+        (part / inner).rename(folder / inner)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{archive}: not unpacked ({one_line(error)}); remove it and run again") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-# --- VOC and SBD --------------------------------------------------------------------------------
-
-
-def merge_sbd(voc: Path, sbd: Path, *, progress: bool = False) -> None:
-    """Write ``SegmentationClassAug``: VOC's own masks, and SBD's of the pictures without one.
-
-    So it is in common use (12,031 masks): VOC's masks have the border of 255 that SBD's lack.
-
-    Args:
-        voc: ``VOC2012`` of a VOCdevkit.
-        sbd: SBD's folder ``cls`` of class masks, ``.mat`` as published or ``.png``.
-        progress: show a bar.
-
-    Raises:
-        InputError: a part of VOC or all of SBD is missing, or a mask of SBD cannot be read or does
-            not hold classes 0..20 (or 255).
-    """
-    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        if not (voc / part).is_dir():
-            raise InputError(f"{voc}: has no {part}; move that folder away and download it anew")
-    own = {path.stem: path for path in (voc / "SegmentationClass").glob("[!.]*.png")}
-    theirs = {path.stem: path for end in ("png", "mat") for path in sbd.glob(f"[!.]*.{end}")}
-    for folder, masks in ((voc / "SegmentationClass", own), (sbd, theirs)):
-        if not masks:
-            raise InputError(f"{folder}: holds no masks; move that folder away and run again")
-    with Image.open(next(iter(own.values()))) as mask:
-        palette = mask.getpalette()
-    with _whole(voc / "SegmentationClassAug") as merged:
-        for name in tqdm(sorted(own | theirs), desc="SegmentationClassAug", disable=not progress):
-            if name in own:
-                shutil.copyfile(own[name], merged / f"{name}.png")
-                continue
-            image = Image.fromarray(_sbd_mask(theirs[name]))
-            if palette:  # to be looked at: the indices are the same
-                image.putpalette(palette)
-            image.save(merged / f"{name}.png")
-
-
-def _sbd_mask(path: Path) -> UInt8[np.ndarray, "H W"]:
-    from scipy.io import loadmat
-
-    try:
-        if path.suffix == ".mat":
-            mask = loadmat(path)["GTcls"][0]["Segmentation"][0]
-        else:
-            with Image.open(path) as image:
-                mask = np.asarray(image)
-        found = set(np.unique(mask))
-        if mask.ndim != 2 or not found <= {*range(21), IGNORE}:
-            raise ValueError("not one class of 0..20 a pixel")
-    except Exception as error:  # scipy and Pillow raise a dozen kinds
+def _check_room(folder: Path, size: int) -> None:
+    if size > (free := shutil.disk_usage(folder).free):
         raise InputError(
-            f"{path}: no mask of SBD ({str(error)[:100] or type(error).__name__}); unpack the archive again"
-        ) from error
-    return mask.astype(np.uint8)
+            f"{folder}: {size:,} bytes are needed and {free:,} are free; make room, or choose another place with --out"
+        )

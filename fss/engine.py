@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 FORMATS: dict[Precision, str] = {"float32": "no", "float16": "fp16", "bfloat16": "bf16"}
-_lone: "Accelerator | None" = None
 PATIENCE = timedelta(days=1)  # the others wait while the main process fills the feature cache
 
 
@@ -72,23 +71,6 @@ def start(device: str = "cpu", *, precision: Precision = "float32", accumulate: 
             "change the launcher's settings (ACCELERATE_... in the environment)"
         )
     return accelerator
-
-
-def lone(kind: str) -> "Accelerator":
-    """Return an accelerator that computes in float32 and in one part on a kind of device.
-
-    It is started once and kept as long as the process does not ask for another one: what accelerate
-    knows of device and format is the process's.
-    """
-    global _lone
-    if (
-        _lone is None
-        or not _lone.state.initialized
-        or (_lone.state.device.type, _lone.state.mixed_precision) != (kind, "no")
-        or _lone.gradient_accumulation_steps != 1
-    ):
-        _lone = start(kind)
-    return _lone
 
 
 def share(accelerator: "Accelerator", batch: int) -> int:

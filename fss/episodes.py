@@ -37,7 +37,14 @@ class Episode:
 
 
 def draw_episode(dataset: Dataset, shots: int, seed: int, index: int) -> Episode:
-    """Draw episode ``index`` of ``seed``: a class, all as likely, then its 1 + shots pictures."""
+    """Draw episode ``index`` of ``seed``: a class, all as likely, then its 1 + shots pictures.
+
+    >>> from fss.data import open_dataset
+    >>> data = open_dataset("shapes", split="test", fold=0, size=32)
+    >>> one, five = (draw_episode(data, shots, seed=0, index=7) for shots in (1, 5))
+    >>> one.query == five.query, one.support == five.support[:1]
+    (True, True)
+    """
     rng = np.random.default_rng([seed, index])
     class_name = dataset.classes[rng.integers(len(dataset.classes))]
     names = dataset.images[class_name]
@@ -120,9 +127,8 @@ class EpisodeList(Sequence[Episode]):
             raise InputError(f"episodes = {episodes}: use 1 or more")
         if seed < 0:
             raise InputError(f"seed = {seed}: use 0 or more")
-        stream = EpisodeStream(dataset, shots, seed, episodes)
         source = dict(data=dataset.spec, split=dataset.split, fold=dataset.fold, shots=shots, seed=seed)
-        return cls(tuple(stream), source)
+        return cls(tuple(EpisodeStream(dataset, shots, seed, episodes)), source)
 
     @property
     def sha256(self) -> str:
@@ -131,8 +137,7 @@ class EpisodeList(Sequence[Episode]):
 
     def save(self, path: str | Path) -> None:
         """Write the list as JSON, with its hash."""
-        episodes = [asdict(episode) for episode in self.episodes]
-        write_json(path, {"sha256": self.sha256, "source": self.source, "episodes": episodes})
+        write_json(path, {"sha256": self.sha256, "source": self.source, "episodes": [asdict(e) for e in self.episodes]})
 
     @classmethod
     def load(cls, path: str | Path) -> "EpisodeList":
@@ -196,8 +201,8 @@ class EpisodeDataset(TorchDataset[EpisodeBatch]):
     Args:
         dataset: where the pictures are.
         episodes: which.
-        augment: changes a picture and its labels together, as ``mirror`` does; called for the
-            query, then for each support picture, with ``episode_generator(seed, index)``.
+        augment: changes a picture and its labels together; called for the query, then for each
+            support picture, with ``episode_generator(seed, index)``.
         seed: of the augmentation.
     """
 
@@ -229,16 +234,6 @@ def episode_generator(seed: int, index: int) -> torch.Generator:
     """Random numbers for the augmentation of episode ``index``: a pure function of both."""
     state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-def coin(generator: torch.Generator) -> bool:
-    """Toss a fair coin."""
-    return bool(torch.rand((), generator=generator) < 0.5)
-
-
-def mirror(image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Flip a picture and its labels left to right, half of the time."""
-    return (image.flip(-1), mask.flip(-1)) if coin(generator) else (image, mask)
 
 
 def episode_loader(

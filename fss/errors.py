@@ -1,12 +1,15 @@
-"""What a user can mend or has asked for, and the hint that names the likely typo."""
+"""Errors that a user can correct, a stop that a user asked for, and the hint that names the likely typo."""
 
 import signal
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from types import FrameType
 
 
 class InputError(ValueError):
-    """Bad input. The message is one line: what is wrong, where, and how to mend it.
+    """Bad input. The message is one line: what is wrong, where, and what to do.
 
     The command line prints it as ``fss: error: ...`` and exits with 2; in a notebook it is the
     last line of the traceback.
@@ -25,6 +28,20 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
+@contextmanager
+def on_signals(handler: Callable[[int, FrameType | None], object], *numbers: signal.Signals) -> Iterator[None]:
+    """Have signals call ``handler`` instead of what they do otherwise; outside the main thread, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():  # a notebook's kernel may run us in another
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that ``name`` is probably a typo of, or None.
 
@@ -41,3 +58,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     match = closest(name, names)
     return f"did you mean {match!r}?" if match else f"known: {', '.join(names)}"
+
+
+def one_line(error: Exception) -> str:
+    """Return an error in one line: some messages are empty, a bare key, or a page."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -1,11 +1,11 @@
 """Evaluation over a fixed episode list, and the references that every network has to beat."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from math import fsum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from fss.data.pictures import IGNORE, letterbox_mask, unletterbox
 from fss.engine import start
 from fss.episodes import Episode, EpisodeList, batch_indices, without_small_classes
 from fss.errors import InputError
-from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
+from fss.features import FeatureBatch, FeatureSource, features_of
 from fss.leak import leaked
 from fss.metrics import EpisodeTally
 from fss.model import DANet
@@ -32,12 +32,8 @@ from fss.resize import resize, share_of
 BATCH = 8
 
 
-class Predictor(Protocol):
-    """Turns the features of a batch of episodes into labels [B,h,w]."""
-
-    def __call__(self, batch: FeatureBatch) -> Tensor:
-        """Predict 1 (foreground) or 0 for every pixel of the queries."""
-        ...
+Predictor = Callable[[FeatureBatch], Tensor]
+"""Turns the features of a batch of episodes into labels [B,h,w], 1 for the object."""
 
 
 def network(model: DANet) -> Predictor:
@@ -131,24 +127,10 @@ def tally_episodes(
                     predicted, target = _comparable(mask, own, scoring)
                     tally.update(predicted[None], target[None], place[None])
             bar.update(len(ids))
-    whole = EpisodeTally()
-    whole.counts = np.empty((len(episodes), *tally.counts.shape[1:]), np.int64)
+    whole = np.empty((len(episodes), *tally.counts.shape[1:]), np.int64)
     for rows, counts in gather_object([(mine, tally.counts)]):
-        whole.counts[rows] = counts
-    return whole
-
-
-def features_of(
-    model: DANet, dataset: Dataset, *, cache: bool, workers: int = 0, progress: bool = False
-) -> FeatureSource:
-    """Return the source of a data set's features, through the cache on disk or without it.
-
-    Of several processes, the first one fills the cache.
-    """
-    if cache:
-        with PartialState().main_process_first():
-            return CachedFeatures(model, dataset, workers=workers, progress=progress)
-    return LiveFeatures(model, dataset, workers=workers)
+        whole[rows] = counts
+    return EpisodeTally(whole)
 
 
 def _comparable(predicted: np.ndarray, own: np.ndarray, scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
@@ -247,7 +229,7 @@ def evaluate(
 
 
 def figures(tally: EpisodeTally, names: Sequence[str]) -> dict[str, Any]:
-    """Every figure of a tally; ``names[class id]`` is the class's name.
+    """Every score of a tally; ``names[class id]`` is the class's name.
 
     ``not_covered`` names the classes that no episode counts for.
     """

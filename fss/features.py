@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from errno import ENOSPC
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,10 +31,7 @@ from fss.episodes import (
     Augment,
     Episode,
     EpisodeDataset,
-    coin,
-    episode_generator,
     episode_loader,
-    mirror,
     read_all,
 )
 from fss.errors import InputError
@@ -55,20 +52,6 @@ class FeatureBatch(NamedTuple):
     support: Features  # each map [B,K,C,H,W]
     mask: UInt8[Tensor, "B K h w"]
     episodes: tuple[Episode, ...] = ()  # which they are, in order
-
-
-class FeatureSource(Protocol):
-    """Gives the features of episodes in batches, in order, from episode ``start`` on."""
-
-    def batches(
-        self, episodes: Sequence[Episode], batch: int, *, start: int = 0, stride: int | None = None
-    ) -> Iterator[FeatureBatch]:
-        """Yield the batches; the last one may be smaller.
-
-        Each begins ``stride`` episodes after the one before, by default where that ends; a process
-        of several leaves out the others' episodes so.
-        """
-        ...
 
 
 class LiveFeatures:
@@ -98,7 +81,11 @@ class LiveFeatures:
     def batches(
         self, episodes: Sequence[Episode], batch: int, *, start: int = 0, stride: int | None = None
     ) -> Iterator[FeatureBatch]:
-        """Yield batches; see ``FeatureSource``."""
+        """Yield the features of episodes in batches, in order, from episode ``start`` on.
+
+        The last batch may be smaller. Each begins ``stride`` episodes after the one before, by default where
+        that ends; a process of several leaves out the others' episodes so.
+        """
         device = self.model.backbone.mean.device
         pictures = EpisodeDataset(self.dataset, episodes, augment=self.augment, seed=self.seed)
         loader = episode_loader(pictures, batch=batch, workers=self.workers, start=start, stride=stride)
@@ -120,15 +107,12 @@ class CachedFeatures:
     Args:
         model: whose backbone extracts.
         dataset: where the pictures are; every picture of it is extracted.
-        mirrors: also hold every picture's mirror image, and toss a coin for each picture of an
-            episode, as ``LiveFeatures`` does with ``augment=fss.episodes.mirror``.
-        seed: of the coins.
         workers: processes that read pictures while the cache is made.
         progress: show a bar while the cache is made.
 
     Attributes:
         file: the cache.
-        table: its rows, one a picture (then one a mirror image), with a field for each map.
+        table: its rows, one a picture, with a field for each map.
         live: the source that takes over where there is no cache, else None.
 
     Raises:
@@ -143,42 +127,38 @@ class CachedFeatures:
         model: DANet,
         dataset: Dataset,
         *,
-        mirrors: bool = False,
-        seed: int = 0,
         workers: int = 0,
         progress: bool = False,
     ) -> None:
-        self.mirrors, self.seed = mirrors, seed
         self.device = model.backbone.mean.device
         samples = [(class_name, name) for class_name, names in dataset.images.items() for name in names]
         self.rows = {sample: row for row, sample in enumerate(samples)}
         self.live: LiveFeatures | None = None
         try:
-            self.file = cache_folder() / "features" / f"{_key(model, dataset, mirrors)}.npy"
-            rows = len(samples) * (2 if mirrors else 1)
-            table = _open(self.file, rows)
+            self.file = cache_folder() / "features" / f"{_key(model, dataset)}.npy"
+            table = _open(self.file, len(samples))
             if table is None:
-                _build(self.file, model, dataset, mirrors, workers, progress)
-                table = _open(self.file, rows)
+                _build(self.file, model, dataset, workers, progress)
+                table = _open(self.file, len(samples))
             if table is None:
                 raise OSError("it vanished while it was made")
             self.table = table
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             _note(f"no feature cache ({place}{error.strerror or error}); pictures go through the backbone each time")
-            self.live = LiveFeatures(model, dataset, augment=mirror if mirrors else None, seed=seed, workers=workers)
+            self.live = LiveFeatures(model, dataset, workers=workers)
 
     def batches(
         self, episodes: Sequence[Episode], batch: int, *, start: int = 0, stride: int | None = None
     ) -> Iterator[FeatureBatch]:
-        """Yield batches; see ``FeatureSource``."""
+        """Yield batches; see ``LiveFeatures.batches``."""
         if self.live is not None:
             yield from self.live.batches(episodes, batch, start=start, stride=stride)
             return
         block4 = "block4_masked" if "block4_masked" in (self.table.dtype.names or ()) else "block4"
         for first in range(start, len(episodes), stride or batch):
             asked = _asked(episodes, first, batch)
-            rows = np.array([self._rows(episode, first + i) for i, episode in enumerate(asked)])  # B,1+K
+            rows = np.array([[self.rows[e.class_name, n] for n in (e.query, *e.support)] for e in asked])  # B,1+K
             query, support = rows[:, 0], rows[:, 1:]
             yield FeatureBatch(
                 Features(*(self._read(name, query).float() for name in ("block2", "block3", "block4"))),
@@ -188,15 +168,34 @@ class CachedFeatures:
                 asked,
             )
 
-    def _rows(self, episode: Episode, index: int) -> list[int]:
-        rows = [self.rows[episode.class_name, n] for n in (episode.query, *episode.support)]
-        if self.mirrors:
-            generator = episode_generator(self.seed, index)
-            rows = [row + len(self.rows) * coin(generator) for row in rows]
-        return rows
-
     def _read(self, name: str, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(self.table[name][rows]).to(self.device)
+
+
+FeatureSource = LiveFeatures | CachedFeatures
+
+
+def features_of(
+    model: DANet,
+    dataset: Dataset,
+    *,
+    cache: bool,
+    workers: int = 0,
+    progress: bool = False,
+    augment: Augment | None = None,
+    seed: int = 0,
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> FeatureSource:
+    """Return the source of a data set's features, through the cache on disk or without it.
+
+    A cache holds pictures as they are, in float32. Of several processes, the first one fills it.
+    """
+    if not cache:
+        return LiveFeatures(model, dataset, augment=augment, seed=seed, workers=workers, autocast=autocast)
+    from accelerate import PartialState  # slow to import; a notebook has one process
+
+    with PartialState().main_process_first():
+        return CachedFeatures(model, dataset, workers=workers, progress=progress)
 
 
 def _asked(episodes: Sequence[Episode], first: int, batch: int) -> tuple[Episode, ...]:
@@ -259,22 +258,20 @@ def extract(model: DANet, images: Tensor, masks: Tensor, *, first: int = 0) -> t
 # --- the cache's files --------------------------------------------------------------------------
 
 
-def _key(model: DANet, dataset: Dataset, mirrors: bool) -> str:
+def _key(model: DANet, dataset: Dataset) -> str:
     """Name a cache by everything that its content depends on."""
-    masked_input = model.config.prior == "masked_input"
     parts = [
         FORMAT,
         dataset.fingerprint(),
         model.config.backbone,
         model.backbone.fingerprint(),
-        f"masked_input={masked_input}",
-        f"mirrors={mirrors}",
+        f"masked_input={model.config.prior == 'masked_input'}",
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def _open(file: Path, rows: int) -> np.ndarray | None:
-    """Map a cache, or return None where there is none that is whole."""
+    """Map a cache, or return None where no whole one exists."""
     try:
         table: np.ndarray = np.load(file, mmap_mode="r")
         if table.shape != (rows,) or not {"key", *MAPS} <= set(table.dtype.names or ()):
@@ -288,7 +285,7 @@ def _open(file: Path, rows: int) -> np.ndarray | None:
     return table
 
 
-def _build(file: Path, model: DANet, dataset: Dataset, mirrors: bool, workers: int, progress: bool) -> None:
+def _build(file: Path, model: DANet, dataset: Dataset, workers: int, progress: bool) -> None:
     """Extract all pictures into a file beside ``file``, then rename it; another process may be quicker."""
     cap = _cap()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -296,28 +293,22 @@ def _build(file: Path, model: DANet, dataset: Dataset, mirrors: bool, workers: i
     beside = file.with_name(f"{file.stem}.part-{secrets.token_hex(4)}")
     classes: list[Any] = [dataset[name] for name in dataset.classes]
     pictures: ConcatDataset[tuple[Tensor, Tensor]] = ConcatDataset(classes)
-    total = len(pictures) * (2 if mirrors else 1)
     device = model.backbone.mean.device
     table: np.memmap | None = None
-    row = 0
     try:
-        with tqdm(total=total, desc="features", unit="picture", disable=not progress) as bar:
-            for images, masks in read_all(DataLoader(pictures, batch_size=CHUNK, num_workers=workers)):
-                for mirrored in (False, True) if mirrors else (False,):
-                    if mirrored:
-                        images, masks = images.flip(-1), masks.flip(-1)
-                    maps, block4 = extract(model, images.to(device), masks.to(device))
-                    found = {**maps._asdict(), "mask": masks}
-                    if block4 is not None:
-                        found["block4_masked"] = block4
-                    arrays = {name: tensor.cpu().numpy() for name, tensor in found.items()}
-                    if table is None:
-                        table = _create(beside, arrays, total, cap)
-                    first = row + len(pictures) * mirrored
-                    for name, values in arrays.items():
-                        table[name][first : first + len(values)] = values
-                    bar.update(len(images))
-                row += len(images)
+        with tqdm(total=len(pictures), desc="features", unit="picture", disable=not progress) as bar:
+            loader = DataLoader(pictures, batch_size=CHUNK, num_workers=workers)
+            for first, (images, masks) in zip(range(0, len(pictures), CHUNK), read_all(loader), strict=True):
+                maps, block4 = extract(model, images.to(device), masks.to(device))
+                found = {**maps._asdict(), "mask": masks}
+                if block4 is not None:
+                    found["block4_masked"] = block4
+                arrays = {name: tensor.cpu().numpy() for name, tensor in found.items()}
+                if table is None:
+                    table = _create(beside, arrays, len(pictures), cap)
+                for name, values in arrays.items():
+                    table[name][first : first + len(values)] = values
+                bar.update(len(images))
         if table is not None:
             table["key"] = file.stem.encode()
             table.flush()
@@ -356,8 +347,6 @@ def _cap() -> float:
 
 def _prune(folder: Path, room: float) -> None:
     """Remove what dead processes left, then the longest unused caches until all fit the room."""
-    for manifest in folder.glob("*/manifest.json"):  # caches up to features-3 were folders
-        shutil.rmtree(manifest.parent, ignore_errors=True)
     caches = []  # when last used, bytes, file
     for file in folder.iterdir():
         with suppress(OSError):  # another process has just removed it

@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,17 +25,15 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     path = Path(path)
     with _as_input_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # a file of tempfile's would be private
         try:
-            with os.fdopen(handle, "wb") as file:
+            with part.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes private files
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def check_writable(path: str | Path) -> None:
@@ -62,14 +61,15 @@ def remove_leftovers(path: str | Path) -> None:
 
 
 @contextmanager
-def held(folder: str | Path) -> Iterator[None]:
+def held(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
     """Keep other processes out of a folder, which is made where it is missing.
 
     The lock is the operating system's: it ends with the process, whatever ends that. On the way
     out, folders that were made here and are still empty go again.
 
     Raises:
-        InputError: another process holds the folder, or it cannot be written.
+        InputError: another process holds the folder and we do not ``wait`` for its end, or it cannot
+            be written.
     """
     folder = Path(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -79,7 +79,7 @@ def held(folder: str | Path) -> Iterator[None]:
             if made:
                 folder.mkdir(parents=True, exist_ok=True)
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=-1 if wait else 0)
             except Timeout:
                 raise InputError(
                     f"{folder}: another process is writing here; wait for its end, or choose another folder"
@@ -87,7 +87,7 @@ def held(folder: str | Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (folder / ".lock").unlink(missing_ok=True)  # while it is held: who waits looks again
+            (folder / ".lock").unlink(missing_ok=True)  # while it is held: one that waits makes it anew
             lock.release()
     finally:
         for path in made:
@@ -132,9 +132,3 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
         raise InputError(f"{path}: no home folder is known for its ~; write the whole path") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -27,12 +27,6 @@ SYNONYMS = {
 """COCO's and other common words for VOC's classes, as `_key` spells them."""
 
 
-def seen(training: Dataset) -> dict[str, Any]:
-    """What a checkpoint keeps of its training classes: their names, unless its spec gives them."""
-    drawn = training.spec.partition(":")[0] == "shapes"
-    return {} if drawn else {"classes": list(training.classes)}
-
-
 def leaked(trained: dict[str, Any], dataset: Dataset) -> list[str] | None:
     """Return the classes of a test that a network was trained on, by their names in the test.
 
@@ -55,7 +49,7 @@ def leaked(trained: dict[str, Any], dataset: Dataset) -> list[str] | None:
                 split="train",
                 fold=trained["fold"],
                 size=trained["size"],
-                options=DataConfig.from_json(trained.get("options", {})),
+                options=DataConfig.from_json(trained["options"]),
             ).classes
         except (InputError, KeyError):
             return None

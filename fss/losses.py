@@ -43,12 +43,11 @@ def episode_loss(
         whole: the batch that this is a part of; by default it is the whole batch.
     """
     target = target.long()
-    size = (target.shape[-2], target.shape[-1])
     known = target != IGNORE
     pixels, episodes = whole or Whole(known.sum(), len(target))
 
     def loss(logits: Tensor) -> Tensor:
-        logits = resize(logits.float(), size, aligned=True)
+        logits = resize(logits.float(), target.shape[-2:], aligned=True)
         entropy = cross_entropy(logits, target, pixels)
         if not iou_weight:
             return entropy

@@ -1,7 +1,7 @@
-"""Integer tallies of episodes, and the numbers made from them: mIoU, FB-IoU, bootstrap intervals.
+"""Integer tallies of episodes, and the scores made from them: mIoU, FB-IoU, bootstrap intervals.
 
 An episode leaves five integers: its class, and the intersection and union of foreground and of
-background. Every number is a ratio of sums of these, so tallies from several processes add up to
+background. Every score is a ratio of sums of them, so tallies from several processes add up to
 exactly the tally of one.
 """
 
@@ -36,8 +36,15 @@ class EpisodeTally:
     as in PFENet (Tian et al. 2020); the bar is the background. A class is *covered* when its union
     is not empty: :math:`C` holds the covered classes, and one that was never drawn, or that neither
     targets nor predictions ever show, is left out and never counts as 0. Likewise FB-IoU leaves out
-    a side (foreground or background) that never occurs. All are fractions in 0..1; one that
+    a side (foreground or background) that never occurs. All scores are fractions in 0..1; one that
     no episode supports raises ``InputError`` instead of being nan.
+
+    >>> tally = EpisodeTally()
+    >>> tally.update([[[1, 1, 0]], [[0, 1, 0]]], [[[1, 0, 0]], [[0, 1, 255]]], class_ids=[4, 9])
+    >>> tally.per_class(), tally.miou()
+    ({4: 0.5, 9: 1.0}, 0.75)
+    >>> len(tally + tally), (tally + tally).miou()
+    (4, 0.75)
     """
 
     def __init__(self, counts: npt.NDArray[np.int64] | None = None) -> None:
@@ -88,16 +95,6 @@ class EpisodeTally:
 
     def __add__(self, other: "EpisodeTally") -> "EpisodeTally":
         return EpisodeTally(np.concatenate([self.counts, other.counts]))
-
-    def parts(self, count: int) -> list["EpisodeTally"]:
-        """Return the tallies of ``count`` lists of one length that were counted one after another.
-
-        Raises:
-            InputError: so many lists cannot be of one length.
-        """
-        if count < 1 or len(self) % count:
-            raise InputError(f"{len(self)} episodes are not {count} lists of one length")
-        return [EpisodeTally(counts) for counts in np.split(self.counts, count)]
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -151,8 +148,7 @@ class EpisodeTally:
         multiset of episodes alone, not from their order.
         """
         self.miou()
-        mious = _resampled_mious(self.counts[:, 0], self.counts[:, None, 1:3], seed)
-        return _quantiles(mious[:, 0])
+        return _quantiles(_resampled_mious(self.counts[:, 0], self.counts[:, None, 1:3], seed))
 
     def to_json(self) -> dict[str, list[int]]:
         """Return the integers as columns, ready for ``json.dump``; ``from_json`` reads them."""
@@ -172,8 +168,7 @@ class EpisodeTally:
         _, fg_i, fg_u, bg_i, bg_u = tally.counts.T
         possible = (fg_i >= 0) & (bg_i >= 0) & (fg_i <= fg_u) & (fg_i + bg_u == bg_i + fg_u)
         if not possible.all():
-            episode = int(np.flatnonzero(~possible)[0])
-            raise InputError(f"episode {episode} of a tally has impossible counts: it is damaged")
+            raise InputError(f"episode {possible.argmin()} of a tally has impossible counts: it is damaged")
         return tally
 
 

@@ -79,8 +79,8 @@ class DANet(nn.Module):
             ``fss.backbones.load_backbone``, which also says what it raises.
         backbone: one of yours, in place of the one that ``config`` names. A checkpoint does not hold
             it: pass it to ``fss.load`` again.
-        dropout: of the reduced channels while training (PFENet: 0.5); 0 also turns off the 0.1 of
-            the decoder's classifiers.
+        dropout: of the reduced channels while training (PFENet: 0.5), and of the decoder's
+            classifiers, there at most 0.1.
 
     Attributes:
         trained: what the checkpoint says of its training (data, size, steps ...); empty for a new
@@ -118,13 +118,9 @@ class DANet(nn.Module):
         self.reduce_support = _reduction(joined, channels, dropout)
         self.relations = Relations(aligned=self.backbone.aligned) if config.prior == "relations" else None
         maps = 0 if config.prior is None else Relations.CHANNELS if self.relations else 1
-        self.decoder: nn.Module = PyramidPooling(channels, prior=maps)
+        self.decoder: nn.Module = PyramidPooling(channels, prior=maps, dropout=min(dropout, 0.1))
         if config.decoder == "fem":
-            self.decoder = FeatureEnrichment(channels, prior=maps, bins=config.fem_bins)
-        if not dropout:
-            for part in self.decoder.modules():
-                if isinstance(part, nn.Dropout2d):
-                    part.p = 0.0
+            self.decoder = FeatureEnrichment(channels, prior=maps, bins=config.fem_bins, dropout=min(dropout, 0.1))
         self._start_by_comparing()
 
     @torch.no_grad()
@@ -178,13 +174,17 @@ class DANet(nn.Module):
                 f"mask {tuple(mask.shape)} does not fit support {tuple(support.shape)}: expected "
                 "[B,K,H,W] with one label a pixel"
             )
-        _check_labels(mask)
+        labels = mask.flatten(1)
+        stored = (labels == IGNORE).any(1) & (labels == 0).any(1) & ~(labels == 1).any(1)  # as in files
+        if not mask.is_meta and stored.any():
+            raise ValueError(
+                "the mask holds 0 and 255 and no 1, and 255 means unknown: nothing would be object; pass (mask > 127)"
+            )
         return self.encode_features(self.support_features(support, mask), mask)
 
     def segment(self, query: Float[Tensor, "B 3 h w"], code: SupportCode, *, need_maps: bool = False) -> Prediction:
         """Segment a query by an encoded support set; the same logits as ``forward``."""
-        size = (query.shape[-2], query.shape[-1])
-        return self.segment_features(self.backbone(query), code, size, need_maps=need_maps)
+        return self.segment_features(self.backbone(query), code, query.shape[-2:], need_maps=need_maps)
 
     def support_features(self, support: Float[Tensor, "B K 3 h w"], mask: Tensor) -> Features:
         """Backbone features of a support set, each [B,K,C,H,W].
@@ -198,14 +198,14 @@ class DANet(nn.Module):
 
     def masked_block4(self, block3: Float[Tensor, "B C H W"], mask: Tensor) -> Tensor:
         """Run block4 on block3 features masked by labels [B,h,w] (PFENet's order)."""
-        return self.backbone.block4(block3 * self._object(mask, block3))
+        return self.backbone.block4(block3 * self._share(mask, block3))
 
     def encode_features(self, support: Features, mask: Tensor) -> SupportCode:
         """``encode_support`` from features [B,K,C,H,W] (masked nowhere) and labels [B,K,h,w]."""
         config = self.config
         if config.without_support:
             support, mask = Features(*(torch.zeros_like(map_) for map_ in support)), torch.zeros_like(mask)
-        small = self._object(mask, support.block2)  # B,K,1,H,W
+        small = self._share(mask, support.block2)  # B,K,1,H,W
         block2, block3 = self._middle(support)
         masked2 = block2 * small  # Eq. 1
         if config.mask_before_reduce:
@@ -219,13 +219,15 @@ class DANet(nn.Module):
         else:
             prototype, (weights,) = self.channel(reduced, small)  # Eq. 6, 7
         if self.relations is not None:
-            labelled = tuple(Labelled(map_, self._object(mask, map_), self._ground(mask, map_)) for map_ in support[1:])
+            labelled = tuple(
+                Labelled(map_, self._share(mask, map_), self._share(mask, map_, 0)) for map_ in support[1:]
+            )
         elif config.prior is not None:
-            block4 = support.block4 * self._object(mask, support.block4)
+            block4 = support.block4 * self._share(mask, support.block4)
         return SupportCode(masked2, reduced, small, prototype, weights, block4, labelled)
 
     def segment_features(
-        self, query: Features, code: SupportCode, size: tuple[int, int], *, need_maps: bool = False
+        self, query: Features, code: SupportCode, size: Size, *, need_maps: bool = False
     ) -> Prediction:
         """``segment`` from features of the query; ``size`` is that of the logits."""
         if query.block2.shape[0] != code.block2.shape[0]:
@@ -255,7 +257,7 @@ class DANet(nn.Module):
         The maps are ``prior`` (unless ``prior=None``) and what else ``Prediction`` names of it; the
         attention over labels only where asked for.
         """
-        size = (query.block2.shape[-2], query.block2.shape[-1])
+        size = query.block2.shape[-2:]
         if code.block4 is not None:
             prior = self._resize(prior_mask(query.block4, code.block4), size)
             return prior, {"prior": prior}
@@ -295,13 +297,9 @@ class DANet(nn.Module):
     def _resize(self, maps: Tensor, size: Size) -> Tensor:
         return resize(maps, size, aligned=self.backbone.aligned)
 
-    def _object(self, mask: Tensor, like: Tensor) -> Tensor:
-        """Labels [...,h,w] -> object = 1 on the grid of ``like``: [...,1,H,W]."""
-        return share_of(mask, 1, like, aligned=self.backbone.aligned)
-
-    def _ground(self, mask: Tensor, like: Tensor) -> Tensor:
-        """The same of ground = 0; what the label leaves open is neither."""
-        return share_of(mask, 0, like, aligned=self.backbone.aligned)
+    def _share(self, mask: Tensor, like: Tensor, label: int = 1) -> Tensor:
+        """Labels [...,h,w] -> object = 1 (or ground = 0; 255 is neither) on the grid of ``like``: [...,1,H,W]."""
+        return share_of(mask, label, like, aligned=self.backbone.aligned)
 
     def head_state(self) -> dict[str, Tensor]:
         """Return all weights but the frozen backbone's: what training changes."""
@@ -313,15 +311,3 @@ def _reduction(inputs: int, channels: int, dropout: float) -> nn.Sequential:
     conv = nn.Conv2d(inputs, channels, 1, bias=False)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     return nn.Sequential(conv, nn.ReLU(), nn.Dropout2d(dropout))
-
-
-def _check_labels(mask: Tensor) -> None:
-    """Raise ValueError for a mask of 0 and 255, which is how files store 0 and 1."""
-    if mask.is_meta:
-        return
-    labels = mask.flatten(1)
-    stored = (labels == IGNORE).any(1) & (labels == 0).any(1) & ~(labels == 1).any(1)
-    if stored.any():
-        raise ValueError(
-            "the mask holds 0 and 255 and no 1, and 255 means unknown: nothing would be object; pass (mask > 127)"
-        )

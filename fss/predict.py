@@ -1,16 +1,14 @@
 """Segment a picture file by labelled picture files."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
+from fss.data.folder import save_picture
 from fss.data.pictures import letterbox_image, letterbox_mask, read_pair, read_rgb, to_tensor, unletterbox
 from fss.errors import InputError
-from fss.files import write_atomically
 from fss.model import DANet
 
 
@@ -64,11 +62,8 @@ def predict_files(
     inputs = {path.resolve() for pair in support for path in pair} | {query.resolve()}
     if out.resolve() in inputs:
         raise InputError(f"{out}: is one of the inputs; choose another name for the mask")
-    for image, _ in support:
-        if image.resolve() == query.resolve():
-            raise InputError(f"{query}: is both support and query; its mask is known already")
+    if query.resolve() in [image.resolve() for image, _ in support]:
+        raise InputError(f"{query}: is both support and query; its mask is known already")
     labels = predict_array(model, [read_pair(*pair) for pair in support], read_rgb(query), size)
-    buffer = io.BytesIO()
-    Image.fromarray(labels * np.uint8(255)).save(buffer, format="PNG")
-    write_atomically(out, buffer.getvalue())
+    save_picture(out, labels * np.uint8(255))
     return float(labels.mean())

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fss.attention import CHUNK, Tokens, attention_weights, foreground
+from fss.attention import CHUNK, Tokens, foreground
 from fss.resize import resize
 
 DEPTHS = (3, 4)  # block2 adds nothing (measured), and would take most of the time
@@ -55,11 +55,10 @@ def prior_mask(query: Float[Tensor, "B C h w"], support: Float[Tensor, "B K C h 
     s_norm = s.norm(dim=2)[:, :, None, :]  # B,K,1,n
     best = []
     for part in q.split(CHUNK, dim=2):  # never the whole n x n map
-        dots = torch.einsum("bci,bkcj->bkij", part, s)
         norms = part.norm(dim=1)[:, None, :, None] * s_norm
-        best.append((dots / (norms + 1e-7)).amax(dim=-1))
+        best.append((torch.einsum("bci,bkcj->bkij", part, s) / (norms + 1e-7)).amax(dim=-1))
     similarity = torch.cat(best, dim=-1)  # B,K,n
-    low, high = similarity.amin(-1, keepdim=True), similarity.amax(-1, keepdim=True)
+    low, high = similarity.aminmax(dim=-1, keepdim=True)
     stretched = (similarity - low) / (high - low + 1e-7)
     return stretched.mean(1).unflatten(-1, query.shape[2:]).unsqueeze(1)
 
@@ -94,16 +93,16 @@ class MaskAttention(nn.Module):
         The map's rows sum to one over all places of all shots. Without it no n x Kn map is built in
         inference.
         """
-        q, s, scale, keep = self.tokens(query, support)
+        tokens = self.tokens(query, support)
         labels = support.mask.flatten(1)[:, None, :, None]  # B,1,Kn,1
         weights = None
         if need_map:
-            weights = attention_weights(q, s, scale=scale, keep=keep)  # B,1,n,Kn
+            weights = tokens.map()  # B,1,n,Kn
             attended = weights @ labels
             weights = weights.squeeze(1).unflatten(2, (support.mask.shape[1], -1)).transpose(1, 2)  # B,K,n,n
         else:
-            rows = q.split(CHUNK, dim=2)
-            attended = torch.cat([attention_weights(part, s, scale=scale, keep=keep) @ labels for part in rows], dim=2)
+            parts = (tokens._replace(query=rows).map() @ labels for rows in tokens.query.split(CHUNK, dim=2))
+            attended = torch.cat([*parts], dim=2)
         return attended.squeeze(-1).unflatten(2, query.shape[2:]), weights  # B,1,n -> B,1,h,w
 
     def tokens(self, query: Float[Tensor, "B C h w"], support: Labelled) -> Tokens:

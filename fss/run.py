@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from fss.checkpoint import OPTIMIZER, load_head, read_checkpoint, save_checkpoint
-from fss.config import DANetConfig, DataConfig, TrainConfig
 from fss.errors import InputError
 from fss.files import remove_leftovers, write_atomically
 from fss.model import DANet
@@ -26,7 +25,7 @@ FAILED = "nonfinite.safetensors"  # what the step started from whose loss was no
 class RunFolder:
     """The files of a run and what has to survive a stop: step, best mIoU, weights, optimiser ...
 
-    Whoever uses it holds the folder (``fss.files.held``). All processes read it, one writes.
+    The caller holds the folder (``fss.files.held``). All processes read it, one writes.
     """
 
     def __init__(
@@ -61,19 +60,15 @@ class RunFolder:
 
     def _resume(self, last: Path) -> None:
         header, tensors = read_checkpoint(last)
-        trained = {"train": {}, **header["trained"]}
-        self._same_settings(header["config"], trained)
+        trained = header["trained"]
+        self._same_settings({**header["config"], **trained.get("train", {}), **trained})
         restore(self.model, self.optimizer, header, tensors, last, self.accelerator)
         self.step, self.best, self.seconds = trained["step"], trained["best"], trained["seconds"]
         if (self.out / LOG).is_file():
             self.records = [r for r in read_log(self.out / LOG) if r["step"] <= self.step]
 
-    def _same_settings(self, config: dict[str, Any], trained: dict[str, Any]) -> None:
+    def _same_settings(self, theirs: dict[str, Any]) -> None:
         ours = {**self.model.config.to_json(), **self.settings["train"], **self.settings}
-        # A setting that is younger than the run had its default then.
-        schedule = TrainConfig.from_json(trained["train"]).to_json() if trained["train"] else {}
-        options = {"options": DataConfig().to_json()}
-        theirs = {**DANetConfig.from_json(config).to_json(), **schedule, **options, **trained}
         for name, value in ours.items():
             if name in ("train", "classes") or theirs.get(name) == value:
                 continue  # the pictures' hash covers the classes
@@ -119,7 +114,7 @@ class RunFolder:
             for index, state in self.optimizer.state_dict()["state"].items()
             for slot, value in state.items()
         }
-        # The log goes first: whoever resumes drops what it has beyond the checkpoint, while a
+        # The log goes first: a resumed run drops what it has beyond the checkpoint, while a
         # record that it lacks would be lost.
         self._write_log()
         save_checkpoint(self.model, self.out / name, trained=trained, optimizer=slots)
@@ -137,7 +132,8 @@ class RunFolder:
         if not self.records:  # a run that was killed before its first checkpoint leaves nothing
             return
         text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        columns = dict.fromkeys(COLUMNS) | dict.fromkeys(name for record in self.records for name in record)
+        table = csv.DictWriter(text, list(columns), lineterminator="\n")
         table.writeheader()
         table.writerows(self.records)
         write_atomically(self.out / LOG, text.getvalue().encode())
@@ -146,18 +142,20 @@ class RunFolder:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Return a log's records: a dict of ``step`` and either ``loss`` or ``val_miou`` for each row.
 
+    Columns go by the names in the first line: a log may lack some of today's, or hold further ones.
+
     Raises:
         InputError: a file that is no log of ours.
     """
     try:
-        header, *rows = csv.reader(path.read_text().splitlines())
-        if tuple(header) != COLUMNS:
-            raise ValueError(f"its first line is {','.join(header)!r}, not {','.join(COLUMNS)!r}")
+        rows = list(csv.DictReader(path.read_text().splitlines(), strict=True))
+        if not rows:
+            raise ValueError("it is empty")
         return [
-            {"step": int(step)} | {name: float(cell) for name, cell in zip(header[1:], cells, strict=True) if cell}
-            for step, *cells in rows
+            {"step": int(row.pop("step")), **{name: float(cell) for name, cell in row.items() if cell != ""}}
+            for row in rows
         ]
-    except (ValueError, csv.Error) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: damaged ({error}); remove it to go on without it") from error
 
 

@@ -7,36 +7,36 @@ same for one process and for several (see ``fss.engine``).
 
 import math
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from fss.backbones import Features
+from fss.backbones import Backbone, Features
 from fss.checkpoint import load_head, read_checkpoint
 from fss.config import DANetConfig, DataConfig, TrainConfig
 from fss.data import open_dataset
 from fss.data.dataset import Dataset
 from fss.data.pictures import IGNORE
-from fss.engine import lone, share, start
-from fss.episodes import Augment, Episode, EpisodeList, EpisodeStream, mirror, without_small_classes
-from fss.errors import InputError, Stopped
+from fss.engine import share, start
+from fss.episodes import Augment, Episode, EpisodeList, EpisodeStream, without_small_classes
+from fss.errors import InputError, Stopped, on_signals
 from fss.evaluate import network, tally_episodes
-from fss.features import CachedFeatures, FeatureBatch, FeatureSource, LiveFeatures
+from fss.features import FeatureBatch, features_of
 from fss.files import held
-from fss.leak import seen
 from fss.losses import Whole, episode_loss
 from fss.model import DANet
-from fss.run import RunFolder, restore
+from fss.run import RunFolder
 
 SAVE_EVERY = 250  # steps between two checkpoints to resume from
 LOG_EVERY = 10
+TORCH_SEEDS = 2**63  # how many torch takes; ours may be of any size
 
 
 class NonFinite(InputError):
@@ -87,7 +87,7 @@ def train_step(
     Raises:
         NonFinite: the loss or its gradient is not finite; the step is not taken.
     """
-    accelerator = accelerator or lone(batch.target.device.type)
+    accelerator = accelerator or start(batch.target.device.type)
     whole = Whole(
         accelerator.reduce((batch.target != IGNORE).sum()),
         accelerator.num_processes * len(batch.target),
@@ -142,18 +142,13 @@ def take_step(
     Each process draws its own dropout, so that with another number of processes or of parts other
     channels are dropped. What ``train_step`` says of the ``accelerator`` holds here too.
     """
-    accelerator = accelerator or lone(batch.target.device.type)
+    accelerator = accelerator or start(batch.target.device.type)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step, steps)
     drawn = config.seed * 1_000_003 + step + (accelerator.process_index << 40)
-    torch.manual_seed(torch_seed(drawn))
+    torch.manual_seed(drawn % TORCH_SEEDS)
     model.train()
     return train_step(model, optimizer, batch, config.aux_weight, config.iou_weight, accelerator)
-
-
-def torch_seed(seed: int) -> int:
-    """Fit a seed of any size into the 63 bits that torch takes; small ones stay as they are."""
-    return seed % 2**63
 
 
 def train(
@@ -165,6 +160,7 @@ def train(
     fold: int | None = None,
     device: str = "cpu",
     pretrained: bool | str | Path = True,
+    backbone: Backbone | None = None,
     resume: bool = False,
     workers: int = 0,
     progress: bool = True,
@@ -190,6 +186,7 @@ def train(
         fold: the fold whose classes are kept for the test, where the data set has folds.
         device: ``"cpu"``, ``"cuda"`` ...
         pretrained: the backbone's weights, as for ``DANet``.
+        backbone: one of yours, as for ``DANet``.
         resume: go on from ``out/last.safetensors``; where the folder holds no run yet, because it
             is new or a run was killed before its first checkpoint, start one.
         workers: processes that read pictures.
@@ -205,67 +202,56 @@ def train(
             that holds another run, or that another process trains into; a resume with other
             settings.
         NonFinite: the loss or its gradient is not finite; ``out/nonfinite.safetensors`` holds all
-            that ``replay`` needs to repeat the step (of several processes, but for their dropout).
+            that ``fss replay`` needs to repeat the step (of several processes, but for their dropout).
         Stopped: SIGINT or SIGTERM came; the last step is saved.
     """
     out = Path(out)
-    accelerator = start(device, precision=config.precision, accumulate=accumulate)
+    made = set_up(
+        model_config,
+        config,
+        data,
+        fold=fold,
+        device=device,
+        pretrained=pretrained,
+        backbone=backbone,
+        skip_small_classes=skip_small_classes,
+        options=options,
+        accumulate=accumulate,
+    )
+    accelerator, model, optimizer, steps = made.accelerator, made.model, made.optimizer, made.steps
     mine = share(accelerator, config.batch)
     progress = progress and accelerator.is_main_process
-    training, validation = (
-        open_dataset(data, split=split, fold=fold, size=config.size, options=options) for split in ("train", "val")
-    )
-    if skip_small_classes:
-        training, validation = (without_small_classes(part, config.shots) for part in (training, validation))
-    val_list = EpisodeList.sample(validation, shots=config.shots, episodes=config.val_episodes, seed=config.seed)
-    steps = step_count(config, training)
-    stream = EpisodeStream(training, config.shots, config.seed, steps * config.batch)
-    settings = {
-        "data": data,
-        "fold": training.fold,
-        "split": "train",
-        "size": config.size,
-        "training_classes": len(training.classes),
-        "skip_small_classes": skip_small_classes,
-        "pictures_sha256": [training.fingerprint(), validation.fingerprint()],
-        "options": options.to_json(),
-        **seen(training),
-        "train": config.to_json(),
-    }
+    val_list = EpisodeList.sample(made.validation, shots=config.shots, episodes=config.val_episodes, seed=config.seed)
     with held(out) if accelerator.is_main_process else nullcontext():
-        torch.manual_seed(torch_seed(config.seed))
-        model = DANet(model_config, pretrained=pretrained, dropout=config.dropout)
-        model.to(accelerator.device)
         if progress:
-            notes = training.notes + validation.notes + model.backbone.notes(config.size)
-            for note in dict.fromkeys(notes):
-                print(note)
-        optimizer = accelerator.prepare(make_optimizer(model, config))
-        run = RunFolder(out, model, optimizer, settings, accelerator)
+            notes = made.training.notes + made.validation.notes + model.backbone.notes(config.size)
+            print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "")
+        run = RunFolder(out, model, optimizer, made.settings, accelerator)
         run.begin(resume=resume)
-        with accelerator.main_process_first():
-            source = _source(model, training, config, workers, progress, accelerator.autocast, augment=True)
-            val_source = _source(model, validation, config, workers, progress, augment=False)
+        source = features_of(
+            model,
+            made.training,
+            cache=config.cache,
+            workers=workers,
+            progress=progress,
+            augment=augmentation(config),
+            seed=config.seed,
+            autocast=accelerator.autocast,
+        )
+        val_source = features_of(model, made.validation, cache=config.cache, workers=workers, progress=progress)
         if run.step == 0:
             if resume and progress:
                 print(f"{out}: no step is saved there yet, so the run starts with the first")
             run.save()  # whenever the run is killed, there is something to resume from
-        bar = tqdm(
-            total=steps,
-            initial=run.step,
-            desc="train",
-            unit="step",
-            disable=not progress,
-            dynamic_ncols=True,
-        )
+        bar = tqdm(total=steps, initial=run.step, desc="train", unit="step", disable=not progress, dynamic_ncols=True)
         first = run.step * config.batch + accelerator.process_index * mine
-        batches = source.batches(stream, mine, start=first, stride=config.batch)
-        with bar, _stop_signals() as stop:
-            for batch in batches:
+        stop: list[int] = []  # signals that came: the step that is under way is finished and saved
+        with bar, on_signals(lambda number, _: stop.append(number), signal.SIGINT, signal.SIGTERM):
+            for batch in source.batches(made.stream, mine, start=first, stride=config.batch):
                 try:
                     loss = take_step(model, optimizer, batch, config, run.step, steps, accelerator)
                 except NonFinite as error:
-                    raise _reproducible(error, run, stream, config.batch) from None
+                    raise _reproducible(error, run, made.stream, config.batch) from None
                 run.step += 1
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update()
@@ -274,7 +260,7 @@ def train(
                     run.log(step=run.step, loss=round(loss, 6))
                 if run.step % config.val_every == 0 or finished:
                     model.eval()
-                    tally = tally_episodes(network(model), val_source, validation, val_list.episodes)
+                    tally = tally_episodes(network(model), val_source, made.validation, val_list.episodes)
                     run.validated(tally.miou())
                     if progress:
                         bar.write(f"step {run.step}: validation mIoU {100 * tally.miou():.1f}")
@@ -285,7 +271,7 @@ def train(
                 if stopped or run.step % SAVE_EVERY == 0 or finished:
                     run.save()
                 if stopped:
-                    number = stop[0] if stop else signal.SIGTERM
+                    number = signal.Signals(stop[0] if stop else signal.SIGTERM)
                     raise Stopped(
                         f"stopped by {number.name} after step {run.step} of {steps}; "
                         f"{out / 'last.safetensors'} goes on with --resume",
@@ -304,6 +290,61 @@ def step_count(config: TrainConfig, training: Dataset) -> int:
     return config.steps or max(1, config.epochs * pictures // config.batch)
 
 
+class SetUp(NamedTuple):
+    """What steps are made of, whether a run takes them for the first time or ``fss replay`` repeats one."""
+
+    accelerator: Accelerator
+    training: Dataset
+    validation: Dataset
+    stream: EpisodeStream
+    steps: int
+    model: DANet
+    optimizer: torch.optim.Optimizer
+    settings: dict[str, Any]
+
+
+def set_up(
+    model_config: DANetConfig,
+    config: TrainConfig,
+    data: str,
+    *,
+    fold: int | None,
+    device: str,
+    pretrained: bool | str | Path,
+    backbone: Backbone | None,
+    skip_small_classes: bool,
+    options: DataConfig,
+    accumulate: int,
+) -> SetUp:
+    """Open the data and build the network; arguments and errors are those of ``train``."""
+    accelerator = start(device, precision=config.precision, accumulate=accumulate)
+    training, validation = (
+        open_dataset(data, split=split, fold=fold, size=config.size, options=options) for split in ("train", "val")
+    )
+    if skip_small_classes:
+        training, validation = (without_small_classes(part, config.shots) for part in (training, validation))
+    steps = step_count(config, training)
+    stream = EpisodeStream(training, config.shots, config.seed, steps * config.batch)
+    torch.manual_seed(config.seed % TORCH_SEEDS)
+    model = DANet(model_config, pretrained=pretrained, backbone=backbone, dropout=config.dropout)
+    model.to(accelerator.device)
+    optimizer = accelerator.prepare(make_optimizer(model, config))
+    settings = {
+        "data": data,
+        "fold": training.fold,
+        "split": "train",
+        "size": config.size,
+        "training_classes": len(training.classes),
+        "skip_small_classes": skip_small_classes,
+        "pictures_sha256": [training.fingerprint(), validation.fingerprint()],
+        "options": options.to_json(),
+        "train": config.to_json(),
+    }
+    if training.spec.partition(":")[0] != "shapes":  # whose spec gives them
+        settings["classes"] = list(training.classes)
+    return SetUp(accelerator, training, validation, stream, steps, model, optimizer, settings)
+
+
 def _reproducible(error: NonFinite, run: RunFolder, stream: Sequence[Episode], batch: int) -> NonFinite:
     """Keep what the step started from, and say where."""
     first = run.step * batch
@@ -320,88 +361,10 @@ def _reproducible(error: NonFinite, run: RunFolder, stream: Sequence[Episode], b
     )
 
 
-def replay(path: str | Path, *, device: str = "cpu", pretrained: bool | str | Path = True) -> float:
-    """Repeat the step that a run's ``nonfinite.safetensors`` was kept of.
+def augmentation(config: TrainConfig) -> Augment | None:
+    """Return what a run does to its training pictures."""
+    if config.augment == "none":
+        return None
+    from fss.data.transforms import PaperAugmentation  # imports torchvision, which is slow
 
-    Returns:
-        The loss, where it is finite here.
-
-    Raises:
-        NonFinite: as it happened in the run.
-        InputError: no such file, or other data than the run's.
-    """
-    header, tensors = read_checkpoint(path)
-    trained = header["trained"]
-    if "nonfinite" not in trained:
-        raise InputError(f"{path}: is not kept of a failed step; give a run's nonfinite.safetensors")
-    config = TrainConfig.from_json(trained["train"])
-    options = DataConfig.from_json(trained.get("options", {}))
-    parts = trained["nonfinite"].get("accumulate", 1)
-    accelerator = start(device, precision=config.precision, accumulate=parts)
-    dataset = open_dataset(trained["data"], split="train", fold=trained["fold"], size=config.size, options=options)
-    if trained["skip_small_classes"]:
-        dataset = without_small_classes(dataset, config.shots)
-    if dataset.fingerprint() != trained["pictures_sha256"][0]:
-        raise InputError(f"{trained['data']}: the pictures have changed since the run of {path}")
-    steps = step_count(config, dataset)
-    stream = EpisodeStream(dataset, config.shots, config.seed, steps * config.batch)
-    model = DANet(DANetConfig.from_json(header["config"]), pretrained=pretrained, dropout=config.dropout).to(
-        accelerator.device
-    )
-    optimizer = accelerator.prepare(make_optimizer(model, config))
-    restore(model, optimizer, header, tensors, Path(path), accelerator)
-    source = LiveFeatures(
-        model,
-        dataset,
-        augment=_augmentation(config),
-        seed=config.seed,
-        autocast=nullcontext if config.cache else accelerator.autocast,  # as in `_source`
-    )
-    step = trained["step"]
-    batch = next(source.batches(stream, config.batch, start=step * config.batch))
-    return take_step(model, optimizer, batch, config, step, steps, accelerator)
-
-
-def _source(
-    model: DANet,
-    dataset: Dataset,
-    config: TrainConfig,
-    workers: int,
-    progress: bool,
-    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
-    *,
-    augment: bool,
-) -> FeatureSource:
-    if config.cache:
-        mirrors = augment and config.augment == "flip"
-        return CachedFeatures(model, dataset, mirrors=mirrors, seed=config.seed, workers=workers, progress=progress)
-    change = _augmentation(config) if augment else None
-    return LiveFeatures(model, dataset, augment=change, seed=config.seed, workers=workers, autocast=autocast)
-
-
-def _augmentation(config: TrainConfig) -> Augment | None:
-    if config.augment == "paper":
-        from fss.data.transforms import PaperAugmentation  # imports torchvision, which is slow
-
-        return PaperAugmentation(config.size)
-    return mirror if config.augment == "flip" else None
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[signal.Signals]]:
-    """Collect SIGINT and SIGTERM instead of dying of them."""
-    stop: list[signal.Signals] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        stop.append(signal.Signals(number))
-
-    try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: a notebook's kernel may run us in another
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return PaperAugmentation(config.size)

@@ -1,12 +1,12 @@
 """Pictures from arrays: outlines, attention overlays, error maps, episode panels, curves, a table.
 
 Pictures come in as float RGB [3,H,W] in 0..1 or as uint8 [H,W,3], tensors or arrays, and go out as
-uint8 [H,W,3]; label maps [H,W] hold 0, 1 and 255 = ignored. Nothing is shown or saved here.
+uint8 [H,W,3]; label maps [H,W] hold 0, 1 and 255 = ignored. Nothing is shown or saved here. The colours
+and the colour map of notebooks, explorer and reports are those of this file.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
-from itertools import chain
 from typing import Any
 
 import matplotlib
@@ -31,6 +31,8 @@ Picture = npt.NDArray[np.uint8]
 # deuteranopes and tritanopes. A missed pixel has the colour of the true outline, a false alarm that
 # of the predicted one.
 HIT, MISS, FALSE_ALARM = "#0072B2", "#F0E442", "#D55E00"
+OUTCOMES = {"hit": HIT, "miss": MISS, "false alarm": FALSE_ALARM}
+COLOR_MAP = matplotlib.colormaps["viridis"]  # perceptually even, and safe for colour-blind readers
 IGNORED_STRIPES = (0.45, 0.75)
 STRENGTH = 0.75
 CELL = 1.7  # inches
@@ -46,13 +48,25 @@ class NotebookFigure(Figure):
         return buffer.getvalue()
 
 
+def rgb(image: Array) -> Picture:
+    """Return a picture, float [3,H,W] in 0..1 or uint8 [H,W,3], as uint8 [H,W,3]."""
+    array = _numpy(image)
+    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3:
+        return array
+    if array.dtype.kind != "f" or array.ndim != 3 or array.shape[0] != 3:
+        raise InputError(f"picture is {array.dtype} {list(array.shape)}: pass float [3,H,W] or uint8 [H,W,3]")
+    if not (array.min() >= -0.01 and array.max() <= 1.01):
+        raise InputError(f"picture spans {array.min():.2f}..{array.max():.2f}: pass RGB in 0..1, not normalised")
+    return _bytes(array.transpose(1, 2, 0))
+
+
 def outline(image: Array, mask: Array, color: str = MISS, *, width: int | None = None) -> Picture:
     """Return the picture with the border of ``mask == 1`` drawn in ``color``.
 
     The line lies inside the object and is closed along the frame; ``width`` is in pixels, by
     default a 75th of the shorter side. A thin dark rim within keeps it visible on every ground.
     """
-    picture = _rgb(image).copy()
+    picture = rgb(image).copy()
     inner = _labels(mask, picture, "mask") == 1
     width = width or max(1, round(min(inner.shape) / 75))
     for paint in [to_rgb(color)] * width + [(0.0, 0.0, 0.0)] * max(1, width // 3):
@@ -69,7 +83,7 @@ def overlay(image: Array, heat: Array, *, alpha: float = 0.65, limits: tuple[flo
     (a flat one takes the low end) and brought to the picture bilinearly. ``alpha`` is the share of
     the colour, 0..1.
     """
-    picture = _rgb(image)
+    picture = rgb(image)
     values = _numpy(heat).astype(np.float32)
     if values.ndim != 2 or not np.isfinite(values).all():
         raise InputError(f"heat {list(values.shape)} must be a finite map [h,w]: pick one map")
@@ -77,13 +91,21 @@ def overlay(image: Array, heat: Array, *, alpha: float = 0.65, limits: tuple[flo
     stretched = (values - low) / ((high - low) or 1.0)
     height, width = picture.shape[:2]
     resized = np.asarray(Image.fromarray(stretched).resize((width, height), Image.Resampling.BILINEAR))
-    colors = matplotlib.colormaps["viridis"](resized.clip(0, 1))[..., :3]
+    colors = COLOR_MAP(resized.clip(0, 1))[..., :3]
     return _bytes(alpha * colors + (1 - alpha) * _grey(picture))
 
 
-def heated(image: Array, mask: Array, heat: Array) -> Picture:
-    """Return a picture under ``heat`` [h,w], from 0 to its largest, its mask outlined in white."""
-    return outline(overlay(image, heat, limits=(0, float(heat.max()))), mask, "white")
+def heated(image: Array, mask: Array, heat: Array, *, top: float | None = None, alpha: float = 0.65) -> Picture:
+    """Return a picture under ``heat`` [h,w], from 0 to ``top`` or to its largest, its mask outlined in white."""
+    limits = (0, float(heat.max()) if top is None else top)
+    return outline(overlay(image, heat, alpha=alpha, limits=limits), mask, "white")
+
+
+def tinted(picture: Picture, where: npt.NDArray[np.bool_], color: str, share: float) -> Picture:
+    """Return the picture with that share, 0..1, of a colour where ``where`` [h,w] is true."""
+    drawn = picture.copy()
+    drawn[where] = _bytes(share * np.array(to_rgb(color)) + (1 - share) * picture[where] / 255)
+    return drawn
 
 
 def error_map(image: Array, prediction: Array, target: Array) -> Picture:
@@ -91,33 +113,31 @@ def error_map(image: Array, prediction: Array, target: Array) -> Picture:
 
     Pixels ignored by the target (255) are striped in greys. ``error_legend`` names the colours.
     """
-    picture = _rgb(image)
+    picture = rgb(image)
     labels = _labels(target, picture, "target")
-    predicted = _labels(prediction, picture, "prediction") == 1
-    grey = 0.6 * _grey(picture)
-    errors = np.broadcast_to(grey, picture.shape).copy()
-    for where, color in (
-        (predicted & (labels == 1), HIT),
-        (~predicted & (labels == 1), MISS),
-        (predicted & (labels == 0), FALSE_ALARM),
-    ):
-        errors[where] = (STRENGTH * np.array(to_rgb(color)) + (1 - STRENGTH) * grey)[where]
+    found = _labels(prediction, picture, "prediction") == 1
+    errors = _bytes(0.6 * _grey(picture)).repeat(3, axis=2)
+    kinds = (found & (labels == 1), ~found & (labels == 1), found & (labels == 0))
+    for where, color in zip(kinds, OUTCOMES.values(), strict=True):
+        errors = tinted(errors, where, color, STRENGTH)
     rows, cols = np.indices(labels.shape)
     stripe = (rows + cols) // max(1, min(labels.shape) // 40) % 2
     ignored = labels == IGNORE
-    errors[ignored] = np.array(IGNORED_STRIPES)[stripe[ignored], None]
-    return _bytes(errors)
+    errors[ignored] = _bytes(np.array(IGNORED_STRIPES)[stripe[ignored], None])
+    return errors
 
 
 def error_legend() -> list[Patch]:
     """Return legend handles for ``error_map``: hit, miss, false alarm, ignored."""
     dark, light = (str(grey) for grey in IGNORED_STRIPES)
-    return [
-        Patch(facecolor=HIT, label="hit"),
-        Patch(facecolor=MISS, label="miss"),
-        Patch(facecolor=FALSE_ALARM, label="false alarm"),
-        Patch(facecolor=light, edgecolor=dark, linewidth=0, hatch="/////", label="ignored"),
-    ]
+    ignored = Patch(facecolor=light, edgecolor=dark, linewidth=0, hatch="/////", label="ignored")
+    return [*(Patch(facecolor=color, label=outcome) for outcome, color in OUTCOMES.items()), ignored]
+
+
+def add_error_legend(figure: Figure, targets: npt.NDArray[Any]) -> None:
+    """Name the colours of error maps below a figure, the stripes only where a pixel is ignored."""
+    handles = error_legend()[: 4 if (targets == IGNORE).any() else 3]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
 
 def strip(pictures: Mapping[str, Picture], *, width: float = 9.0, rows: int = 1) -> tuple[Figure, npt.NDArray[Any]]:
@@ -127,40 +147,32 @@ def strip(pictures: Mapping[str, Picture], *, width: float = 9.0, rows: int = 1)
     """
     if not pictures or len(pictures) % rows:
         raise InputError(f"{len(pictures)} pictures do not fill {rows} rows")
-    size = width * rows / len(pictures)
-    shown = [*pictures.values()]
-    columns = len(pictures) // rows
-    figure, axes = _grid(
-        [shown[start : start + columns] for start in range(0, len(shown), columns)],
-        (width, rows * (size + 0.3)),
-        dpi=72,
-    )
+    height = width * rows / len(pictures) + 0.3
+    figure, axes = picture_grid([*pictures.values()], rows, (width, rows * height), dpi=72)
     for axis, title in zip(axes.ravel(), pictures, strict=True):
         axis.set_title(title, fontsize=9)
     return figure, axes.ravel()
 
 
-def _grid(
-    rows: Sequence[Sequence[Picture]],
+def picture_grid(
+    pictures: Sequence[Picture],
+    rows: int,
     size: tuple[float, float],
     *,
     ratios: Sequence[float] | None = None,
     dpi: float | None = None,
 ) -> tuple[Figure, npt.NDArray[Any]]:
-    """Draw rows of pictures without ticks or frames; return the figure and its axes, of the same rows."""
+    """Draw pictures in rows without ticks or frames; return the figure and its axes [rows, columns].
+
+    ``size`` is the figure's, in inches; ``ratios`` are those of the columns' widths, by default equal.
+    """
     figure = NotebookFigure(size, dpi=dpi, layout="constrained")
-    axes = figure.subplots(len(rows), len(rows[0]), squeeze=False, width_ratios=ratios)
-    for axis, picture in zip(axes.ravel(), chain.from_iterable(rows), strict=True):
+    axes = figure.subplots(rows, len(pictures) // rows, squeeze=False, width_ratios=ratios)
+    for axis, picture in zip(axes.ravel(), pictures, strict=True):
         axis.imshow(picture)
         axis.set(xticks=[], yticks=[], anchor="N")
         axis.spines[:].set_visible(False)
     return figure, axes
-
-
-def _add_legend(figure: Figure, targets: npt.NDArray[Any]) -> None:
-    """Name the colours of error maps below a figure, the stripes only where a pixel is ignored."""
-    handles = error_legend()[: 4 if (targets == IGNORE).any() else 3]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
 
 def cross(axis: Axes, place: tuple[int, int], grid: tuple[int, int]) -> None:
@@ -195,65 +207,26 @@ def episode_panel(
             "prediction [H,W], or all with a leading axis B; "
             f"got {', '.join(str(list(array.shape)) for array in arrays)}"
         )
-    shots = arrays[0].shape[1]
+    shots, (height, width) = arrays[0].shape[1], arrays[3].shape[1:]
     shown = min(shots, SHOWN_SHOTS)
-    support_head = (
-        "support" if shots == 1 else f"{shots} supports" if shots == shown else f"{shown} of {shots} supports"
-    )
-    support_width = 1.5 if shown == SHOWN_SHOTS else 1.0
-    height, width = arrays[3].shape[1:]
     line = None if shown == 1 else max(2, round(min(height, width) / 40))
-    rows = [
-        [
-            _montage([outline(*pair, width=line) for pair in zip(shots_of[:shown], masks[:shown], strict=True)]),
-            _rgb(asked),
-            outline(asked, truth, MISS),
-            outline(asked, found, FALSE_ALARM),
-            error_map(asked, found, truth),
-        ]
-        for shots_of, masks, asked, truth, found in zip(*arrays, strict=True)
-    ]
-    size = CELL * (support_width + 4) + 0.2, CELL * height / width * len(rows) + (0.75 if title else 0.5)
-    figure, axes = _grid(rows, size, ratios=[support_width, 1, 1, 1, 1])
-    for axis, head in zip(axes[0], (support_head, "query", "truth", "prediction", "errors"), strict=True):
+    gap, layout = max(1, width // 25), (1, shown) if shown <= 2 else (2, -(-shown // 2))
+    pictures: list[Picture] = []
+    for supports, masks, asked, truth, found in zip(*arrays, strict=True):
+        labelled = [outline(*pair, width=line) for pair in zip(supports[:shown], masks[:shown], strict=True)]
+        side_by_side = montage(labelled, fill=(255,) * 3, padding_width=gap, grid_shape=layout, channel_axis=-1)
+        pictures += [side_by_side[gap:-gap, gap:-gap], rgb(asked), outline(asked, truth)]
+        pictures += [outline(asked, found, FALSE_ALARM), error_map(asked, found, truth)]
+    rows, ratios = len(arrays[0]), [1.5 if shown == SHOWN_SHOTS else 1, 1, 1, 1, 1]
+    size = CELL * sum(ratios) + 0.2, CELL * height / width * rows + (0.75 if title else 0.5)
+    figure, axes = picture_grid(pictures, rows, size, ratios=ratios)
+    number = f"{shots}" if shots == shown else f"{shown} of {shots}"
+    heads = ("support" if shots == 1 else f"{number} supports", "query", "truth", "prediction", "errors")
+    for axis, head in zip(axes[0], heads, strict=True):
         axis.set_title(head, fontsize=10)
-    _add_legend(figure, arrays[3])
+    add_error_legend(figure, arrays[3])
     if title is not None:
         figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def qualitative(
-    support: Array,
-    support_mask: Array,
-    query: Array,
-    target: Array,
-    prediction: Array,
-    *,
-    captions: Sequence[str],
-) -> Figure:
-    """Draw a column an episode, as Fig. 2 of the paper: support, query, result.
-
-    One-shot episodes: pictures [B,3,H,W] and label maps [B,H,W]; a caption below each column.
-    """
-    arrays = [_numpy(array) for array in (support, support_mask, query, target, prediction)]
-    if [array.ndim for array in arrays] != [4, 3, 4, 3, 3] or {len(a) for a in arrays} != {len(captions)}:
-        raise InputError(
-            "support and query are [B,3,H,W], masks, target and prediction [B,H,W], with B "
-            f"captions; got {', '.join(str(list(a.shape)) for a in arrays)} and {len(captions)}"
-        )
-    height, width = arrays[3].shape[1:]
-    columns = [
-        (outline(shot, mask), outline(asked, truth), error_map(asked, found, truth))
-        for shot, mask, asked, truth, found in zip(*arrays, strict=True)
-    ]
-    size = 1.3 * len(captions) + 0.3, 3 * 1.3 * height / width + 0.7
-    figure, axes = _grid([*zip(*columns, strict=True)], size)
-    for axis, caption in zip(axes[-1], captions, strict=True):
-        axis.set_xlabel(caption, fontsize=9)
-    for axis, head in zip(axes[:, 0], ("support", "query and truth", "result"), strict=True):
-        axis.set_ylabel(head, fontsize=9)
-    _add_legend(figure, arrays[3])
     return figure
 
 
@@ -263,83 +236,34 @@ def training_curves(log_records: Iterable[Mapping[str, Any]]) -> Figure:
     The records are those of ``fss.run.read_log``, a fraction in ``val_miou``; others are left out.
     """
     records = list(log_records)
-    losses = np.array([(r["step"], r["loss"]) for r in records if "loss" in r], float)
-    mious = np.array([(r["step"], r["val_miou"]) for r in records if "val_miou" in r], float)
-    curves = [curve for curve in (losses, mious) if len(curve)]
-    if not curves:
+    losses, mious = (
+        np.array([(record["step"], record[key]) for record in records if key in record], float)
+        for key in ("loss", "val_miou")
+    )
+    count = bool(len(losses)) + bool(len(mious))
+    if not count:
         raise InputError("no record of the log has a loss or a val_miou: is it a training log?")
-    figure = NotebookFigure(figsize=(4 * len(curves), 2.8), layout="constrained")
-    axes = iter(figure.subplots(1, len(curves), squeeze=False)[0])
-    if len(losses):
-        axis = next(axes)
-        window = max(1, len(losses) // 20)
-        means = [np.convolve(column, np.full(window, 1 / window), "valid") for column in losses.T]
-        axis.plot(*losses.T, color=HIT, alpha=0.35 if window > 1 else 1, linewidth=1)
-        if window > 1:
-            axis.plot(*means, color=HIT, linewidth=2, label=f"mean of {window} records")
-            axis.legend(frameon=False, fontsize=9)
-        axis.set(xlabel="step", ylabel="training loss", ylim=(0, None))
-    if len(mious):
-        axis = next(axes)
-        axis.plot(mious[:, 0], 100 * mious[:, 1], color=FALSE_ALARM, marker="o", markersize=4)
-        axis.set(xlabel="step", ylabel="validation mIoU (%)")
-    for axis in figure.axes:
+    figure = NotebookFigure(figsize=(4 * count, 2.8), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)
+    if len(losses):
+        window = max(1, len(losses) // 20)
+        axes[0].plot(*losses.T, color=HIT, alpha=0.35 if window > 1 else 1, linewidth=1)
+        if window > 1:
+            means = [np.convolve(column, np.full(window, 1 / window), "valid") for column in losses.T]
+            axes[0].plot(*means, color=HIT, linewidth=2, label=f"mean of {window} records")
+            axes[0].legend(frameon=False, fontsize=9)
+        axes[0].set(xlabel="step", ylabel="training loss", ylim=(0, None))
+    if len(mious):
+        axes[-1].plot(mious[:, 0], 100 * mious[:, 1], color=FALSE_ALARM, marker="o", markersize=4)
+        axes[-1].set(xlabel="step", ylabel="validation mIoU (%)")
     return figure
-
-
-def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows as a Markdown table; columns in the order in which their keys first occur.
-
-    Keys that end in ``iou`` hold fractions and are written in per cent to one decimal, with
-    ``<key>_interval`` ([lo, hi], fractions) behind them in brackets. What a row lacks is a dash.
-    """
-    keys = [key for key in dict.fromkeys(k for row in rows for k in row) if "_interval" not in key]
-    titles = {"miou": "mIoU (%)", "fb_iou": "FB-IoU (%)", "mean_episode_iou": "episode IoU (%)"}
-    lines = [
-        [titles.get(key, key.replace("_", " ")) for key in keys],
-        [":---" if key == "name" else "---:" for key in keys],
-        *([_cell(row, key) for key in keys] for row in rows),
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _cell(row: Mapping[str, Any], key: str) -> str:
-    value = row.get(key)
-    if value is None:
-        return "–"
-    if not key.endswith("iou"):
-        return str(value).replace("|", r"\|")
-    figures = [value, *row.get(f"{key}_interval", ())]
-    if not all(0 <= figure <= 1 for figure in figures):
-        raise InputError(f"{key} of {row.get('name')!r} is {figures}, not fractions in 0..1")
-    first, *interval = (f"{100 * figure:.1f}" for figure in figures)
-    return f"{first} [{', '.join(interval)}]" if interval else first
-
-
-def _montage(pictures: Sequence[Picture]) -> Picture:
-    """Lay equal pictures out: one, two side by side, else two rows, with white between."""
-    rows = 1 if len(pictures) <= 2 else 2
-    gap = max(1, pictures[0].shape[1] // 25)
-    grid = rows, -(-len(pictures) // rows)
-    sheet = montage(pictures, fill=(255, 255, 255), padding_width=gap, grid_shape=grid, channel_axis=-1)
-    return sheet[gap:-gap, gap:-gap]
 
 
 def _numpy(values: Array) -> npt.NDArray[Any]:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-
-
-def _rgb(image: Array) -> Picture:
-    array = _numpy(image)
-    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3:
-        return array
-    if array.dtype.kind != "f" or array.ndim != 3 or array.shape[0] != 3:
-        raise InputError(f"picture is {array.dtype} {list(array.shape)}: pass float [3,H,W] or uint8 [H,W,3]")
-    if not (array.min() >= -0.01 and array.max() <= 1.01):
-        raise InputError(f"picture spans {array.min():.2f}..{array.max():.2f}: pass RGB in 0..1, not normalised")
-    return _bytes(array.transpose(1, 2, 0))
 
 
 def _labels(values: Array, picture: Picture, name: str) -> npt.NDArray[Any]:

@@ -1,5 +1,4 @@
 import pickle
-import urllib.error
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from torch import nn
 
 from fss import backbones
 from fss.backbones import BUILDERS, load_backbone
+from fss.download import WEIGHTS
 from fss.errors import InputError
 
 pytestmark = pytest.mark.numbers
@@ -363,12 +363,6 @@ def test_another_deep_stem_is_refused(monkeypatch, asked, change):
     assert "give those of resnet" in one_line(error)
 
 
-def test_a_deep_stem_has_no_weights_to_fetch():
-    with pytest.raises(InputError, match="no ImageNet weights for resnet50_deep") as error:
-        load_backbone("resnet50_deep")
-    assert "give a file" in one_line(error)
-
-
 class Bomb:
     def __init__(self, path):
         self.path = path
@@ -428,41 +422,28 @@ def test_a_folder_is_no_file(tmp_path):
     one_line(error)
 
 
-@pytest.mark.parametrize(
-    "failure",
-    [
-        urllib.error.URLError("Name or service not known"),
-        RuntimeError("invalid hash value"),
-        EOFError(),
-        pickle.UnpicklingError("a\nbroken\ncache"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_no_network(monkeypatch, failure):
-    def fail(*args, **kwargs):
-        raise failure
-
-    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", fail, raising=False)
-    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: nn.Identity())
-    with pytest.raises(InputError, match="no ImageNet weights for resnet50") as error:
-        load_backbone("resnet50")
-    message = one_line(error)
-    assert "https://download.pytorch.org/models/resnet50" in message
-    assert "give its path, or use efficientnet_lite0" in message
-    assert type(failure).__name__ in message
-
-
-def test_imagenet_weights_are_the_first_release(monkeypatch):
-    """PFENet and its successors use V1; V2 is another network to compare with."""
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_imagenet_weights_come_through_the_one_download(monkeypatch, tmp_path, name):
+    """One-line errors of that are passed on; a file that came is read like any other."""
     asked = []
 
-    def fail(self, **kwargs):
-        asked.append((self.name, kwargs))
-        raise OSError
+    def weights_file(backbone, *, progress):
+        asked.append(backbone)
+        if len(asked) == 1:
+            raise InputError("https://there: cannot be fetched")
+        return tmp_path / "fetched.pth"
 
-    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", fail)
-    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: nn.Identity())
-    for name in ("resnet50", "resnet101", "vgg16_bn"):
-        with pytest.raises(InputError):
-            load_backbone(name)
-    assert asked == 3 * [("IMAGENET1K_V1", {"progress": True, "check_hash": True})]
+    monkeypatch.setattr(backbones, "weights_file", weights_file)
+    with pytest.raises(InputError, match="^https://there: cannot be fetched$"):
+        load_backbone(name)
+    with pytest.raises(InputError, match=r"fetched\.pth: no such file of backbone weights"):
+        load_backbone(name)
+    assert asked == [name, name]
+
+
+def test_a_deep_stem_from_timms_file(monkeypatch):
+    monkeypatch.setattr(backbones, "weights_file", lambda name, progress: Path("gluon.pth"))
+    monkeypatch.setattr(backbones, "_read_weights", lambda path: deep_state(NAMES["timm"]))
+    with no_init():
+        backbone = load_backbone("resnet50_deep")
+    assert backbone.fingerprint() == frozen("resnet50_deep").fingerprint()

@@ -1,7 +1,8 @@
 # ruff: noqa: F811  fixtures are imported
 """Every kind of bad input through the real command line, in a process of its own.
 
-Each ends with one line on stderr, without a traceback, and leaves every folder as it was.
+Each ends with one line on stderr, without a traceback, and leaves every folder as it was. What is wrong
+with the arguments themselves, tyro says in a box.
 """
 
 import pytest
@@ -14,17 +15,21 @@ SUPPORT = ["--support", PICTURE + "1.jpg", PICTURE + "1.png"]
 PREDICT = ["predict", "--checkpoint", "{world}/run", "--query", PICTURE + "2.jpg"]
 OUT = ["--out", "{tmp}/mask.png"]
 
-BAD = {
-    # the command line itself
-    "no command": ([], "Expected one of {train, eval, predict, check, download, replay, bench, ab"),
-    "unknown command": (["evaluate"], "unknown command 'evaluate'; did you mean 'eval'?"),
-    "no such option": ([*EVAL, "--episode", "3"], "did you mean '--episodes'?; see fss eval --h"),
-    "no such flag": ([*TRAIN, "--resum"], "did you mean '--resume'?"),
-    "a flag turned round": ([*EVAL, "--cache"], "did you mean '--no-cache'?"),
-    "not a number": ([*EVAL, "--shots", "many"], "--shots: no whole number: ['many']"),
+ARGUMENTS = {
+    "no command": ([], "train, eval, predict, check, download, bench, ablate"),
+    "no such option": ([*EVAL, "--episode", "3"], "Perhaps you meant: --episodes"),
+    "no such flag": ([*TRAIN, "--resum"], "Perhaps you meant: --resume"),
+    "a flag turned round": ([*EVAL, "--cache"], "Perhaps you meant: --no-cache"),
+    "not a number": ([*EVAL, "--shots", "many"], "Error parsing --shots"),
+    "no whole number": ([*EVAL, "--shots", "2.5"], "Error parsing --shots"),
+    "no such choice": ([*EVAL, "--novel", "keep"], "--novel"),
     "a value missing": ([*EVAL, "--json"], "--json"),
-    "an option missing": (["train"], "--out"),
+    "an option missing": (["train"], "--out PATH"),
     "a mask missing": ([*PREDICT, *OUT, "--support", "a.jpg"], "--support"),
+}
+
+BAD = {
+    "unknown command": (["evaluate"], "unknown command 'evaluate'; did you mean 'eval'?"),
     "no support": ([*PREDICT, *OUT], "--support: give at least one labelled picture"),
     # names
     "unknown data": (["train", "--out", "{tmp}/o", "--data", "shape"], "did you mean 'shapes'?"),
@@ -85,7 +90,6 @@ BAD = {
     ),
     "no lists of classes": ([*EVAL, "--lists", "{world}/empty"], "no lists of classes in {world}/"),
     "an option of other data": ([*EVAL, "--novel", "drop"], "--novel says nothing about 'folder'"),
-    "unknown policy": ([*EVAL, "--novel", "keep"], "--novel"),
     "no pixels": ([*EVAL, "--min-pixels", "0"], "DataConfig.min_pixels = 0: use 1 or more"),
     "no size of their own": ([*EVAL, "--data", "shapes", "--at", "label"], "these pictures have no size of their own"),
     # episodes
@@ -103,7 +107,6 @@ BAD = {
     ),
     "no list": ([*EVAL, "--list", "{world}/none"], "none: not a saved episode list"),
     "a picture as list": ([*EVAL, "--list", PICTURE + "1.png"], "not a saved episode list"),
-    "no whole number": ([*EVAL, "--shots", "2.5"], "--shots: no whole number: ['2.5']"),
     "empty list": ([*EVAL, "--list", "{world}/none.json"], "the episode list is empty"),
     # checkpoints
     "no checkpoint": ([*EVAL, "--checkpoint", "published"], "no checkpoint 'published': no such file"),
@@ -152,6 +155,16 @@ BAD = {
         "is 90 x 50 pixels",
     ),
 }
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_arguments_that_do_not_parse_are_named(case, tmp_path, said):
+    args, message = ARGUMENTS[case]
+    code, out, err = said(*(arg.replace("{tmp}", str(tmp_path)) for arg in args), NO_COLOR=1)
+    words = " ".join(err.replace("│", " ").split())
+    assert (code, out) == (2, "")
+    assert message in words and "Traceback" not in words
+    assert tree(tmp_path) == {}
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -13,12 +13,19 @@ import fss
 import fss.model
 from fss import checkpoint
 from fss.checkpoint import find_checkpoint, load, load_head, read_checkpoint, save_checkpoint
-from fss.config import DANetConfig
+from fss.config import DANetConfig, DataConfig, TrainConfig
 from fss.errors import InputError
 from fss.model import DANet
 
 CONFIG = DANetConfig.intended(channels=8, decoder="fem", prior="masked_input")
-TRAINED = {"data": "shapes", "size": 224, "steps": 1000, "miou": 0.7, "classes": ["a", "Möwe"]}
+TRAINED = {
+    "data": "shapes",
+    "size": 224,
+    "miou": 0.7,
+    "classes": ["a", "Möwe"],
+    "train": TrainConfig(steps=1000).to_json(),
+    "options": DataConfig(classes="a,Möwe").to_json(),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +109,16 @@ def test_read_checkpoint_parses_the_header(saved):
     assert torch.equal(tensors["optimizer.0.exp_avg"], torch.ones(3))
 
 
+def test_settings_that_are_younger_than_a_file_have_their_defaults(tmp_path, saved):
+    path = tmp_path / "old.safetensors"
+    save_checkpoint(saved[0], path, trained={"train": {"steps": 7}})
+    trained = read_checkpoint(path)[0]["trained"]
+    assert trained == {"train": TrainConfig(steps=7).to_json(), "options": DataConfig().to_json()}
+    save_checkpoint(saved[0], path, trained={"train": {"momentum": 0.9}})
+    with pytest.raises(InputError, match="written by another version .*no setting 'momentum'"):
+        read_checkpoint(path)
+
+
 def test_a_failing_write_leaves_the_old_checkpoint(saved, tmp_path, monkeypatch):
     model, _ = saved
     path = tmp_path / "best.safetensors"
@@ -113,7 +130,7 @@ def test_a_failing_write_leaves_the_old_checkpoint(saved, tmp_path, monkeypatch)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="No space left on device"):
         save_checkpoint(model, path, trained={"step": 2})
-    assert load(path).trained == {"step": 1}
+    assert load(path).trained["step"] == 1
     assert os.listdir(tmp_path) == ["best.safetensors"]
 
 

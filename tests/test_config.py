@@ -133,14 +133,14 @@ def test_wrong_network_settings_name_field_and_mend(settings, message):
         ({"lr_multiplier": -1}, "TrainConfig.lr_multiplier = -1: use 0 or more"),
         ({"aux_weight": -1}, "TrainConfig.aux_weight = -1: use 0 or more"),
         ({"iou_weight": -1}, "TrainConfig.iou_weight = -1: use 0 or more"),
-        ({"dropout": 1.0}, "TrainConfig.dropout = 1.0: use 0 or more and below 1"),
-        ({"dropout": -0.1}, "TrainConfig.dropout = -0.1: use 0 or more and below 1"),
-        ({"dropout": float("nan")}, "TrainConfig.dropout = nan: use 0 or more"),
+        ({"dropout": 1.0}, "TrainConfig.dropout = 1.0: use 0 to 0.95"),
+        ({"dropout": -0.1}, "TrainConfig.dropout = -0.1: use 0 to 0.95"),
+        ({"dropout": float("nan")}, "TrainConfig.dropout = nan: use 0 to 0.95"),
         ({"dropout": "0"}, "TrainConfig.dropout = '0': use float"),
         ({"seed": -1}, "TrainConfig.seed = -1: use 0 or more"),
         ({"val_every": 0}, "TrainConfig.val_every = 0: use 1 or more"),
         ({"val_episodes": 0}, "TrainConfig.val_episodes = 0: use 1 or more"),
-        ({"augment": "paper"}, "set cache=False or augment='flip'"),
+        ({"augment": "paper"}, "set cache=False or augment='none'"),
     ],
 )
 def test_wrong_training_settings_name_field_and_mend(settings, message):

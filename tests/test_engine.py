@@ -20,17 +20,17 @@ from tiny import boxes, load_tiny, network, tiny_backbones, write_boxes
 
 import fss.train as training
 from fss.config import DANetConfig, TrainConfig
-from fss.engine import lone, share, start
+from fss.engine import share, start
 from fss.episodes import EpisodeStream, batch_indices
 from fss.errors import InputError
 from fss.features import FeatureBatch, LiveFeatures
+from fss.lab.replay import replay
 from fss.model import DANet
 from fss.run import read_log
 from fss.train import (
     NonFinite,
     episode_loss,
     make_optimizer,
-    replay,
     take_step,
     train,
     train_step,
@@ -115,17 +115,6 @@ def test_one_process_may_start_again_in_another_format():
         with accelerator.autocast():
             product = torch.ones(2, 3) @ torch.ones(3, 2)
         assert product.dtype == getattr(torch, precision)
-
-
-def test_a_lone_accelerator_is_started_anew_only_after_another_one():
-    first = lone("cpu")
-    assert lone("cpu") is first
-    for other in ({"precision": "bfloat16"}, {"accumulate": 2}):
-        start(**other)
-        again = lone("cpu")
-        assert again is not first and lone("cpu") is again
-        assert (again.mixed_precision, again.gradient_accumulation_steps) == ("no", 1)
-        first = again
 
 
 @pytest.mark.parametrize(

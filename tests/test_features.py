@@ -13,9 +13,9 @@ from networks import frozen
 from tiny import Boxes, boxes, network
 
 from fss.config import DANetConfig
-from fss.episodes import EpisodeList, mirror
+from fss.episodes import EpisodeList
 from fss.errors import InputError
-from fss.features import CHUNK, STALE, CachedFeatures, FeatureBatch, LiveFeatures, _note, extract
+from fss.features import STALE, CachedFeatures, FeatureBatch, LiveFeatures, _note, extract
 from fss.model import DANet
 
 DATA = boxes(classes=3, pictures=7)  # 21 pictures: the last chunk is ragged
@@ -56,11 +56,10 @@ def extracted(monkeypatch):
 
 
 @pytest.mark.parametrize("prior", PRIORS)
-@pytest.mark.parametrize("mirrors", [False, True])
-def test_cached_features_are_the_live_ones(prior, mirrors):
+def test_cached_features_are_the_live_ones(prior):
     model = network(prior=prior)
-    live = LiveFeatures(model, DATA, augment=mirror if mirrors else None, seed=9)
-    cached = CachedFeatures(model, DATA, mirrors=mirrors, seed=9)
+    live = LiveFeatures(model, DATA)
+    cached = CachedFeatures(model, DATA)
     for batch in (1, 4, 11):
         assert same(read(cached, batch), read(live, batch))
     assert [len(b[0]) for b in read(cached, 4)] == [4, 4, 3]
@@ -89,8 +88,8 @@ def test_masked_block4_is_made_of_the_support_alone(monkeypatch):
 def test_cached_features_are_the_live_ones_of_a_real_backbone():
     with patch("fss.model.load_backbone", lambda name, pretrained: frozen(name)):
         model = DANet(DANetConfig.pfenet(channels=8))
-    live = LiveFeatures(model, DATA, augment=mirror, seed=2)
-    cached = CachedFeatures(model, DATA, mirrors=True, seed=2)
+    live = LiveFeatures(model, DATA)
+    cached = CachedFeatures(model, DATA)
     assert same(read(cached, 3), read(live, 3))
 
 
@@ -110,33 +109,6 @@ def test_they_are_what_the_network_would_have_seen(prior):
             assert torch.equal(found, found.half().float())  # as it lies on disk
 
 
-def test_seeds_toss_other_coins():
-    a, b = (CachedFeatures(network(), DATA, mirrors=True, seed=seed) for seed in (1, 2))
-    plain = read(CachedFeatures(network(), DATA))
-    assert not same(read(a), read(b))
-    assert not same(read(a), plain)
-    assert same(read(a), read(CachedFeatures(network(), DATA, mirrors=True, seed=1)))
-
-
-@pytest.mark.parametrize("number", [1, CHUNK - 1, CHUNK, CHUNK + 1])
-def test_features_do_not_depend_on_the_company(number):
-    model = network(prior="masked_input")
-    images, masks = torch.rand(CHUNK + 1, 3, 64, 48), torch.randint(0, 2, (CHUNK + 1, 64, 48))
-    everything, masked = extract(model, images, masks)
-    some, some_masked = extract(model, images[-number:], masks[-number:])
-    assert masked is not None and some_masked is not None
-    assert all(torch.equal(a[-number:], b) for a, b in zip(everything, some, strict=True))
-    assert torch.equal(masked[-number:], some_masked)
-
-
-@pytest.mark.parametrize(("size", "number"), [(64, 16), (224, 16), (473, 4), (2000, 1)])
-def test_large_pictures_go_through_the_backbone_in_smaller_chunks(size, number):
-    model, seen = network(), []
-    model.backbone.register_forward_hook(lambda backbone, args, maps: seen.append(len(args[0])))
-    extract(model, torch.rand(1, 3, size, size), torch.zeros(1, size, size, dtype=torch.uint8))
-    assert seen == [number]
-
-
 def test_the_cache_lies_where_the_environment_says(cache):
     source = CachedFeatures(network(), DATA)
     assert files(cache) == [source.file]
@@ -145,20 +117,19 @@ def test_the_cache_lies_where_the_environment_says(cache):
 
 def test_a_cache_is_opened_without_extracting(extracted):
     model = network()
-    first = read(CachedFeatures(model, DATA, mirrors=True))
-    assert sum(extracted) == 2 * 21
-    again = CachedFeatures(model, DATA, mirrors=True)
-    assert sum(extracted) == 2 * 21
+    first = read(CachedFeatures(model, DATA))
+    assert sum(extracted) == 21
+    again = CachedFeatures(model, DATA)
+    assert sum(extracted) == 21
     assert same(read(again), first)
-    CachedFeatures(network(channels=24, pca=False, prior=None), DATA, mirrors=True)
-    assert sum(extracted) == 2 * 21  # the head, and whether there is a prior, change no feature
+    CachedFeatures(network(channels=24, pca=False, prior=None), DATA)
+    assert sum(extracted) == 21  # the head, and whether there is a prior, change no feature
 
 
 def test_a_cache_is_keyed_by_what_its_content_depends_on(cache):
     model = network()
     opened = [
         CachedFeatures(model, DATA),
-        CachedFeatures(model, DATA, mirrors=True),
         CachedFeatures(model, boxes(3, 7, salt="drawn anew ")),
         CachedFeatures(model, boxes(3, 6)),
         CachedFeatures(model, boxes(3, 7, size=96)),
@@ -287,17 +258,16 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("mirrors", [False, True])
 @pytest.mark.parametrize("reason", REASONS, ids=["full", "file", "read-only", "homeless", "cap"])
-def test_without_a_cache_the_features_are_the_same(reason, mirrors, cache, tmp_path, monkeypatch, capsys):
+def test_without_a_cache_the_features_are_the_same(reason, cache, tmp_path, monkeypatch, capsys):
     model = network()
-    kept = read(CachedFeatures(model, DATA, mirrors=mirrors, seed=3))
+    kept = read(CachedFeatures(model, DATA))
     before = files(cache)
     other = replace(DATA, size=96)
     reason(monkeypatch, tmp_path)
     _note.cache_clear()
     for data in (DATA, other, other):
-        without = CachedFeatures(model, data, mirrors=mirrors, seed=3)
+        without = CachedFeatures(model, data)
         if without.live is not None and data is DATA:
             assert same(read(without), kept)
     assert without.live is not None and files(cache) == before
@@ -360,15 +330,6 @@ def test_a_cache_above_the_cap_is_not_made_and_costs_no_other(cache, monkeypatch
     assert CachedFeatures(model, boxes(3, 7, salt="other ")).live is not None
     assert len(extracted) == 1  # found out after a first chunk, not after all
     assert files(cache) == [whole.file]
-
-
-def test_caches_of_older_releases_go(cache):
-    old = cache / "fss" / "features" / "0123"
-    old.mkdir(parents=True)
-    (old / "manifest.json").write_text("{}")
-    assert files(cache) == [old]
-    source = CachedFeatures(network(), DATA)
-    assert files(cache) == [source.file]
 
 
 def test_a_cache_of_another_name_is_not_used(cache, extracted):

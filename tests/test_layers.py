@@ -1,4 +1,4 @@
-"""The drawing of how the kit is built is true, and a breach of it is told."""
+"""The drawing of how the kit is built is true, and a breach of it is an error."""
 
 import ast
 import shutil
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = "docs/architecture.md"
 
 
 def layers(root: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -18,7 +19,7 @@ def layers(root: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def copy(tmp_path) -> Path:
-    for name in ("README.md", "tools/layers.py"):
+    for name in (PAGE, "tools/layers.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "fss", tmp_path / "fss", ignore=shutil.ignore_patterns("__pycache__"))
@@ -30,18 +31,18 @@ def test_the_committed_drawing_is_current():
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_not_current_is_named_and_mended(copy):
+def test_what_is_not_current_is_named_and_drawn_anew(copy):
     path = copy / "fss" / "resize.py"
     path.write_text(path.read_text().replace("Resizing of maps", "Shrinking of maps"))
-    before = (copy / "README.md").read_text()
+    before = (copy / PAGE).read_text()
     done = layers(copy, "--check")
     assert (done.returncode, done.stderr) == (
         1,
-        "README.md: its drawing is not current; run `make tables`\n",
+        f"{PAGE}: its drawing is not current; run `make tables`\n",
     )
-    assert (copy / "README.md").read_text() == before
+    assert (copy / PAGE).read_text() == before
     assert layers(copy).returncode == layers(copy, "--check").returncode == 0
-    text = (copy / "README.md").read_text()
+    text = (copy / PAGE).read_text()
     assert text == before.replace("Resizing of maps", "Shrinking of maps")
     assert text != before
 
@@ -82,9 +83,9 @@ def test_nothing_in_the_core_imports_the_lab_or_the_explorer(path):
 def test_a_breach_is_an_error(copy, name, line, said):
     with (copy / "fss" / name).open("a") as file:
         file.write(f"\n{line}\n")
-    before = (copy / "README.md").read_text()
+    before = (copy / PAGE).read_text()
     done = layers(copy)
     assert done.returncode == 1
     assert done.stderr.startswith(said)
     assert len(done.stderr.splitlines()) == 1
-    assert (copy / "README.md").read_text() == before
+    assert (copy / PAGE).read_text() == before

@@ -213,15 +213,6 @@ def test_all_figures_lie_between_0_and_1(seed, height, width):
     assert 0 <= lo <= hi <= 1 + 1e-12
 
 
-def test_lists_counted_one_after_another_come_apart_again():
-    lists = [tally_of(*random_batch(seed)) for seed in range(3)]
-    parts = (lists[0] + lists[1] + lists[2]).parts(3)
-    assert [part.counts.tolist() for part in parts] == [each.counts.tolist() for each in lists]
-    for count in (0, 5):
-        with pytest.raises(InputError, match=f"36 episodes are not {count} lists of one length"):
-            (lists[0] + lists[1] + lists[2]).parts(count)
-
-
 @given(seeds, st.integers(1, 11))
 def test_split_batch_and_merged_tallies_are_one_tally(seed, cut):
     prediction, target, class_ids = random_batch(seed)

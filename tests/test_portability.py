@@ -72,7 +72,7 @@ def test_a_tolerance_that_tests_nothing_is_found(given, said):
 
 
 def test_a_line_of_report_is_read(tmp_path, capsys):
-    from fss.notebook import report
+    from fss.explorer.notebook import report
 
     for value in (0.51, 0.7, float("nan")):
         report("mIoU: best", value, 0.5, 0.1)

@@ -1,34 +1,44 @@
-"""Commands and code of the README that are marked ``tested`` run exactly as they are printed.
+"""Commands and code of the README and docs/ that are marked ``tested`` run exactly as they are printed.
 
-The other commands take hours, a GPU or pictures; those are only asked whether they are understood.
+The other commands take hours, a GPU or pictures; for those it is only checked that they are understood.
 """
 
 import os
 import re
 import subprocess
 import sys
+from functools import wraps
 from pathlib import Path
 
 import pytest
 
 import fss.lab.commands  # noqa: F401  registers its commands
-from fss.cli import _parse
+from fss.cli import COMMANDS, main
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+}
 SHELLS = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
 BLOCK = re.compile(r"^```(bash|python) tested\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks():
-    text = README.read_text(encoding="utf-8")
     return [
-        pytest.param(match[1], match[2], id=f"line {text.count(chr(10), 0, match.start()) + 1}")
+        pytest.param(match[1], match[2], id=f"{name}:{text.count(chr(10), 0, match.start()) + 1}")
+        for name, text in PAGES.items()
         for match in BLOCK.finditer(text)
     ]
 
 
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].split()) <= 1200
+
+
 def test_every_block_marked_tested_is_found():
-    marked = re.findall(r"^ *[`~]{3,}.*\btested\b", README.read_text(encoding="utf-8"), re.MULTILINE)
+    marked = re.findall(r"^ *[`~]{3,}.*\btested\b", "\n".join(PAGES.values()), re.MULTILINE)
     assert len(marked) == len(blocks()) > 0
 
 
@@ -53,7 +63,7 @@ SAY = "".join(f"{name}() {{ printf '%s\\t' {name} \"$@\"; echo; }}\n" for name i
 
 def commands():
     """The words of every other command, as the shell gives them to it."""
-    for block in UNTESTED.findall(README.read_text(encoding="utf-8")):
+    for block in UNTESTED.findall("\n".join(PAGES.values())):
         done = subprocess.run(
             ["bash", "-euc", SAY + block],
             env=os.environ | {"VOC": "VOC"},
@@ -65,21 +75,43 @@ def commands():
 
 
 @pytest.mark.parametrize("words", list(commands()), ids=" ".join)
-def test_other_commands_are_understood(words):
+def test_other_commands_are_understood(words, monkeypatch):
     if words[0] == "make":
-        done = subprocess.run(["make", "-n", *words[1:]], cwd=README.parent, capture_output=True)
+        done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True)
         assert done.returncode == 0, done.stderr
         return
     if words[0] == "torchrun":
         assert words[1:5] == ["--nproc_per_node", "4", "-m", "fss"]
         words = words[4:]
-    _parse(words[1:])
+    for name, command in COMMANDS.items():
+        monkeypatch.setitem(COMMANDS, name, wraps(command)(lambda **options: None))
+    main(words[1:])
 
 
-def links():
-    text = re.sub(r"^```.*?^```$", "", README.read_text(encoding="utf-8"), flags=re.M | re.S)
-    return [link for link in re.findall(r"\]\(([^)\s#]+)", text) if ":" not in link]
+def prose(name):
+    return re.sub(r"^```.*?^```$", "", PAGES[name], flags=re.M | re.S)
 
 
-def test_links_lead_somewhere():
-    assert [link for link in links() if not (README.parent / link).exists()] == []
+def anchors(name):
+    """The places of a page that a link can name, as GitHub makes them of its headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(name), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    lost = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(name)):
+        if ":" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent.joinpath(path).resolve() if path else ROOT / name
+        page = str(target.relative_to(ROOT))
+        if not target.exists() or (anchor and anchor not in anchors(page)):
+            lost.append(link)
+    assert lost == []
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("docs/")])
+def test_every_page_of_docs_is_linked(name):
+    assert name in PAGES["README.md"]

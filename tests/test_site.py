@@ -319,6 +319,22 @@ def test_the_course_is_whole(real):
 
 
 @pytest.mark.slow
+def test_the_api_reference_is_made_from_the_docstrings(real):
+    pytest.importorskip("pdoc")
+    out, pages = real
+    assert pages["index.html"].find("a", href="api/fss.html")
+    page = BeautifulSoup((out / "api" / "fss" / "attention.html").read_text(), "html.parser")
+    light = page.find(id="LightAttention")
+    assert "whole rows ask whole rows" in light.get_text() and page.find(id="LightAttention.forward")
+    assert page.math and page.find(id="register")
+    assert BeautifulSoup((out / "api" / "fss.html").read_text(), "html.parser").find(id="load")
+    for path in (out / "api").rglob("*.html"):
+        text = path.read_text()
+        assert not re.search(r"""(src=|@import |url\()["']?https?://|<link[^>]+https?://""", text), path
+        assert "$$" not in text, path
+
+
+@pytest.mark.slow
 def test_the_index_has_the_minutes_of_the_readme(real):
     rows = tool.contents(ROOT)
     cards = real[1]["index.html"]("li")

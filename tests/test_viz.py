@@ -138,6 +138,20 @@ def test_heated_is_an_overlay_from_nothing_to_its_largest_under_a_white_outline(
     assert not np.array_equal(same, viz.overlay(picture(), heat))  # 0.2 is not nothing
 
 
+def test_heated_takes_the_top_of_its_scale_and_its_strength():
+    heat, mask = torch.tensor([[0.2, 0.4]]), box(5, 15, 8, 20)
+    drawn = viz.heated(picture(), mask, heat, top=0.8, alpha=0.3)
+    same = viz.overlay(picture(), heat, limits=(0, 0.8), alpha=0.3)
+    assert np.array_equal(drawn, viz.outline(same, mask, "white"))
+
+
+def test_a_tint_mixes_a_colour_in_where_it_shall():
+    grey, where = np.full((HEIGHT, WIDTH, 3), 128, np.uint8), box(5, 15, 8, 20).bool().numpy()
+    drawn = viz.tinted(grey, where, viz.HIT, 0.25)
+    assert (grey == 128).all() and (drawn[~where] == 128).all()
+    assert (drawn[where] == np.rint(255 * BLUE * 0.25 + 128 * 0.75)).all()
+
+
 # strip, cross
 
 
@@ -298,26 +312,6 @@ def test_nothing_in_a_panel_is_cut_off_or_overlaps(shots):
     assert sum(one.width for one in boxes[:5]) > 0.85 * page.width
 
 
-def test_a_qualitative_figure_has_a_column_an_episode():
-    g = torch.Generator().manual_seed(0)
-    pictures = torch.rand(2, 3, 3, 20, 30, generator=g)
-    labels = (torch.rand(3, 3, 20, 30, generator=g) < 0.5).to(torch.uint8)
-    figure = viz.qualitative(pictures[0], labels[0], pictures[1], labels[1], labels[2], captions=["a", "b", "c"])
-    axes = np.array(figure.axes).reshape(3, 3)
-    assert [axis.get_xlabel() for axis in axes[2]] == ["a", "b", "c"]
-    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["support", "query and truth", "result"]
-    shown = [axis.images[0].get_array() for axis in axes[:, 1]]
-    expected = (
-        viz.outline(pictures[0, 1], labels[0, 1]),
-        viz.outline(pictures[1, 1], labels[1, 1]),
-        viz.error_map(pictures[1, 1], labels[2, 1], labels[1, 1]),
-    )
-    for found, picture in zip(shown, expected, strict=True):
-        np.testing.assert_array_equal(found, picture)
-    with pytest.raises(InputError, match="with B captions; got .* and 2"):
-        viz.qualitative(pictures[0], labels[0], pictures[1], labels[1], labels[2], captions=["a", "b"])
-
-
 def test_figures_draw_themselves_in_jupyter_and_leave_pyplot_alone():
     from matplotlib import pyplot
 
@@ -346,28 +340,6 @@ def test_training_curves_draw_only_what_was_logged():
     assert "mIoU" in axis.get_ylabel()
     with pytest.raises(InputError, match="training log"):
         viz.training_curves([{"step": 1}])
-
-
-# Table
-
-
-def test_results_table_by_hand():
-    rows = [
-        {"name": "base", "shots": 1, "miou": 0.7404, "miou_interval": [0.72, 0.761]},
-        {"name": "a|b", "shots": 5, "miou": 1.0, "fb_iou": 0.85},
-    ]
-    assert viz.results_table(rows).splitlines() == [
-        "| name | shots | mIoU (%) | FB-IoU (%) |",
-        "| :--- | ---: | ---: | ---: |",
-        "| base | 1 | 74.0 [72.0, 76.1] | – |",
-        r"| a\|b | 5 | 100.0 | 85.0 |",
-    ]
-
-
-@pytest.mark.parametrize("miou", [74.0, -0.1, float("nan")])
-def test_results_table_refuses_what_is_no_fraction(miou):
-    with pytest.raises(InputError, match=r"miou of 'base'.*0\.\.1"):
-        viz.results_table([{"name": "base", "miou": miou}])
 
 
 # Bad input

@@ -1,4 +1,4 @@
-"""Draw how the package is built into README.md: its modules in layers, and what each is for.
+"""Draw how the package is built into docs/architecture.md: its modules in layers, and what each is for.
 
 The layers stand here, the words are the first sentences of the modules' docstrings. A module that
 imports from a layer above its own, or that stands in none, is an error. ``--check`` only says
@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- drawing -->\n```\n).*?(```\n<!-- end -->)", re.DOTALL)
 LAYERS = {
     "For research": "lab",
-    "To look": "explorer notebook",
+    "To explore": "explorer",
     "To begin with": "cli",
     "To train, measure and show": "losses train run evaluate predict viz leak features engine check",
     "The network": "model attention relations decoder backbones checkpoint",
     "The data": "data episodes metrics config download",
-    "What all rest on": "resize files machine errors",
+    "What all rest on": "resize files errors",
 }
 ENTRANCES = ("__init__", "__main__")  # which have no place: they put the others together
 
@@ -79,13 +79,13 @@ def _purpose(path: Path) -> str:
 
 def main() -> None:
     """Rewrite the drawing if it is not current, or with ``--check`` say so and exit with 1."""
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
+    page = ROOT / "docs" / "architecture.md"
+    old = page.read_text(encoding="utf-8")
     new = MARKED.sub(lambda match: match[1] + drawing() + match[2], old)
     if "--check" in sys.argv:
-        sys.exit("README.md: its drawing is not current; run `make tables`" if new != old else 0)
+        sys.exit("docs/architecture.md: its drawing is not current; run `make tables`" if new != old else 0)
     if new != old:
-        write_atomically(readme, new.encode())
+        write_atomically(page, new.encode())
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "portability.json"
 BUILD = ROOT / "build" / "portable"
 LINE = re.compile(r"^(.*): (\S+) \(expected (\S+) ± ([^\s:)]+)", re.MULTILINE)
-"""A line of `fss.notebook.report`: name, value, expected value, tolerance."""
+"""A line of `fss.explorer.notebook.report`: name, value, expected value, tolerance."""
 
 SSE41 = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -141,7 +141,7 @@ def merge(old: dict[str, Any], runs: dict[str, dict[str, dict[str, Any]]], machi
 def main() -> None:
     """Run the passes, write the spread, and exit with 1 if anything failed."""
     from fss.files import write_json
-    from fss.machine import describe
+    from fss.lab.machine import describe
 
     every = PASSES | FURTHER
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -12,6 +12,7 @@ import hashlib
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import torch
 import tyro
 from matplotlib.figure import Figure
@@ -27,11 +28,11 @@ from fss.evaluate import network, tally_episodes
 from fss.features import CachedFeatures
 from fss.files import write_atomically
 from fss.model import DANet
-from fss.viz import qualitative
+from fss.viz import add_error_legend, error_map, outline, picture_grid
 
 NAMES = ("examples", "worst")
 EXAMPLES, WORST = 8, 10
-SOURCE = "Source"  # the PNG field that tells of which weights and episodes a figure is
+SOURCE = "Source"  # the PNG field that names a figure's weights and episodes
 
 
 def figures(
@@ -94,20 +95,24 @@ def _figures(model: DANet, dataset: Dataset, sampled: EpisodeList) -> tuple[Figu
 
 @torch.no_grad()
 def _draw(model: DANet, dataset: Dataset, shown: list[tuple[Episode, float]]) -> Figure:
-    support, masks, queries, targets = [], [], [], []
+    """Draw a column an episode, as Fig. 2 of the paper: support, query with the truth, result."""
+    columns, targets = [], []
     for episode, _ in shown:
         images = dataset[episode.class_name]
-        image, mask = images[images.names.index(episode.support[0])]
+        support, mask = images[images.names.index(episode.support[0])]
         query, target = images[images.names.index(episode.query)]
-        support.append(image)
-        masks.append(mask)
-        queries.append(query)
-        targets.append(target)
-    pictures, labels = torch.stack(support), torch.stack(masks)
-    asked = torch.stack(queries)
-    found = model(asked, pictures[:, None], labels[:, None]).mask().to(torch.uint8)
-    captions = [f"{episode.class_name}\nIoU {100 * iou:.0f} %" for episode, iou in shown]
-    return qualitative(pictures, labels, asked, torch.stack(targets), found, captions=captions)
+        found = model(query[None], support[None, None], mask[None, None]).mask()[0]
+        columns.append((outline(support, mask), outline(query, target), error_map(query, found, target)))
+        targets.append(target.numpy())
+    height, width = columns[0][0].shape[:2]
+    pictures = [column[row] for row in range(3) for column in columns]
+    figure, axes = picture_grid(pictures, 3, (1.3 * len(shown) + 0.3, 3 * 1.3 * height / width + 0.7))
+    for axis, (episode, iou) in zip(axes[-1], shown, strict=True):
+        axis.set_xlabel(f"{episode.class_name}\nIoU {100 * iou:.0f} %", fontsize=9)
+    for axis, head in zip(axes[:, 0], ("support", "query and truth", "result"), strict=True):
+        axis.set_ylabel(head, fontsize=9)
+    add_error_legend(figure, np.stack(targets))
+    return figure
 
 
 if __name__ == "__main__":

@@ -1,20 +1,25 @@
-"""Write the course as static HTML that asks no other host for anything: `make site`.
+"""Write the course and the API reference as static HTML that asks no other host for anything: `make site`.
 
     python tools/site.py --out build/site --repository https://github.com/OWNER/NAME
 
 The pages show the outputs that are committed in notebooks/, which the tests keep current. Equations
 become MathML, pictures become files, and the text of a picture is its caption: the *italic*
 beginning of the Markdown cell that follows. Order, promises and minutes of the index are those of
-the README's table of notebooks.
+the README's table of notebooks. The API reference is what pdoc makes of the docstrings, in api/.
 """
 
 import argparse
+import html
 import os
+import pkgutil
 import re
 import sys
 import tomllib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -37,6 +42,7 @@ ROW = re.compile(r"^\| \[(.+?)\]\((notebooks/[^)]+\.ipynb)\) \| (.+?) \| (\d+) \
 NARROW = 34  # characters of code that fit a phone: where a line is longer, the region scrolls
 GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)")
 BRANCH = "main"
+FORMULA = re.compile(r"\$\$(.+?)\$\$|\\\( (.+?) \\\)", re.DOTALL)  # as pdoc leaves them, for a script of another host
 UNDESCRIBED = {"", "No description has been provided for this image"}  # the latter is nbconvert's
 
 
@@ -101,10 +107,11 @@ class Site:
         out: the folder that is written.
         repository: its public address; without one, links to its files are relative, and no page
             links to Colab or Binder.
+        api: whether the index links to the API reference.
     """
 
-    def __init__(self, root: Path, out: Path, repository: str | None = None) -> None:
-        self.root, self.out = root.resolve(), out.resolve()
+    def __init__(self, root: Path, out: Path, repository: str | None = None, *, api: bool = False) -> None:
+        self.root, self.out, self.api = root.resolve(), out.resolve(), api
         self.repository = repository.rstrip("/") if repository else None
         self.exporter = HTMLExporter(extra_loaders=[FileSystemLoader(TEMPLATES)], template_file="cells.html.j2")
         self.exporter.register_filter("markdown2html", markdown)
@@ -140,23 +147,24 @@ class Site:
             run=self._run(pages[0]),
             description=project["project"]["description"],
             readme=self._address(self.root / "README.md"),
+            api=self.api,
         )
         write_atomically(self.out / "style.css", (TEMPLATES / "style.css").read_bytes())
         return pages
 
     def _render(self, name: str, template: str, **values: Any) -> None:
-        html = self.exporter.environment.get_template(template).render(values)
-        write_atomically(self.out / name, html.encode())
+        page = self.exporter.environment.get_template(template).render(values)
+        write_atomically(self.out / name, page.encode())
 
     def _body(self, page: Page) -> BeautifulSoup:
         """The cells of a notebook as HTML. Its pictures are written on the way."""
-        html, resources = self.exporter.from_notebook_node(
+        body, resources = self.exporter.from_notebook_node(
             nbformat.read(page.notebook, as_version=4),
             {"unique_key": page.notebook.stem, "output_files_dir": PICTURES},
         )
         for name, content in resources["outputs"].items():
             write_atomically(self.out / name, content)
-        soup = BeautifulSoup(html, "html.parser")
+        soup = BeautifulSoup(body, "html.parser")
         for script in soup("script"):
             script.decompose()
         for link in soup("a", href=True):
@@ -217,6 +225,31 @@ class Site:
         }
 
 
+def write_api(out: Path) -> None:
+    """Write what pdoc makes of the package's docstrings."""
+    import pdoc
+
+    import fss
+
+    names = ["fss", *(found.name for found in pkgutil.walk_packages(fss.__path__, "fss."))]
+    names.remove("fss.__main__")
+    for module in map(import_module, names):
+        for name in getattr(module, "__all__", ()):
+            setattr(module, name, getattr(module, name))  # some are imported only when asked for, which pdoc does not
+    pdoc.render.configure(docformat="google", show_source=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about modules that a package's page lists already
+        pdoc.pdoc(*names, output_directory=out)
+    for path in out.rglob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        path.write_text(FORMULA.sub(_mathml, page), encoding="utf-8")
+
+
+def _mathml(found: re.Match[str]) -> str:
+    block, inline = found.groups()
+    return convert(html.unescape(block or inline), display="block" if block else "inline")
+
+
 def _text(element: Tag) -> str:
     return " ".join(element.get_text().split())
 
@@ -269,7 +302,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     try:
-        pages = Site(ROOT, options.out, options.repository).write()
+        has_api = find_spec("pdoc") is not None
+        pages = Site(ROOT, options.out, options.repository, api=has_api).write()
+        if has_api:
+            write_api(options.out / "api")
     except InputError as error:
         sys.exit(str(error))
     print(f"{options.out / 'index.html'}: {len(pages)} notebooks")

@@ -1,8 +1,9 @@
-"""Make the tables of README.md and the figures of the campaigns from what results/ holds.
+"""Make the tables of README.md and docs/ and the figures of the campaigns from what results/ holds.
 
-``<!-- table: NAME -->`` ... ``<!-- end -->`` in the README holds the table of ``results/NAME.json``
-and the command that made it, or, for ``CAMPAIGN/DATA``, that of one data set of a campaign, whose
-forest plot is ``results/CAMPAIGN/DATA.png``. ``--check`` only says whether all are current.
+``<!-- table: CAMPAIGN/DATA -->`` ... ``<!-- end -->`` in a page holds the table of one data set of
+a campaign, whose forest plot is ``results/CAMPAIGN/DATA.png``, and the command that made it;
+``<!-- table: NAME -->`` that of the file ``results/NAME.json``: the benchmark's, or rows from before
+every measured table was a campaign. ``--check`` only says whether all are current.
 """
 
 import hashlib
@@ -19,20 +20,20 @@ from PIL import Image
 from fss.files import write_atomically
 from fss.lab import bench
 from fss.lab.campaign import DECLARATION, Campaign, Result, summary
-from fss.lab.report import forest, table
-from fss.viz import results_table
+from fss.lab.report import forest, results_table, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-SOURCE = "Source"  # the PNG field that tells what the figure was made from
+SOURCE = "Source"  # the PNG field that says what the figure was made from
 
 
 def marked_table(name: str) -> str:
-    """Return the Markdown of one result, or of one data set of a campaign."""
-    if "/" in name:
+    """Return the Markdown of one data set of a campaign, or of one file."""
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
         return _campaign_table(*name.split("/"))
-    result = json.loads((RESULTS / f"{name}.json").read_bytes())
+    result = json.loads(path.read_bytes())
     if "parts" in result:
         return f"{bench.tables(result)}Made by `{result['command']}`\n"
     shown = ("name", "shots", "miou", "miou_interval", "fb_iou")
@@ -62,14 +63,15 @@ def _campaign_table(campaign: str, data: str) -> str:
         return f"No run has a result yet; `fss ablate results/{campaign}` makes them.\n"
     result = next(result for result in results.values() if result.run.data == data)
     run, machine = result.run, result.record["machine"]
-    runs = sum(other.data == data for other in declared.runs)
+    here = [other for other in declared.runs if other.data == data]
     made = sum(other.run.data == data for other in results.values())
-    steps = {other.arm: other.schedule.steps for other in declared.runs if other.data == data}
-    longer = [f"{arm}: {n}" for arm, n in steps.items() if n != run.schedule.steps]
-    others = f" ({', '.join(longer)})" if longer else ""
+    steps = {other.arm: other.schedule.steps for other in here if other.trained}
+    usual = next(iter(steps.values()), None)
+    longer = ", ".join(f"{arm}: {n}" for arm, n in steps.items() if n != usual)
+    trained = f"{usual} steps each{f' ({longer})' if longer else ''}, " if steps else ""
     return (
         f"{table(rows)}\n"
-        f"{made} of {runs} runs; {run.schedule.steps} steps each{others}, the same {run.episodes} "
+        f"{made} of {len(here)} runs; {trained}the same {run.episodes} "
         f"test episodes for all, list seed {run.list_seed}; ± is the standard deviation over the "
         f"seeds, the intervals are over episodes and seeds; {machine['cpu']}, one core a run, "
         f"torch {machine['torch']}. Made by\n`fss ablate results/{campaign}`\n"
@@ -104,10 +106,12 @@ def _source(path: Path) -> str | None:
 
 def main() -> None:
     """Rewrite what is not current, or with ``--check`` name it and exit with 1."""
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = MARKED.sub(lambda match: match[1] + marked_table(match[2]) + match[3], old)
-    stale = figures() | ({readme: new.encode()} if new != old else {})
+    stale = figures()
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        old = page.read_text(encoding="utf-8")
+        new = MARKED.sub(lambda match: match[1] + marked_table(match[2]) + match[3], old)
+        if new != old:
+            stale[page] = new.encode()
     if "--check" in sys.argv:
         names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
         sys.exit(f"not current: {names}; run `make tables`" if stale else 0)

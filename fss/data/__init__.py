@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
-from fss.config import DataConfig
+from fss.config import DataConfig, read_value
 from fss.data import shapes
 from fss.data.dataset import ClassImages, Dataset, Reader, narrowed
+from fss.data.folder import open_folder
+from fss.data.opening import Opening, sound
+from fss.data.pascal import Pascal
 from fss.errors import InputError, nearest
 
 __all__ = ["ClassImages", "Dataset", "Reader", "open_dataset", "open_whole", "report"]
@@ -24,7 +26,6 @@ def open_dataset(
     fold: int | None = None,
     size: int,
     options: DataConfig = DataConfig(),
-    problems: list[str] | None = None,
 ) -> Dataset:
     """Open one split of a data set.
 
@@ -32,13 +33,43 @@ def open_dataset(
     `folder:PATH`, `fss1000:PATH` or `pascal5i:PATH` (a VOCdevkit). `split` is train, val or test;
     `fold` 0..3 matters where the data set has folds (None means 0) and is ignored elsewhere.
     Pictures are read at `size` x `size` px, and `options` choose among pictures and classes. Raises
-    `InputError` for anything it cannot open; where a list of `problems` is given, single bad
-    classes and files of a folder are appended to it instead.
+    `InputError` for anything it cannot open, and for a split without classes.
     """
-    kind, colon, rest = _parts(spec, options)
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; {nearest(split, SPLITS)}")
-    _check_fold(fold)
+    dataset = sound(_open(spec, split, fold or 0, size, options))
+    if not dataset.images:
+        folder = spec.partition(":")[2]
+        raise InputError(f"no {split} classes in {folder}; name some in {split}.txt, one a line, or add folders")
+    return dataset
+
+
+def open_whole(
+    spec: str, *, fold: int | None = None, size: int, options: DataConfig = DataConfig()
+) -> Opening[tuple[list[str], list[Dataset]]]:
+    """Open all there is to check: every split, and of pascal5i the pictures of every fold.
+
+    Yields every problem; returns what there is to say of the data (`report`, and the notes of each
+    split), and the data sets of what is sound.
+    """
+    kind, _, rest = _parts(spec, options, fold)
+    whole = kind == "pascal5i"
+    datasets = []
+    for split in ("train", "val") if whole else SPLITS:
+        datasets.append((yield from _open(spec, split, None if whole else fold, size, options)))
+    lines = (yield from Pascal(Path(rest), options).report()) if whole else []
+    return [*lines, *(note for dataset in datasets for note in dataset.notes)], datasets
+
+
+def report(spec: str, options: DataConfig = DataConfig()) -> list[str]:
+    """Return lines about a data set as a whole: for pascal5i the pairs of each fold, else nothing."""
+    kind, _, rest = _parts(spec, options)
+    return sound(Pascal(Path(rest), options).report()) if kind == "pascal5i" else []
+
+
+def _open(spec: str, split: str, fold: int | None, size: int, options: DataConfig) -> Opening[Dataset]:
+    """Open a split: yields problems, returns what is sound, be it nothing. Fold None of pascal5i is all folds."""
+    kind, colon, rest = _parts(spec, options, fold)
     if size < 32:
         raise InputError(f"size {size} px is too small; choose at least 32")
     if kind == "shapes":
@@ -49,51 +80,12 @@ def open_dataset(
         reader = shapes.Shapes(world)
         return Dataset(spec, split, fold or 0, size, chosen, reader, all_classes=tuple(images))
     if kind == "pascal5i":
-        from fss.data.pascal import open_pascal
-
-        return open_pascal(Path(rest), split, fold or 0, size, spec=spec, options=options, problems=problems)
-    from fss.data.folder import open_folder  # here, since it costs Pillow's import
-
-    return open_folder(Path(rest), split, size, spec=spec, options=options, problems=problems)
+        return (yield from Pascal(Path(rest), options).open(spec, split, fold, size))
+    return (yield from open_folder(Path(rest), split, size, spec=spec, options=options))
 
 
-def open_whole(
-    spec: str,
-    *,
-    fold: int | None = None,
-    size: int,
-    options: DataConfig = DataConfig(),
-    problems: list[str],
-) -> list[Dataset]:
-    """Open all there is to check: every split, and of pascal5i the pictures of every fold."""
-    kind, _, rest = _parts(spec, options)
-    _check_fold(fold)
-    if kind == "pascal5i":
-        from fss.data.pascal import Pascal
-
-        return Pascal(Path(rest), options).whole(spec, size, problems)
-    return [
-        open_dataset(spec, split=split, fold=fold, size=size, options=options, problems=problems) for split in SPLITS
-    ]
-
-
-def report(spec: str, options: DataConfig = DataConfig(), problems: list[str] | None = None) -> Iterator[str]:
-    """Yield lines about a data set as a whole: for pascal5i the pairs of each fold.
-
-    Args:
-        spec: as for ``open_dataset``.
-        options: likewise.
-        problems: gets what would raise otherwise.
-    """
-    kind, _, rest = _parts(spec, options)
-    if kind == "pascal5i":
-        from fss.data.pascal import Pascal
-
-        yield from Pascal(Path(rest), options).report(problems)
-
-
-def _parts(spec: str, options: DataConfig) -> tuple[str, str, str]:
-    """Kind, colon and rest of a spec that can be one, with options that concern it."""
+def _parts(spec: str, options: DataConfig, fold: int | None = None) -> tuple[str, str, str]:
+    """Kind, colon and rest of a spec that can be one, with options that concern it and a fold that exists."""
     kind, colon, rest = spec.partition(":")
     if kind not in KINDS:
         raise InputError(f"unknown data set {spec!r}; {nearest(kind, KINDS)}")
@@ -104,28 +96,17 @@ def _parts(spec: str, options: DataConfig) -> tuple[str, str, str]:
         if getattr(options, name) != getattr(DataConfig(), name):
             option = name.replace("_", "-")
             raise InputError(f"--{option} says nothing about {kind!r} data; leave it out")
-    return kind, colon, rest
-
-
-def _check_fold(fold: int | None) -> None:
     if fold is not None and fold not in range(shapes.FOLDS):
         raise InputError(f"fold {fold} does not exist; choose 0..{shapes.FOLDS - 1}")
+    return kind, colon, rest
 
 
 def _world(text: str, spec: str) -> shapes.World:
     """Read `knob=value,knob=value`."""
-    default = shapes.World()
-    types = {knob.name: type(getattr(default, knob.name)) for knob in fields(default)}
-    knobs: dict[str, int | float | str] = {}
+    knobs: dict[str, Any] = {}
     for part in text.split(","):
         knob, equals, value = part.strip().partition("=")
-        if knob not in types:
-            raise InputError(f"unknown knob {knob!r} in {spec!r}; {nearest(knob, types)}")
         if not equals or knob in knobs:
-            raise InputError(f"knob {knob!r} in {spec!r} must be set once, as {knob}=value")
-        try:
-            knobs[knob] = types[knob](value)
-        except ValueError:
-            kind = types[knob].__name__
-            raise InputError(f"{knob}={value!r} in {spec!r} is not of type {kind}") from None
-    return replace(default, **knobs)  # type: ignore[arg-type]
+            raise InputError(f"{part!r} in {spec!r}: write KNOB=VALUE, each knob once")
+        knobs[knob] = value if value == "none" else read_value(value)  # a knob may be "none", not None
+    return shapes.World().override(knobs)

@@ -38,7 +38,7 @@ class Dataset:
     """The classes of one split (and fold), each a sequence of labelled pictures.
 
     `images` maps a class name to the names of its pictures; `size` is the side of the square
-    that every picture is read at, in pixels. `notes` say what a reader of its results should know.
+    that every picture is read at, in pixels. `notes` say what a reader of its scores should know.
     `all_classes` are those of the split where `images` holds only some that were asked for.
     """
 
@@ -92,12 +92,9 @@ class Dataset:
         A file's is its name, size and time of change, so that a folder which has moved keeps its
         cached features (``mv``, ``cp -a`` and ``rsync -a`` keep the times).
         """
-        digest = hashlib.sha256(f"size={self.size}\n".encode())
-        for class_name, names in self.images.items():
-            for name in names:
-                line = self.reader.fingerprint(class_name, name)
-                digest.update(f"{class_name}\t{name}\t{line}\n".encode())
-        return digest.hexdigest()
+        names = [(class_name, name) for class_name, images in self.images.items() for name in images]
+        lines = [f"{class_name}\t{name}\t{self.reader.fingerprint(class_name, name)}\n" for class_name, name in names]
+        return hashlib.sha256(f"size={self.size}\n{''.join(lines)}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)

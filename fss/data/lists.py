@@ -11,7 +11,6 @@ from fss.files import expanded
 
 FOLDS = 4
 CLASSES_A_FOLD = 5
-PARTS = ("trn", "val")
 Pair = tuple[str, int]  # picture, label 1..20
 
 
@@ -34,7 +33,7 @@ class PairLists:
         """Read a list. Raises `InputError` that names the line for one that is not sound."""
         path = self.path(part, fold)
         pairs: dict[Pair, None] = {}
-        for number, line in _lines(path):
+        for number, line in lines_of(path):
             found = re.fullmatch(r"(\S+)__(\d+)", line)
             if not found:
                 raise InputError(f"{path}, line {number}: {line!r} is not of the form image__class")
@@ -51,6 +50,10 @@ class PairLists:
             pairs[pair] = None
         return list(pairs)
 
+    def images(self, part: str) -> list[str]:
+        """Read the names of a part's pictures, of all folds."""
+        return sorted({name for fold in range(FOLDS) for name, _ in self.pairs(part, fold)})
+
 
 @dataclass(frozen=True)
 class ImageLists:
@@ -60,8 +63,7 @@ class ImageLists:
 
     def path(self, part: str) -> Path:
         """Return where the list of a part ("trn" or "val") lies."""
-        name = {"trn": "voc_sbd_merge_noduplicate.txt", "val": "val.txt"}[part]
-        return self.folder / name
+        return self.folder / {"trn": "voc_sbd_merge_noduplicate.txt", "val": "val.txt"}[part]
 
     def images(self, part: str) -> list[str]:
         """Read the names of a part's pictures; see `read_images`."""
@@ -70,13 +72,13 @@ class ImageLists:
 
 def find_lists(folder: Path) -> PairLists | ImageLists:
     """Tell by the names of its files of which kind a folder's lists are."""
-    folder = expanded(folder)
-    if any(PairLists(folder).path(part, 0).is_file() for part in PARTS):
-        return PairLists(folder)
-    if any(ImageLists(folder).path(part).is_file() for part in PARTS):
-        return ImageLists(folder)
+    pairs, images = PairLists(expanded(folder)), ImageLists(expanded(folder))
+    if pairs.path("trn", 0).is_file() or pairs.path("val", 0).is_file():
+        return pairs
+    if images.path("trn").is_file() or images.path("val").is_file():
+        return images
     raise InputError(
-        f"no lists of Pascal-5i in {folder}; expected HSNet's (val_fold0.txt or val/fold0.txt ...) "
+        f"no lists of Pascal-5i in {images.folder}; expected HSNet's (val_fold0.txt or val/fold0.txt ...) "
         "or PFENet's (voc_sbd_merge_noduplicate.txt and val.txt)"
     )
 
@@ -87,7 +89,7 @@ def read_images(path: Path) -> list[str]:
     Raises `InputError` for a missing list and for a picture that is listed twice.
     """
     names: dict[str, None] = {}
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         name = Path(line.split()[0]).stem
         if name in names:
             raise InputError(f"{path}, line {number}: {name} is listed twice, and would count twice; remove one line")
@@ -100,8 +102,11 @@ def labels_of(fold: int) -> range:
     return range(CLASSES_A_FOLD * fold + 1, CLASSES_A_FOLD * (fold + 1) + 1)
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """Lines that are not empty, with their numbers from 1."""
+def lines_of(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a text file that are not empty, with their numbers from 1.
+
+    Raises `InputError` for a file that is missing or is not UTF-8.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:

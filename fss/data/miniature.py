@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 from PIL import Image
-from scipy.ndimage import binary_dilation, binary_erosion
+from scipy.ndimage import binary_dilation, binary_erosion, find_objects
 
 from fss.data.pictures import IGNORE
 from fss.data.shapes import Shapes, World, class_name
@@ -89,6 +89,6 @@ def draw_tree(tree: Path, pictures: Mapping[str, int], *, seed: int = 0, border:
 def _cut(label: int, sample: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     """One object of a class, drawn alone: its pixels, and which of them it covers."""
     image, instances = _ALONE.instances(class_name(label - 1), str(sample), side)
-    rows, cols = (np.flatnonzero((instances == 1).any(axis)) for axis in (1, 0))
-    box = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
-    return image[box][:HEIGHT, :WIDTH], (instances == 1)[box][:HEIGHT, :WIDTH]
+    on = (instances == 1).astype(np.uint8)
+    (box,) = find_objects(on)
+    return image[box][:HEIGHT, :WIDTH], on[box][:HEIGHT, :WIDTH] == 1

@@ -8,57 +8,21 @@ class is lost for training.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from fss.config import DataConfig
 from fss.data.dataset import Dataset, narrowed
-from fss.data.lists import (
-    FOLDS,
-    PARTS,
-    ImageLists,
-    Pair,
-    PairLists,
-    find_lists,
-    labels_of,
-    read_images,
-)
+from fss.data.lists import FOLDS, ImageLists, Pair, PairLists, find_lists, labels_of, read_images
+from fss.data.opening import Opening
 from fss.data.pictures import IGNORE
-from fss.data.scan import Scan, scan
-from fss.data.voc import CLASSES, SOURCE, Voc
+from fss.data.scan import Scan, counted
+from fss.data.voc import CLASSES, OWN, SOURCE, Voc
 from fss.errors import InputError
 from fss.files import expanded
 
 MIN_PIXELS = 2 * 32 * 32  # PFENet's size filter
-GRID, HITS = 32, 3  # what HSNet's lists turn out to go by: see `Pascal.report`
-
-
-def open_pascal(
-    path: Path,
-    split: str,
-    fold: int,
-    size: int,
-    *,
-    spec: str,
-    options: DataConfig,
-    problems: list[str] | None = None,
-) -> Dataset:
-    """Open a split of a fold; `options` say which lists, pictures and classes.
-
-    Pictures of a class are in order of their names, whatever the order of a list. Raises
-    `InputError` for half a VOC tree, a list that is not sound, and pictures that a list names and
-    the tree lacks, unless `options.allow_missing`; where a list of `problems` is given, it gets the
-    lines about missing pictures and broken masks instead.
-    """
-    others = [other for other in range(FOLDS) if other != fold]
-    part, folds = {"train": ("trn", others), "val": ("val", others), "test": ("val", [fold])}[split]
-    novel = labels_of(fold) if split == "train" else ()
-    pascal = Pascal(Path(path), options)
-    return pascal.open(spec, split, fold, size, part, folds, novel=novel, problems=problems)
 
 
 @dataclass(frozen=True)
@@ -89,84 +53,58 @@ class Pascal:
     def _labelled(self) -> set[str]:
         return self.voc.labelled()
 
-    def open(
-        self,
-        spec: str,
-        split: str,
-        fold: int | None,
-        size: int,
-        part: str,
-        folds: Sequence[int],
-        *,
-        novel: Sequence[int] = (),
-        problems: list[str] | None = None,
-    ) -> Dataset:
-        """Open the classes of some folds in one part ("trn" or "val").
+    def open(self, spec: str, split: str, fold: int | None, size: int) -> Opening[Dataset]:
+        """Open a split of a fold, or of all classes where `fold` is None.
 
-        Pictures with a class of `novel` are left out where the options say so.
+        Pictures of a class are in order of their names, whatever the order of a list. Yields a line
+        for a mask that cannot be read, and, unless `options.allow_missing`, where SBD's masks are
+        missing for training, and where pictures that a list names are not there. Raises `InputError`
+        for half a VOC tree and for a list that is not sound.
         """
-        wanted = [label for other in folds for label in labels_of(other)]
-        names = [CLASSES[label - 1] for label in wanted]
+        part = "trn" if split == "train" else "val"
+        novel = set() if fold is None else {*labels_of(fold)}
+        names = [name for label, name in enumerate(CLASSES, 1) if fold is None or (label in novel) == (split == "test")]
         chosen = narrowed(names, self.options.classes, f"the {split} split of {spec}")
-        labels = {CLASSES.index(name) + 1 for name in chosen}
-        notes: list[str] = []
-        if part == "trn" and not isinstance(self.lists, PairLists) and not self.voc.augmented:
-            few = (
+        notes = []
+        if part == "trn" and not isinstance(self.lists, PairLists) and self.voc.masks == (self.voc.root / OWN,):
+            notes.append(
                 f"{self.voc.root} has VOC's own masks only, a seventh of those to train on, "
                 "without SBD's (cls) or SegmentationClassAug"
             )
-            self._complain(f"{few}; {SOURCE}, or go on without by --allow-missing", problems)
-            notes.append(few)
-        pairs, images = self._listed(part, folds, labels, problems)
-        if novel and self.options.novel == "drop":
-            counts = scan(self.voc, sorted({n for n, _ in pairs} & self._labelled), problems)
-            pairs = [p for p in pairs if not set(novel) & counts.get(p[0], {}).keys()]
+            if not self.options.allow_missing:
+                yield f"{notes[0]}; {SOURCE}, or go on without by --allow-missing"
+        pairs, images = yield from self._listed(part, {CLASSES.index(name) + 1 for name in chosen})
+        if split == "train" and novel and self.options.novel == "drop":
+            counts = yield from counted(self.voc, sorted({n for n, _ in pairs} & self._labelled))
+            pairs = [p for p in pairs if not novel & counts.get(p[0], {}).keys()]
         there = self.voc.pictures() & self._labelled
-        absent = sorted(images - there)
         found = [pair for pair in pairs if pair[0] in there]
-        if absent:
+        if absent := sorted(images - there):
             first = ", ".join(absent[:5]) + (", ..." if absent[5:] else "")
-            self._complain(
-                f"{len(absent)} of {len(images)} pictures that are listed for {split} lack JPEG or "
-                f"mask in {self.voc.root}: {first}; add them, or go on without by --allow-missing",
-                problems,
-            )
+            if not self.options.allow_missing:
+                yield (
+                    f"{len(absent)} of {len(images)} pictures that are listed for {split} lack JPEG or "
+                    f"mask in {self.voc.root}: {first}; add them, or go on without by --allow-missing"
+                )
             notes.append(
                 f"{split}: {len(found)} of {len(pairs)} listed pairs of a picture and a class are "
                 f"there; {len(absent)} of {len(images)} pictures are missing: {first}"
             )
         pictures = {name: tuple(sorted(n for n, label in found if CLASSES[label - 1] == name)) for name in chosen}
-        return Dataset(
-            spec,
-            split,
-            fold,
-            size,
-            pictures,
-            self.voc,
-            notes=tuple(notes),
-            all_classes=tuple(names),
-        )
+        return Dataset(spec, split, fold, size, pictures, self.voc, tuple(notes), all_classes=tuple(names))
 
-    def _complain(self, problem: str, problems: list[str] | None) -> None:
-        if self.options.allow_missing:
-            return
-        if problems is None:
-            raise InputError(problem)
-        problems.append(problem)
-
-    def _listed(
-        self, part: str, folds: Sequence[int], labels: set[int], problems: list[str] | None
-    ) -> tuple[list[Pair], set[str]]:
+    def _listed(self, part: str, labels: set[int]) -> Opening[tuple[list[Pair], set[str]]]:
         """Pairs of the labels, and all pictures that had to be there to know and read them."""
         least = self.options.min_pixels
         if isinstance(self.lists, PairLists):
+            folds = [fold for fold in range(FOLDS) if labels & {*labels_of(fold)}]
             pairs = [pair for fold in folds for pair in self.lists.pairs(part, fold) if pair[1] in labels]
             if least is not None:
-                counts = scan(self.voc, sorted({n for n, _ in pairs} & self._labelled), problems)
+                counts = yield from counted(self.voc, sorted({n for n, _ in pairs} & self._labelled))
                 pairs = [(n, k) for n, k in pairs if n not in counts or counts[n].get(k, 0) >= least]
             return pairs, {name for name, _ in pairs}
         images = set(self.lists.images(part) if self.lists else self._images(part))
-        counts = scan(self.voc, sorted(images & self._labelled), problems)
+        counts = yield from counted(self.voc, sorted(images & self._labelled))
         pairs = large(counts, labels, MIN_PIXELS if least is None else least)
         return pairs, {name for name, _ in pairs} | images - self._labelled
 
@@ -179,10 +117,8 @@ class Pascal:
         sets = self.voc.root / "ImageSets" / "Segmentation"
         if (sets / "val.txt").is_file():
             val = read_images(sets / "val.txt")
-        elif isinstance(lists := self.lists or self._beside, PairLists):
-            val = sorted({n for fold in range(FOLDS) for n, _ in lists.pairs("val", fold)})
-        elif lists is not None:
-            val = sorted(lists.images("val"))
+        elif lists := self.lists or self._beside:
+            val = lists.images("val")
         else:
             raise InputError(
                 f"{self.voc.root} is only part of a VOC tree, without "
@@ -195,59 +131,21 @@ class Pascal:
                 return read_images(sets / name)
         return sorted(self._labelled - set(val))
 
-    def whole(self, spec: str, size: int, problems: list[str]) -> list[Dataset]:
-        """Open all folds at once, training and validation, to check every picture."""
-        return [
-            self.open(spec, split, None, size, part, range(FOLDS), problems=problems)
-            for part, split in zip(PARTS, ("training", "validation"), strict=True)
-        ]
-
-    def report(self, problems: list[str] | None = None) -> Iterator[str]:
-        """Say how many validation pairs each fold has, and how the own scan differs.
-
-        HSNet's lists are those of Shaban et al., whose code keeps an object by a copy of its mask
-        shrunk 32 times that sums to more than 2. Sampling every 32nd row and column of the mask
-        (from the second on) and asking for 3 pixels agrees with nearly all of them; it was chosen
-        among such samplings by these very lists, so it is a guess at their rule. PFENet takes it
-        to mean an area of 2 * 32 * 32 pixels, which is another filter.
-        """
-        pairs = {}
-        for fold in range(FOLDS):
-            pairs[fold] = set(self._listed("val", [fold], set(labels_of(fold)), problems)[0])
-            yield f"fold {fold}: {len(pairs[fold])} validation pairs"
+    def report(self) -> Opening[list[str]]:
+        """Return lines that say how many validation pairs each fold has, by which lists, and the share of 255."""
+        pairs, _ = yield from self._listed("val", {*range(1, len(CLASSES) + 1)})
+        found = [sum(label in labels_of(fold) for _, label in pairs) for fold in range(FOLDS)]
+        lines = [f"fold {fold}: {number} validation pairs" for fold, number in enumerate(found)]
         source = f"the lists in {self.lists.folder}" if self.lists else "the own scan"
-        yield f"counted by {source}"
-        images = sorted(set(self._images("val")) & self._labelled)
-        counts = scan(self.voc, images, problems)
-        if isinstance(self.lists, PairLists):
-            yield from self._compare(pairs, counts)
+        lines.append(f"counted by {source}")
+        counts = yield from counted(self.voc, sorted(set(self._images("val")) & self._labelled))
         pixels = sum(sum(labels.values()) for labels in counts.values())
         ignored = sum(labels.get(IGNORE, 0) for labels in counts.values())
         if pixels:
-            yield (f"255 (ignored): {100 * ignored / pixels:.1f} % of the pixels of {len(counts)} validation masks")
-
-    def _compare(self, pairs: dict[int, set[Pair]], counts: Scan) -> Iterator[str]:
-        explained = differing = 0
-        for fold, listed in pairs.items():
-            scanned = set(large(counts, set(labels_of(fold)), MIN_PIXELS))
-            unknown = {pair for pair in listed if pair[0] not in counts}
-            more, fewer = scanned - listed, listed - scanned - unknown
-            yield (
-                f"own scan of fold {fold}: {len(scanned)} pairs from {MIN_PIXELS:,} px on; "
-                f"{_sizes(more, counts)} not listed, {_sizes(fewer, counts)} listed but smaller"
-                + (f", {len(unknown)} listed without a mask here" if unknown else "")
+            lines.append(
+                f"255 (ignored): {100 * ignored / pixels:.1f} % of the pixels of {len(counts)} validation masks"
             )
-            differing += len(more) + len(fewer)
-            explained += sum(self._on_grid(pair) == (pair in listed) for pair in more | fewer)
-        if differing:
-            yield (
-                f"the lists seem to take an object that {HITS} points of a grid of {GRID} px hit, "
-                f"whatever its area; that explains {explained} of the {differing} differences"
-            )
-
-    def _on_grid(self, pair: Pair) -> bool:
-        points = self.voc.labels(pair[0])[1::GRID, 1::GRID]
-        return int(np.sum(points == pair[1])) >= HITS
+        return lines
 
 
 def large(counts: Scan, labels: set[int], least: int) -> list[Pair]:
@@ -258,9 +156,3 @@ def large(counts: Scan, labels: set[int], least: int) -> list[Pair]:
         for label in sorted(labels & pixels.keys())
         if pixels[label] >= least
     ]
-
-
-def _sizes(pairs: set[Pair], counts: Scan) -> str:
-    """How many pairs, and between how many pixels."""
-    pixels = sorted(counts[name].get(label, 0) for name, label in pairs)
-    return f"{len(pairs)} ({pixels[0]:,} to {pixels[-1]:,} px)" if pixels else "0"

@@ -20,20 +20,7 @@ if TYPE_CHECKING:
 
 IGNORE = 255  # the label of what nobody knows: neither object nor ground, and counted by no loss or metric
 PADDING = 127  # grey of empty picture area: about zero once a backbone has normalised it
-
-
-class Upload(io.BytesIO):
-    """The content of a picture file that has no path; messages call it by its name."""
-
-    def __init__(self, name: str, content: bytes) -> None:
-        super().__init__(content)
-        self.name = name
-
-    def __str__(self) -> str:
-        return self.name
-
-
-Source = Path | Upload
+Source = Path | io.BytesIO  # a file, or what it would hold; messages call either by `str`
 
 
 def read_rgb(path: Source) -> np.ndarray:
@@ -90,7 +77,7 @@ def read_mask(path: Source) -> np.ndarray:
         raise InputError(f"mask {path} marks no object (all 0); mark it with 255, or remove the pair")
     if 1 in present and set(present.tolist()) <= {0, 1, IGNORE}:
         return values.astype(np.uint8)
-    if len(present) == 1 or (len(present) == 2 and present[0] == 0):
+    if np.count_nonzero(present) == 1:
         return (values > 0).astype(np.uint8)
     if not palette and _soft_edged(present, counts):
         return (2 * values.astype(np.int64) > present[-1]).astype(np.uint8)
@@ -118,7 +105,7 @@ def check_same_size(image: np.ndarray, labels: np.ndarray, picture: Source, mask
             else ""
         )
         raise InputError(
-            f"mask {mask} is {cols} x {rows} pixels, its picture {picture.name} "
+            f"mask {mask} is {cols} x {rows} pixels, its picture {Path(str(picture)).name} "
             f"{width} x {height}{turned}; save the mask at the picture's size"
         )
 

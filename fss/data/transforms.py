@@ -51,19 +51,21 @@ class PaperAugmentation:
                 f"image {tuple(image.shape)} needs a uint8 mask of its size, not {tuple(mask.shape)} {mask.dtype}"
             )
         scale, angle, rotate, blur, flip = torch.rand(5, generator=generator).tolist()
-        warped_image, warped_mask = _warp(
+        warped = _warp(
             image,
             mask,
             scale=SCALE[0] + (SCALE[1] - SCALE[0]) * scale,
             angle=DEGREES * (2 * angle - 1) if rotate < 0.5 else 0.0,
         )
-        if (warped_mask == 1).any() or not (mask == 1).any():
-            image, mask = warped_image, warped_mask
+        if (warped[1] == 1).any() or not (mask == 1).any():
+            image, mask = warped
         if blur < 0.5:
             image = F.gaussian_blur(image, [BLUR_KERNEL] * 2, [BLUR_SIGMA] * 2)
         if flip < 0.5:
             image, mask = image.flip(-1), mask.flip(-1)
-        image, mask = _pad(image, mask, self.size)
+        down, across = (max(0, self.size - side) for side in mask.shape)
+        border = [across // 2, across - across // 2, down // 2, down - down // 2]  # the picture in the middle
+        image, mask = pad(image, border, value=GREY), pad(mask, border, value=IGNORE)
         top, left = _window(mask, self.size, generator)
         window = (..., slice(top, top + self.size), slice(left, left + self.size))
         return image[window].clamp(0, 1), mask[window].clone(memory_format=torch.contiguous_format)
@@ -75,32 +77,20 @@ def _warp(image: Tensor, mask: Tensor, *, scale: float, angle: float) -> tuple[T
     Object and ignored area go along as two channels, and every pixel takes the label that covers
     most of it: sampled by "nearest" twice, an edge would stray by up to half a pixel.
     """
-    areas = torch.stack([mask == 1, mask == IGNORE]).to(image.dtype)
-    stack = torch.cat([image, areas])  # [5, H, W]
+    stack = torch.cat([image, torch.stack([mask == 1, mask == IGNORE]).to(image.dtype)])  # [5, H, W]
     height, width = (max(1, round(side * scale)) for side in mask.shape)
     stack = F.resize(stack, [height, width], InterpolationMode.BILINEAR, antialias=False)
     if angle:
-        fill = [GREY, GREY, GREY, 0.0, 1.0]
-        stack = F.rotate(stack, angle, InterpolationMode.BILINEAR, fill=fill)
+        stack = F.rotate(stack, angle, InterpolationMode.BILINEAR, fill=[GREY, GREY, GREY, 0.0, 1.0])
     thing, ignored = stack[3:]
     background = 1 - thing - ignored
-    labels = torch.zeros_like(thing, dtype=torch.uint8)
-    labels[thing > torch.maximum(background, ignored)] = 1
-    labels[ignored >= torch.maximum(background, thing)] = IGNORE
-    return stack[:3], labels
-
-
-def _pad(image: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Pad to at least `size` x `size`, the picture in the middle."""
-    down, across = (max(0, size - side) for side in mask.shape)
-    border = [across // 2, across - across // 2, down // 2, down - down // 2]
-    return pad(image, border, value=GREY), pad(mask, border, value=IGNORE)
+    labels = (thing > background).to(torch.uint8)
+    return stack[:3], labels.masked_fill(ignored >= torch.maximum(background, thing), IGNORE)
 
 
 def _window(mask: Tensor, size: int, generator: torch.Generator) -> tuple[int, int]:
     """Top and left of a random crop that keeps the object, or of one centred on it."""
-    spare = [side - size for side in mask.shape]
-    thing = mask == 1
+    spare, thing = [side - size for side in mask.shape], mask == 1
     wanted = KEEP * int(thing.sum())
     for _ in range(TRIES):
         top, left = (int(torch.randint(n + 1, (), generator=generator)) for n in spare)

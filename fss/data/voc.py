@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from fss.data.dataset import Reader
+from fss.data.opening import names_in
 from fss.data.pictures import IGNORE, check_same_size, decode, letterbox, read_rgb, stamp
 from fss.errors import InputError
 from fss.files import expanded
@@ -43,6 +44,7 @@ SOURCE = (
     "http://home.bharathh.info/pubs/codes/SBD/; `fss download` fetches both"
 )
 AUG, OWN = "SegmentationClassAug", "SegmentationClass"
+MASKS = (".png", ".mat")
 SBD = ("cls", "sbd/cls", "SBD/cls", "dataset/cls", "benchmark_RELEASE/dataset/cls")
 
 
@@ -62,32 +64,27 @@ class Voc(Reader):
         """Find the tree at `path`: VOC2012 itself, or one of the two folders around it.
 
         Masks lie in `SegmentationClassAug`, or in `SegmentationClass` and in SBD's `cls`, which
-        may lie in the tree, beside it, or in `sbd` there. Raises `InputError` that names what is
-        missing, and where to get it.
+        may lie in the tree, beside it, or in `sbd` or `benchmark_RELEASE/dataset` there, as its
+        archive unpacks; a folder without masks counts as missing. Raises `InputError` that names
+        what is missing, and where to get it.
         """
         path = expanded(path)
         if not path.is_dir():
             raise InputError(f"no folder {path}; give the path of VOCdevkit or VOC2012")
-        parts = ("JPEGImages", AUG, OWN)
         places = (path, path / "VOC2012", path / "VOCdevkit" / "VOC2012")
+        parts = ("JPEGImages", AUG, OWN)
         root = next((p for p in places if any((p / part).is_dir() for part in parts)), path)
         around = [path, root, root.parent]
         if root.parent.name == "VOCdevkit":
             around.append(root.parent.parent)
-        candidates = [root / AUG, root / OWN, *(p / name for p in around for name in SBD)]
-        masks = tuple(dict.fromkeys(p for p in candidates if p.is_dir()))
-        missing = [] if (root / "JPEGImages").is_dir() else ["JPEGImages"]
-        if not masks:
-            missing.append(f"masks ({AUG}, or {OWN} and SBD's cls)")
+        folders = dict.fromkeys([root / AUG, root / OWN, *(p / name for p in around for name in SBD)])
+        masks = tuple(folder for folder in folders if folder.is_dir() and _stems(folder, MASKS))
+        wanted = {"JPEGImages": (root / "JPEGImages").is_dir(), f"masks ({AUG}, or {OWN} and SBD's cls)": bool(masks)}
+        missing = [part for part, there in wanted.items() if not there]
         if missing:
             whole = "no VOC tree" if len(missing) == 2 else "only part of a VOC tree"
             raise InputError(f"{root} is {whole}, without {' and '.join(missing)}; {SOURCE}")
         return cls(root, masks)
-
-    @property
-    def augmented(self) -> bool:
-        """Whether the masks that SBD adds to VOC's own are there."""
-        return self.masks != (self.root / OWN,)
 
     def picture(self, name: str) -> Path:
         """Return where a picture lies."""
@@ -95,16 +92,16 @@ class Voc(Reader):
 
     def mask(self, name: str) -> Path:
         """Return where a picture's mask lies, or would lie if there were one."""
-        paths = [folder / f"{name}{suffix}" for folder in self.masks for suffix in (".png", ".mat")]
+        paths = [folder / f"{name}{suffix}" for folder in self.masks for suffix in MASKS]
         return next((path for path in paths if path.is_file()), paths[0])
 
     def pictures(self) -> set[str]:
         """Return the names of all pictures."""
-        return _stems([self.root / "JPEGImages"], (".jpg",))
+        return _stems(self.root / "JPEGImages", (".jpg",))
 
     def labelled(self) -> set[str]:
         """Return the names of all pictures that have a mask."""
-        return _stems(self.masks, (".png", ".mat"))
+        return set[str]().union(*(_stems(folder, MASKS) for folder in self.masks))
 
     def labels(self, name: str) -> np.ndarray:
         """Read a mask as uint8 [H, W] of labels 0..20 and 255; see `read_labels`."""
@@ -146,12 +143,17 @@ def read_labels(path: Path) -> np.ndarray:
     file that cannot be read.
     """
     if path.suffix == ".mat":
-        labels = _read_mat(path)
+        from scipy.io import loadmat  # a quarter of a second, and only SBD needs it
+
+        try:
+            labels = np.asarray(loadmat(path)["GTcls"]["Segmentation"][0, 0])
+        except Exception as error:  # scipy raises almost any type on broken files
+            raise InputError(
+                f"mask {path} is no mask of SBD ({type(error).__name__}: {error}); get SBD anew"
+            ) from error
     else:
         image = decode(path, upright=False)
-        if image.mode in ("RGB", "RGBA"):
-            return _by_colour(np.asarray(image.convert("RGB")), path)
-        labels = np.asarray(image)
+        labels = np.asarray(image) if image.mode not in ("RGB", "RGBA") else _by_colour(image.convert("RGB"), path)
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise InputError(f"mask {path} holds no labels of 8 bits; save it as a palette or grey PNG")
     odd = [n for n in np.flatnonzero(np.bincount(labels.ravel())) if n > 20 and n != IGNORE]
@@ -173,42 +175,20 @@ def palette() -> np.ndarray:
     return colours
 
 
-def _by_colour(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """Labels [H, W] of colours [H, W, 3]."""
-    known = {int(_code(c)): n for n, c in enumerate(palette()) if n <= 20 or n == IGNORE}
-    present, places = np.unique(_code(pixels), return_inverse=True)
-    for code in present:
-        if int(code) not in known:
-            colour = ", ".join(str(code >> shift & 255) for shift in (16, 8, 0))
-            raise InputError(
-                f"mask {path} is RGB with the colour ({colour}), which VOC's palette does not give "
-                "to any label; save it as a palette PNG of labels"
-            )
-    table = np.array([known[int(code)] for code in present], np.uint8)
-    return table[places.reshape(pixels.shape[:2])]
+def _by_colour(image: Image.Image, path: Path) -> np.ndarray:
+    """Labels [H, W] of an RGB picture's colours."""
+    known = [*range(len(CLASSES) + 1), IGNORE]
+    pixels = np.asarray(image)
+    same = (pixels[:, :, None] == palette()[known]).all(3)  # [H, W, labels]
+    unknown = pixels[~same.any(2)]
+    if len(unknown):
+        raise InputError(
+            f"mask {path} is RGB with the colour {tuple(unknown[0].tolist())}, which VOC's palette does not "
+            "give to any label; save it as a palette PNG of labels"
+        )
+    return np.array(known, np.uint8)[same.argmax(2)]
 
 
-def _code(colours: np.ndarray) -> np.ndarray:
-    red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
-    return red << 16 | green << 8 | blue
-
-
-def _read_mat(path: Path) -> np.ndarray:
-    from scipy.io import loadmat  # a quarter of a second, and only SBD needs it
-
-    try:
-        return np.asarray(loadmat(path)["GTcls"]["Segmentation"][0, 0])
-    except Exception as error:  # scipy raises almost any type on broken files
-        raise InputError(f"mask {path} is no mask of SBD ({type(error).__name__}: {error}); get SBD anew") from error
-
-
-def _stems(folders: Iterable[Path], suffixes: tuple[str, ...]) -> set[str]:
-    """Names without suffix of the files in some folders, but for hidden ones."""
-    names: set[str] = set()
-    for folder in folders:
-        try:
-            found = os.listdir(folder)
-        except OSError as error:
-            raise InputError(f"{folder} cannot be read ({error.strerror}); correct its permissions") from error
-        names |= {os.path.splitext(n)[0] for n in found if n.endswith(suffixes) and not n.startswith(".")}
-    return names
+def _stems(folder: Path, suffixes: tuple[str, ...]) -> set[str]:
+    """Names without suffix of the files in a folder, but for hidden ones."""
+    return {os.path.splitext(name)[0] for name in names_in(folder) if name.endswith(suffixes)}

@@ -3,15 +3,21 @@
 ``Explorer`` answers with numbers and PNG bytes, and needs no widgets. ``explore``, ``explore_world`` and
 ``draw_masks`` are widgets for JupyterLab around it; they are imported when first asked for. All scripts lie in
 this folder; nothing is fetched from another host.
+
+Without widgets: ``attended`` (what a network says of an episode), ``explorer`` (what is chosen and shown of it),
+``panels`` (titled pictures as one PNG), ``networks`` and ``scenes`` (what is offered: networks, episodes), ``paint``
+(from strokes to masks). Widgets: ``explore_widget`` (the explorer and its controls), ``paint_widget`` (the mask
+painter), ``play`` (sliders for a picture of yours), and ``controls``, of which all three are made.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from fss.explorer.explorer import NETWORKS, Explorer, network
+from fss.explorer.explorer import Explorer
+from fss.explorer.networks import NETWORKS, network
 
 if TYPE_CHECKING:
-    from fss.explorer.explore_box import ExploreBox, explore, explore_world
-    from fss.explorer.paint_box import PaintBox, draw_masks
+    from fss.explorer.explore_widget import ExploreBox, explore, explore_world
+    from fss.explorer.paint_widget import PaintBox, draw_masks
 
 __all__ = ["NETWORKS", "ExploreBox", "Explorer", "PaintBox", "draw_masks", "explore", "explore_world", "network"]
 
@@ -25,10 +31,10 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from fss.explorer import explore_box, paint_box
+        from fss.explorer import explore_widget, paint_widget
     except ModuleNotFoundError as error:
         raise ImportError(
             f"the widgets need {error.name}: pip install 'fss-attention-kit[notebooks]', then restart "
             "the kernel and reload the page"
         ) from error
-    return getattr(paint_box if name in ("PaintBox", "draw_masks") else explore_box, name)
+    return getattr(paint_widget if name in ("PaintBox", "draw_masks") else explore_widget, name)

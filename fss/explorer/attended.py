@@ -38,6 +38,7 @@ class Attended:
 
     Attributes:
         episode: on the CPU, as are all results.
+        shots: the numbers of its support pictures, from 1 on.
         maps: the names (of ``MAPS``) of the maps that this network has.
         returned: those of them that a module returned as a whole; a temperature cannot change these.
         missing: what to say where the dense module returns no map; otherwise empty.
@@ -63,6 +64,7 @@ class Attended:
         query, _, support, mask = (tensor[None].to(device) for tensor in episode)
         code = model.encode_support(support, mask)
         features = model.backbone(query)
+        self.shots = [str(n) for n in range(1, len(episode.support) + 1)]
         self.size = (query.shape[2], query.shape[3])
         # Only of the kit's own forward do the tokens surely make the map that it used.
         foreign = model.dense is not None and type(model.dense).forward is not DenseAttention.forward
@@ -78,12 +80,9 @@ class Attended:
             self._tokens.pop("dense", None)
         prior = model.prior(features, code)[1].get("prior")
         self.prior = None if prior is None else prior[0, 0].cpu()
-        sides = [(map_.shape[-2], map_.shape[-1]) for map_ in features]
-        self._grids = dict(zip(("block2", "match3", "match4"), sides, strict=True))
+        names = ("block2", "match3", "match4")
+        self._grids = {name: (map_.shape[-2], map_.shape[-1]) for name, map_ in zip(names, features, strict=True)}
         self.grid = self._grids["block2"]
-        self._objects = {
-            grid: share_of(self.episode.mask, 1, torch.empty(1, *grid), aligned=self.aligned)[:, 0] for grid in sides
-        }
         self._returned = self._dense(model.dense, prediction.attention, len(support[0])) if foreign else {}
         self.returned = tuple(self._returned)
         self.missing = ""
@@ -135,7 +134,7 @@ class Attended:
 
     def object_share(self, grid: tuple[int, int]) -> Tensor:
         """Return how much of each support place is object, 0..1: [K,H,W] on the grid of a map."""
-        return self._objects[grid]
+        return share_of(self.episode.mask, 1, torch.empty(1, *grid), aligned=self.aligned)[:, 0]
 
     def enlarged(self, map_: Tensor) -> Tensor:
         """Return a map [H,W] at the size of the pictures, [h,w]."""

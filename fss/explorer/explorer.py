@@ -1,65 +1,22 @@
 """The explorer without widgets: one place of the query, in numbers and as PNG bytes."""
 
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fss.checkpoint import find_checkpoint, load
-from fss.config import arm
-from fss.data.pictures import IGNORE, stamp
+from fss.data.pictures import IGNORE
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError, nearest
 from fss.explorer.attended import BANDS, Attended
-from fss.explorer.panels import ALIKE, Panels, percent
-from fss.explorer.sheet import Panel, sheet
+from fss.explorer.panels import Mark, Panel, percent, sheet
+from fss.explorer.scenes import is_known
 from fss.model import DANet
-
-NETWORKS = {
-    "intended": "intended-lite0-shapes",
-    "published": "published-lite0-shapes",
-    "best": "best-lite0-photos",
-    "base, untrained": None,
-    "published, untrained": None,
-    "intended, untrained": None,
-    "best, untrained": None,
-}
-"""What a widget offers. Weights of the first three are shipped; the others are fresh ones."""
+from fss.viz import FALSE_ALARM, OUTCOMES, error_map, heated, outline, overlay, rgb
 
 COLDEST, HOTTEST = 0.1, 100.0
-
-
-def network(name: str | DANet) -> DANet:
-    """Load one of ``NETWORKS``, or a checkpoint (see ``fss.load``), and keep it; a network is returned in eval mode.
-
-    Raises:
-        InputError: no such network.
-    """
-    if isinstance(name, DANet):
-        return name.eval()
-    if name in NETWORKS:
-        return _offered(name)
-    file = find_checkpoint(name)
-    return _read(file, stamp(file))
-
-
-@lru_cache(maxsize=8)
-def _read(file: Path, written: str) -> DANet:
-    """A file as it was ``written``: a run that goes on writes it anew."""
-    return load(file)
-
-
-@lru_cache(maxsize=len(NETWORKS))
-def _offered(name: str) -> DANet:
-    weights = NETWORKS[name]
-    if weights is not None:
-        return load(weights)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return DANet(arm(name.removesuffix(", untrained"))).eval()
+ALIKE = 0.99  # of the largest share: a place above it gets as much as the largest
 
 
 class Explorer:
@@ -77,7 +34,6 @@ class Explorer:
 
     def __init__(self, model: DANet, episode: EpisodeBatch) -> None:
         self.attended = Attended(model, episode)
-        self.panels = Panels(self.attended)
         self.map, self.shot = self.attended.maps[0], "each"
         self.temperature, self.strength = 1.0, 0.65
         rows, cols = self.attended.grid
@@ -104,7 +60,7 @@ class Explorer:
         Raises:
             InputError: none of these; nothing is changed.
         """
-        maps, shots = self.attended.maps, ["each", "mean", *shot_numbers(self.attended)]
+        maps, shots = self.attended.maps, ["each", "mean", *self.attended.shots]
         if map is not None and map not in maps:
             raise InputError(f"no map {map!r} in this network; {nearest(map, maps)}")
         if shot is not None and str(shot) not in shots:
@@ -127,13 +83,16 @@ class Explorer:
         Raises:
             InputError: outside the picture; the old place stays.
         """
+        self._check(row, col)
+        self.place = (int(row), int(col))
+
+    def _check(self, row: int, col: int) -> None:
         rows, cols = self.attended.grid
         if not (0 <= row < rows and 0 <= col < cols):
             raise InputError(
                 f"place ({row}, {col}) lies outside the picture: rows run from 0 to {rows - 1}, "
                 f"columns from 0 to {cols - 1}"
             )
-        self.place = (int(row), int(col))
 
     def heat(self, place: tuple[int, int] | None = None) -> Tensor:
         """Return the chosen map of a place, by default of the selected one.
@@ -176,8 +135,8 @@ class Explorer:
         return found | {
             "largest": float(heat.max()),
             "at": divmod(at, width),
-            "shot": None if self.shot == "mean" else int(self._numbers()[shot]),
-            "alike": int((heat >= ALIKE * heat.max()).sum()),
+            "shot": None if self.shot == "mean" else int(self._shown(self.attended.shots)[shot]),
+            "alike": _alike(heat),
             "on_object": self._on_object(),
         }
 
@@ -192,10 +151,8 @@ class Explorer:
     def text(self) -> str:
         """Return ``numbers`` as a line to read."""
         found = self.numbers()
-        first = f"Query place {self.place}: {percent(found['probability'])} object"
-        if found["truth"] is not None:
-            first += f" (truth {percent(found['truth'])})"
-        parts = [first]
+        truth = "" if found["truth"] is None else f" (truth {percent(found['truth'])})"
+        parts = [f"Query place {self.place}: {percent(found['probability'])} object{truth}"]
         if self.attended.missing:
             parts.append(self.attended.missing)
         if "prior" in found:
@@ -218,12 +175,12 @@ class Explorer:
         ``query=False`` leaves the query out, for a widget that shows it already.
         """
         asked = [self.asked()] if query else []
-        supports, answer, heat = self._supports(), self.panels.answer, self._heat(self.place)
+        supports, answer, heats = self._shown(self.supports), self.answer, self.heats()
         if len(supports) == 1:
-            return sheet([[*asked, *supports, *heat], answer])
+            return sheet([[*asked, *supports, *heats], answer])
         if self.map == "prior":
-            return sheet([[*asked, *heat, *answer], supports])
-        return sheet([[*asked, *answer], supports, heat])
+            return sheet([[*asked, *heats, *answer], supports])
+        return sheet([[*asked, *answer], supports, heats])
 
     def snapshot(self, points: Sequence[tuple[int, int]], *, steps: int = 256) -> bytes:
         """Draw several places, (row, column), and what each attends to: the PNG above a widget.
@@ -233,52 +190,89 @@ class Explorer:
             steps: of each colour; 32 halve the bytes, and nobody sees it.
 
         Raises:
-            InputError: a place outside the picture, or no place; the selected one stays.
+            InputError: a place outside the picture, or no place.
         """
         if not points:
             raise InputError("a snapshot needs at least one place")
-        kept = self.place
-        try:
-            for point in points:
-                self.select(*point)
-        finally:
-            self.place = kept
-        several = len(points) > 1
-        heats = [self._heat(point, f"{n}: " * several) for n, point in enumerate(points, 1)]
-        supports, first = self._supports(), [self.asked(points), *self.panels.answer]
+        for point in points:
+            self._check(*point)
+        heats = [self.heats(point, f"{n}: " * (len(points) > 1)) for n, point in enumerate(points, 1)]
+        supports, first = self._shown(self.supports), [self.asked(points), *self.answer]
         rows = [[*supports, *first]] if len(supports) == 1 else [first, supports]
         panels = heats[0] if self.map == "prior" else [panel for each in heats for panel in each]
         step = max(len(heats[0]), 4 // len(heats[0]) * len(heats[0]))
         rows += [panels[n : n + step] for n in range(0, len(panels), step)]
         return sheet(rows, compress=9, steps=steps)
 
-    def asked(self, points: Sequence[tuple[int, int]] | None = None) -> Panel:
-        """Draw the query and the places that ask, by default the selected one."""
-        rows, cols = self.map in ("light", "rows"), self.map in ("light", "cols")
-        return self.panels.asked(points or [self.place], rows=rows, cols=cols)
+    @cached_property
+    def supports(self) -> list[Panel]:
+        """The support pictures with their labels."""
+        (_, _, supports, masks), shots = self.attended.episode, self.attended.shots
+        panels = []
+        for number, support, mask in zip(shots, supports, masks, strict=True):
+            note = "the label in yellow" if bool((mask == 1).any()) else "no object is labelled"
+            panels.append(Panel(outline(support, mask), f"support {number}" if len(shots) > 1 else "support", note))
+        return panels
 
-    def _heat(self, place: tuple[int, int], prefix: str = "") -> list[Panel]:
+    @cached_property
+    def answer(self) -> list[Panel]:
+        """The prediction, and its errors or, where the truth is not known, its probabilities."""
+        attended, (query, target, *_) = self.attended, self.attended.episode
+        share = percent(float((attended.prediction == 1).float().mean()))
+        found = Panel(outline(query, attended.prediction, FALSE_ALARM), "prediction", f"{share} of the picture")
+        if not is_known(attended.episode):
+            picture = overlay(query, attended.probability, limits=(0, 1))
+            return [found, Panel(picture, "probability of the object", bar=("0 %", "100 %"))]
+        title = "errors" if attended.iou is None else f"errors: IoU {percent(attended.iou)}"
+        return [found, Panel(error_map(query, attended.prediction, target), title, key=OUTCOMES)]
+
+    def asked(self, points: Sequence[tuple[int, int]] | None = None) -> Panel:
+        """Draw the query and the places that ask, by default the selected one, with their rows and columns."""
+        attended, points, marks = self.attended, points or [self.place], []
+        for n, point in enumerate(points, 1):
+            top, left, bottom, right = attended.cell(*point)
+            marks += [Mark(top, 0, bottom, 1)] * (self.map in ("light", "rows"))
+            marks += [Mark(0, left, 1, right)] * (self.map in ("light", "cols"))
+            marks.append(Mark(top, left, bottom, right, str(n) if len(points) > 1 else ""))
+        title, note = "query: the places that ask", "numbered as below"
+        if len(points) == 1:
+            ((row, col),) = points
+            chance = percent(float(attended.cells(attended.probability)[row, col]))
+            title, note = f"query: place ({row}, {col})", f"object here: {chance}"
+        return Panel(rgb(attended.episode.query), title, note, marks=marks)
+
+    def heats(self, place: tuple[int, int] | None = None, prefix: str = "") -> list[Panel]:
+        """Draw the chosen map of a place, by default of the selected one: the shown supports, or the query, under it.
+
+        All have one scale, from 0 to the largest share. The place that gets it is framed, unless others get
+        as much or the map is one of bands.
+        """
+        attended, episode, heat = self.attended, self.attended.episode, self.heat(place)
         if self.map == "prior":
-            return [self.panels.prior(self.strength)]
+            picture = overlay(episode.query, attended.enlarged(heat[0]), alpha=self.strength, limits=(0, 1))
+            return [Panel(picture, "prior, on the query", bar=("0", "1"))]
         title = prefix + ("mean attention" if self.shot == "mean" else "what it attends to")
         title += f", at T = {self.temperature:.3g}" if self._tempered() else ""
-        heat, peak = self.heat(place), self.map not in BANDS
-        return self.panels.heat(heat, self._numbers(), title, strength=self.strength, peak=peak)
+        shown = self._shown([*zip(attended.shots, episode.support, episode.mask, strict=True)])
+        grid, top = (heat.shape[1], heat.shape[2]), float(heat.max())
+        framed = self.map not in BANDS and _alike(heat) == 1
+        panels = []
+        for (number, support, mask), shares in zip(shown, heat.expand(len(shown), -1, -1), strict=True):
+            picture = heated(support, mask, attended.enlarged(shares), top=top, alpha=self.strength)
+            largest = divmod(int(shares.argmax()), grid[1])
+            marks = [Mark(*attended.cell(*largest, grid))] if framed and float(shares.max()) == top else []
+            head = f"support {number}: {title}" if len(attended.shots) > 1 else title
+            panels.append(Panel(picture, head, bar=("0", f"{percent(top)} a place"), marks=marks))
+        return panels
 
     def _tempered(self) -> bool:
         return self.temperature != 1 and self.map not in self.attended.returned
-
-    def _supports(self) -> list[Panel]:
-        return self._shown(self.panels.supports)
 
     def _shown(self, by_shot: Any) -> Any:
         """Of all shots, those that are chosen."""
         return by_shot if self.shot in ("each", "mean") else by_shot[int(self.shot) - 1 :][:1]
 
-    def _numbers(self) -> list[str]:
-        return self._shown(shot_numbers(self.attended))
 
-
-def shot_numbers(attended: Attended) -> list[str]:
-    """The numbers of an episode's support pictures, from 1 on, as ``choose`` takes them."""
-    return [str(n) for n in range(1, len(attended.episode.support) + 1)]
+def _alike(heat: Tensor) -> int:
+    """How many places get as much as the one that gets most."""
+    return int((heat >= ALIKE * heat.max()).sum())

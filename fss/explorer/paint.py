@@ -3,7 +3,9 @@
 A widget's script sends strokes and shows the PNG that comes back; all rules are here.
 """
 
+import io
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -12,16 +14,31 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fss.data.folder import SUFFIXES, save_mask, save_pair
-from fss.data.pictures import IGNORE, Source, read_mask, read_rgb, resize_labels
+from fss.data.folder import SUFFIXES, save_pair, save_picture
+from fss.data.pictures import IGNORE, read_mask, read_rgb, resize_labels
 from fss.errors import InputError, nearest
-from fss.explorer.sheet import png
-from fss.viz import HIT, outline
+from fss.explorer.panels import png
+from fss.viz import HIT, Picture, outline, tinted
 
 TOOLS = ("brush", "eraser", "box", "polygon")
 LARGEST = 1024  # pixels of the longer side that is painted on and saved; larger pictures are shrunk
 SMALLEST = 16  # of the shorter side: less holds no object to point at
 TINT = 0.45
+UNDOS = 100  # steps that can be taken back
+
+
+class Upload(io.BytesIO):
+    """The content of a picture file that has no path; messages call it by its name."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        super().__init__(content)
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Source = Path | Upload
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,7 @@ class Canvas:
         original: (H, W) of the picture as it came.
         mask: uint8 [h,w], 1 = object.
         home: the picture's file, where it was read from a folder or saved to one.
+        kept: the mask that lies beside that file, if one does.
 
     Raises:
         InputError: a picture too small to hold an object.
@@ -77,22 +95,12 @@ class Canvas:
         self.name, self.original = name, (height, width)
         scale = min(1.0, LARGEST / max(height, width))
         shape = (max(1, round(width * scale)), max(1, round(height * scale)))
-        self.image = image
-        if scale < 1:
-            self.image = np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR, reducing_gap=3))
+        shrunk = Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR, reducing_gap=3)
+        self.image = np.asarray(shrunk) if scale < 1 else image
         self.mask: np.ndarray = np.zeros(self.image.shape[:2], np.uint8)
-        self._steps: list[Stroke | np.ndarray] = []
+        self._before: deque[np.ndarray] = deque(maxlen=UNDOS)  # the masks that it was, the last one last
         self.home: Path | None = None
-        self._kept: np.ndarray | None = None  # the mask that lies beside the picture's file
-
-    def settle(self, home: Path) -> None:
-        """Note that the picture lies in that file, and the mask as it is now beside it."""
-        self.home, self._kept = home, self.mask
-
-    @property
-    def changed(self) -> bool:
-        """Whether the mask is another one than beside the picture's file."""
-        return self._kept is None or not np.array_equal(self.mask, self._kept)
+        self.kept: np.ndarray | None = None
 
     @classmethod
     def read(cls, source: Source) -> "Canvas":
@@ -105,10 +113,10 @@ class Canvas:
         Raises:
             InputError: all of it lies outside the picture.
         """
-        drawn = _draw(np.zeros_like(self.mask), stroke, 1)
+        drawn = _drawn(stroke, self.mask.shape)
         if not drawn.any():
             raise InputError("that lies outside the picture; nothing was painted")
-        self._take(stroke)
+        self._take(self.mask * (1 - drawn) if stroke.tool == "eraser" else self.mask | drawn)
 
     def load(self, source: Source) -> None:
         """Take a mask file (see ``read_mask``) of the picture's own size in place of what is there.
@@ -136,21 +144,18 @@ class Canvas:
         self._take(resize_labels((labels == 1).astype(np.uint8), height, width))
 
     def undo(self) -> None:
-        """Take the last step back; raises `InputError` where there is none."""
-        if not self._steps:
+        """Take the last step back, of up to 100; raises `InputError` where no step was taken."""
+        if not self._before:
             raise InputError("there is nothing to undo")
-        self._steps.pop()
-        self.mask = np.zeros_like(self.mask)
-        for step in self._steps:
-            self.mask = _apply(self.mask, step)
+        self.mask = self._before.pop()
 
     def clear(self) -> None:
         """Wipe the mask; this can be undone."""
         self._take(np.zeros_like(self.mask))
 
-    def _take(self, step: Stroke | np.ndarray) -> None:
-        self._steps.append(step)
-        self.mask = _apply(self.mask, step)
+    def _take(self, mask: np.ndarray) -> None:
+        self._before.append(self.mask)
+        self.mask = mask
 
     def check(self) -> None:
         """Raise `InputError` for a mask that says nothing: an empty or a full one."""
@@ -165,37 +170,26 @@ class Canvas:
         """Draw the picture with the mask as a blue tint within a yellow line: PNG."""
         return png(self.shown())
 
-    def shown(self) -> np.ndarray:
+    def shown(self) -> Picture:
         """What ``render`` encodes, uint8 [h,w,3]."""
-        blue = np.array([int(HIT[n : n + 2], 16) for n in (1, 3, 5)])
-        tinted = self.image.copy()
-        inside = self.mask == 1
-        tinted[inside] = (TINT * blue + (1 - TINT) * tinted[inside]).astype(np.uint8)
-        return outline(tinted, self.mask)
+        return outline(tinted(self.image, self.mask == 1, HIT, TINT), self.mask)
 
 
-def _apply(mask: np.ndarray, step: Stroke | np.ndarray) -> np.ndarray:
-    if isinstance(step, Stroke):
-        return _draw(mask, step, 0 if step.tool == "eraser" else 1)
-    return step.copy()
-
-
-def _draw(mask: np.ndarray, stroke: Stroke, label: int) -> np.ndarray:
-    page = Image.fromarray(mask)
+def _drawn(stroke: Stroke, shape: tuple[int, ...]) -> np.ndarray:
+    """Where a stroke goes: uint8 [h,w], 1 there."""
+    page = Image.fromarray(np.zeros(shape, np.uint8))
     draw = ImageDraw.Draw(page)
     points = [(x, y) for y, x in stroke.points]
     if stroke.tool == "box":
-        (left, top), (right, bottom) = (
-            tuple(ends(axis) for axis in zip(points[0], points[-1], strict=True)) for ends in (min, max)
-        )
-        draw.rectangle((left, top, right, bottom), fill=label)
+        (left, top), (right, bottom) = np.sort([points[0], points[-1]], axis=0)
+        draw.rectangle((left, top, right, bottom), fill=1)
     elif stroke.tool == "polygon":
-        draw.polygon(points, fill=label)
+        draw.polygon(points, fill=1)
     else:
-        draw.line(points, fill=label, width=max(1, round(2 * stroke.radius)))
+        draw.line(points, fill=1, width=max(1, round(2 * stroke.radius)))
+        r = stroke.radius
         for x, y in points:  # round ends and joints
-            r = stroke.radius
-            draw.ellipse((x - r, y - r, x + r, y + r), fill=label)
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=1)
     return np.array(page)
 
 
@@ -213,10 +207,10 @@ def canvases_in(folder: Path) -> list[Canvas]:
     canvases = []
     for path in found:
         canvas = Canvas.read(path)
+        canvas.home = path
         if path.with_suffix(".png").is_file():
             canvas.load(path.with_suffix(".png"))
-            canvas.settle(path)
-        canvas.home = path
+            canvas.kept = canvas.mask
         canvases.append(canvas)
     return canvases
 
@@ -250,8 +244,8 @@ def save_canvases(root: Path, class_name: str, canvases: Sequence[Canvas]) -> li
         if home is None or home.parent.resolve() != folder.resolve() or not home.is_file():
             home = folder / f"{next(numbers)}.jpg"
             save_pair(home.with_suffix(""), canvas.image, canvas.mask)
-        elif canvas.changed:
-            save_mask(home.with_suffix(".png"), resize_labels(canvas.mask, *canvas.original))
-        canvas.settle(home)
+        elif canvas.mask is not canvas.kept:
+            save_picture(home.with_suffix(".png"), resize_labels(canvas.mask, *canvas.original))
+        canvas.home, canvas.kept = home, canvas.mask
         saved.append(home)
     return saved

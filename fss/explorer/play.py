@@ -6,7 +6,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from fss.errors import InputError
-from fss.explorer.parts import Box, Picture, dropdown, labelled, row, slider
+from fss.explorer.controls import Box, Picture, dropdown, labelled, row, slider
 
 
 class Play(Box):
@@ -52,7 +52,7 @@ def play(draw: Callable[..., bytes], *, title: str = "the picture that the contr
             one of them also says where it starts and what it is called. A widget with a value is taken as it is.
 
     Raises:
-        InputError: a control is none of these, or has nothing to choose from.
+        InputError: a control is not one of these, or has nothing to choose from.
 
     >>> box = play(lambda n, bold: b"", n=range(3), bold=False)
     >>> [control.value for control in box.controls.values()]

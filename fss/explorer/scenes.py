@@ -1,7 +1,7 @@
 """Single episodes to explore: drawn with knobs, with another support, or of one's own pictures.
 
 An episode is an ``EpisodeBatch`` without its batch axis; where the truth is not known, its target
-is 255 all over.
+is 255 all over (see ``is_known``).
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def drawn(
         size: of the pictures, in pixels.
 
     Raises:
-        InputError: no such class or support, or no distractor that has a class of its own.
+        InputError: no such class or support, or no distractor of another class.
     """
     world = world or World()
     if support not in SUPPORTS:
@@ -67,6 +67,11 @@ def drawn(
     return swap(episode, support) if support in (EMPTY, ITSELF) else episode
 
 
+def is_known(episode: EpisodeBatch) -> bool:
+    """Whether the truth of the query is known anywhere."""
+    return not bool((episode.target == IGNORE).all())
+
+
 def swap(episode: EpisodeBatch, support: str, other: EpisodeBatch | None = None) -> EpisodeBatch:
     """Show the network another support than the episode's own.
 
@@ -84,7 +89,7 @@ def swap(episode: EpisodeBatch, support: str, other: EpisodeBatch | None = None)
     if support == EMPTY:
         return episode._replace(mask=torch.zeros_like(episode.mask))
     if support == ITSELF:
-        if bool((episode.target == IGNORE).all()):
+        if not is_known(episode):
             raise InputError("the query's own mask is not known; paint it to ask the query itself")
         return episode._replace(support=episode.query[None], mask=episode.target[None])
     if support == OTHER and other is not None:

@@ -1,6 +1,6 @@
 """Make the runs of a campaign: resumable, each result written whole or not at all.
 
-The parent only starts processes and shows how far they are; each run is a process of its own, which
+The parent only starts processes and shows how far they are; each run is a separate process, which
 trains, measures and writes its result. Whatever is interrupted goes on when asked again.
 """
 
@@ -12,33 +12,33 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from fss.checkpoint import read_checkpoint
+from fss.checkpoint import load, read_checkpoint
 from fss.config import Scoring
 from fss.data.dataset import Dataset
 from fss.engine import check_device, start
-from fss.episodes import EpisodeList, check_shots
+from fss.episodes import check_shots
 from fss.errors import InputError, Stopped
-from fss.evaluate import features_of, figures, network, reference, tally_episodes
+from fss.evaluate import evaluate, reference
 from fss.features import CachedFeatures
-from fss.files import held, write_atomically
-from fss.lab.campaign import Campaign, Run
+from fss.files import expanded, held, write_atomically
+from fss.lab.campaign import Campaign
+from fss.lab.declaration import Run
+from fss.lab.machine import describe
 from fss.leak import leaked
-from fss.machine import describe
 from fss.model import DANet
 from fss.run import LAST, LOG, read_log
 from fss.train import step_count, train
 
 CHILD = "FSS_RUN_OF_A_CAMPAIGN"  # set for the processes of a campaign
-ERROR = "fss: error: "  # begins the line that tells a user what to mend
+ERROR = "fss: error: "  # begins the line that says what a user has to correct
 PATIENCE = 60.0  # seconds that a process has for its last checkpoint
 
 
@@ -63,66 +63,61 @@ def make_run(
     """
     out = runs / run.name
     machine = describe()  # now: the code on disk may have changed when the training ends
-    if run.reference:
-        model = DANet(run.config).to(start(device).device)
-    else:
+    if run.trained:
         model = train(
             run.config,
             run.schedule,
             run.open_spec(),
             out,
-            fold=run.fold,
+            fold=run.train_fold,
             device=device,
             resume=True,
             workers=workers,
             progress=progress,
             options=run.options,
         )
-    began = time.perf_counter()
-    predict = reference(run.arm, model) if run.reference else network(model)
-    dataset = run.open("test")
-    source = features_of(model, dataset, cache=run.schedule.cache, workers=workers, progress=progress)
-    record: dict[str, Any] = {"settings": run.settings(), "machine": machine}
-    measured, by_list, tallies = {}, {}, {}
-    lists: dict[int | str, str] = {}
-    for k in run.shots:
-        drawn = _lists(run, dataset, k)
-        episodes = EpisodeList(tuple(chain.from_iterable(drawn)))
-        tally = tally_episodes(predict, source, dataset, episodes.episodes, scoring=run.scoring, progress=progress)
-        measured[k], tallies[k] = figures(tally, dataset.classes), tally.to_json()
-        lists[k] = episodes.sha256
-        by_list[k] = [
-            {"list_seed": seed, "episodes_sha256": each.sha256, "miou": part.miou(), "fb_iou": part.fb_iou()}
-            for seed, (each, part) in enumerate(zip(drawn, tally.parts(run.lists), strict=True), run.list_seed)
-        ]
-    also = {}
-    for name, other in run.also.items():
-        dataset = run.open("test", other)
-        (episodes,) = _lists(replace(run, lists=1), dataset, 1)
-        source = features_of(model, dataset, cache=run.schedule.cache, workers=workers, progress=progress)
-        tally = tally_episodes(predict, source, dataset, episodes.episodes, progress=progress)
-        also[name], lists[name] = tally.to_json(), episodes.sha256
+    else:
+        model = load(run.checkpoint) if run.checkpoint else DANet(run.config)
+        model = model.to(start(device).device)
+    predict = reference(run.arm, model) if run.reference else None
+    rows = []
+    for on, shots in [*((None, k) for k in run.shots), *((name, 1) for name in run.also)]:
+        spec = run.spec if on is None else run.also[on]
+        dataset = run.open("test", None if on is None else spec)
+        row = evaluate(
+            model,
+            dataset,
+            run.episodes_of(dataset, shots, run.lists if on is None else 1),
+            predict=predict,
+            scoring=run.scoring if on is None else Scoring(),
+            # Of one data set's own splits, its lists decide; the row names what they share.
+            allow_leak=run.allow_leak or (on is None and run.trained and run.train_fold == run.fold),
+            cache=run.schedule.cache,
+            workers=workers,
+            progress=progress,
+        )
+        rows.append({"name": run.arm, "on": on, **_without_paths(run, spec, row)})
     if int(os.environ.get("RANK", 0)) > 0:  # of several processes of a launcher, the first writes
         return
-    record |= {"figures": measured, "by_list": by_list, "episodes_sha256": lists}
-    seconds = {"measure": round(time.perf_counter() - began, 1)}
-    if not run.reference:
-        kept = {key: model.trained[key] for key in ("step", "best")}
-        record |= {"kept": kept, "log": read_log(out / LOG)}
-        seconds["train"] = read_checkpoint(out / LAST)[0]["trained"]["seconds"]  # of all sittings
-    record |= {"tallies": tallies} | ({"also": also} if also else {})
-    record["seconds"] = seconds
+    record = {"settings": run.settings(), "machine": machine, "rows": rows}
+    if run.trained:
+        seconds = read_checkpoint(out / LAST)[0]["trained"]["seconds"]  # of all sittings
+        record |= {"log": read_log(out / LOG), "seconds": seconds}
     path = campaign.path(run)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(v)}" for key, v in record.items())
     write_atomically(path, f"{{\n{lines}\n}}\n".encode())
 
 
-def _lists(run: Run, dataset: Dataset, shots: int) -> list[EpisodeList]:
-    return [
-        EpisodeList.sample(dataset, shots=shots, episodes=run.episodes, seed=run.list_seed + n)
-        for n in range(run.lists)
-    ]
+def _without_paths(run: Run, spec: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Put the declared specs where a measurement names the data, so that no private path enters a result."""
+    _, _, declared = spec.partition(":")
+    _, _, path = run.open_spec(spec).partition(":")
+    notes = row["notes"]
+    if path != declared:
+        notes = [note.replace(str(expanded(path)), declared).replace(path, declared) for note in notes]
+    trained = row["trained"] | ({"data": run.spec} if run.trained else {})
+    return {**row, "data": spec, "notes": notes, "trained": trained}
 
 
 def ablate(
@@ -133,6 +128,7 @@ def ablate(
     device: str = "cpu",
     workers: int = 0,
     launch: Sequence[str] = (),
+    modules: Sequence[str] = (),
     names: Collection[str] | None = None,
     progress: bool = True,
 ) -> None:
@@ -146,6 +142,7 @@ def ablate(
         workers: processes that read pictures, of each run.
         launch: words of a command that starts a Python module in one or several processes, as
             ``torchrun --nproc_per_node 2`` does; default: this Python.
+        modules: to import in each run's process, for what they register.
         names: of the runs to make; default: all.
         progress: show a bar of all steps with the time left.
 
@@ -159,22 +156,9 @@ def ablate(
     def command(run: Run, slot: int) -> list[str]:
         """What makes a run; of those at a time, each has a slot from 0 on."""
         own = f"{device}:{slot}" if device == "cuda" and jobs > 1 and not launch else device
-        return [
-            *(launch or [sys.executable]),
-            "-m",
-            "fss",
-            "ablate",
-            str(folder),
-            "--only",
-            run.name,
-            "--runs",
-            str(runs),
-            "--device",
-            own,
-            "--workers",
-            str(workers),
-            "--quiet",
-        ]
+        words = [*(launch or [sys.executable]), "-m", "fss", "ablate", str(folder), "--only", run.name]
+        words += ["--runs", str(runs), "--device", own, "--workers", str(workers), "--quiet"]
+        return words + [word for module in modules for word in ("--import", module)]
 
     with held(folder):
         done = campaign.results()
@@ -200,14 +184,10 @@ def obey_parent() -> None:
 
 
 class Needed(NamedTuple):
-    """Pictures that some runs read, and whether they also read the mirror image of each.
-
-    ``spec`` is that of other data that the runs are measured on, None for their own.
-    """
+    """Pictures that runs read; ``spec`` is that of other data that they are measured on, None for their own."""
 
     run: Run
     split: str
-    mirrors: bool
     spec: str | None
 
     def open(self) -> Dataset:
@@ -220,38 +200,39 @@ def needed(runs: Iterable[Run]) -> list[Needed]:
     found: dict[tuple[Any, ...], Needed] = {}
     for run in runs:
         masked = run.config.prior == "masked_input"
-        own = ("test",) if run.reference else ("train", "val", "test")
+        own = ("train", "val", "test") if run.trained else ("test",)
         other = [("test", spec) for spec in run.also.values()]
         for split, spec in [*((split, None) for split in own), *other]:
-            mirrors = split == "train" and run.schedule.augment == "flip"
             key = (
                 run.spec,
                 spec,
                 split,
-                run.fold,
+                run.fold if split == "test" else run.train_fold,
+                run.options,
+                run.scoring,
                 run.schedule.size,
                 run.config.backbone,
                 masked,
-                mirrors,
                 run.schedule.cache,
             )
-            found.setdefault(key, Needed(run, split, mirrors, spec))
+            found.setdefault(key, Needed(run, split, spec))
     return list(found.values())
 
 
 def _check_and_warm(left: Sequence[Run], device: str, workers: int, progress: bool) -> None:
     """Open all data before the first run starts, and extract the features that runs share."""
-    for run in {run.data: run for run in left if not run.reference}.values():
-        for spec in run.also.values():
+    for run in {(run.data, run.train_fold): run for run in left if run.trained and not run.allow_leak}.values():
+        foreign = [None] if run.train_fold != run.fold else []
+        for spec in [*foreign, *run.also.values()]:
             leak = leaked({"classes": run.open("train").classes}, run.open("test", spec))
             if leak:
                 raise InputError(
-                    f"{run.data}, also {spec}: a leak, {', '.join(leak[:5])} being among the "
-                    "training classes; take other data"
+                    f"{run.data}, {f'also {spec}' if spec else f'fold {run.fold}'}: a leak, {', '.join(leak[:5])} "
+                    f"being among the training classes; take other data, or set allow_leak = true for {run.arm}"
                 )
     backbones = set()
     for pictures in needed(left):
-        run, split, mirrors, other = pictures
+        run, split, other = pictures
         dataset = pictures.open()
         if other is not None:
             check_shots(dataset, 1)
@@ -262,7 +243,7 @@ def _check_and_warm(left: Sequence[Run], device: str, workers: int, progress: bo
                 dataset.reader.own_mask(first, dataset.images[first][0])
         if run.schedule.cache:
             model = DANet(run.config).to(device)
-            CachedFeatures(model, dataset, mirrors=mirrors, workers=workers, progress=progress)
+            CachedFeatures(model, dataset, workers=workers, progress=progress)
         elif run.config.backbone not in backbones:  # whether its weights are there
             backbones.add(run.config.backbone)
             DANet(run.config)
@@ -276,35 +257,29 @@ def _make_all(
     command: Callable[[Run, int], list[str]],
     progress: bool,
 ) -> None:
-    waiting, slots = list(left), list(range(jobs))
     steps = {run.name: steps_of(run) for run in campaign.runs}
-    finished = sum(steps.values()) - sum(steps[run.name] for run in left)
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    taken: dict[str, int] = {}
-    total = sum(steps.values())
+    total, waiting = sum(steps.values()), list(left)
+    finished = total - sum(steps[run.name] for run in left)
+    running: dict[int, tuple[Run, subprocess.Popen[bytes]]] = {}  # by slot
     bar = tqdm(
         total=total, initial=finished, desc=campaign.folder.name, unit="step", disable=not progress, dynamic_ncols=True
     )
     with bar, tempfile.TemporaryDirectory() as said, _ended_together(running):
         while waiting or running:
-            while waiting and len(running) < jobs:
-                run = waiting.pop(0)
-                taken[run.name] = slots.pop(0)
-                running[run.name] = _start(command(run, taken[run.name]), Path(said) / str(taken[run.name]))
-            for name, process in list(running.items()):
-                if process.poll() is not None:
-                    del running[name]
-                    slot = taken.pop(name)
-                    slots.append(slot)
-                    finished += steps[name]
+            for slot in range(jobs):
+                if slot in running and running[slot][1].poll() is not None:
+                    run, process = running.pop(slot)
                     if process.returncode:
-                        reason = _reason(process.returncode, Path(said) / str(slot))
-                        raise InputError(f"{name}: {reason}")
+                        raise InputError(f"{run.name}: {_reason(process.returncode, Path(said) / str(slot))}")
+                    finished += steps[run.name]
                     if progress:
-                        bar.write(f"{name}: done")
-            now = finished + sum(logged(runs / name) for name in running)
-            bar.set_postfix_str(f"{', '.join(running)}", refresh=False)
-            bar.update(now - bar.n)
+                        bar.write(f"{run.name}: done")
+                if waiting and slot not in running:
+                    run = waiting.pop(0)
+                    running[slot] = run, _start(command(run, slot), Path(said) / str(slot))
+            names = [run.name for run, _ in running.values()]
+            bar.set_postfix_str(", ".join(names), refresh=False)
+            bar.update(finished + sum(logged(runs / name) for name in names) - bar.n)
             time.sleep(0.2)
 
 
@@ -331,14 +306,14 @@ def _reason(code: int, said: Path) -> str:
 
 
 @contextmanager
-def _ended_together(running: dict[str, subprocess.Popen[bytes]]) -> Iterator[None]:
+def _ended_together(running: Mapping[int, tuple[Run, subprocess.Popen[bytes]]]) -> Iterator[None]:
     """Whatever ends the campaign ends its processes, each with a checkpoint."""
     try:
         yield
     except BaseException as error:
-        for process in running.values():
+        for _, process in running.values():
             process.terminate()
-        for process in running.values():
+        for _, process in running.values():
             try:
                 process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
@@ -351,13 +326,13 @@ def _ended_together(running: dict[str, subprocess.Popen[bytes]]) -> Iterator[Non
 
 def steps_of(run: Run) -> int:
     """Return the optimiser steps of a run, for which its data may have to be opened."""
-    if run.reference:
+    if not run.trained:
         return 0
     return run.schedule.steps or step_count(run.schedule, run.open("train"))
 
 
 def logged(out: Path) -> int:
-    """Return the last step that a run's log tells of; 0 where there is none."""
+    """Return the last step in a run's log; 0 without a log."""
     try:
         return int(read_log(out / LOG)[-1]["step"])
     except (OSError, IndexError, InputError):

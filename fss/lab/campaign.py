@@ -1,12 +1,15 @@
 """A campaign: arms x seeds x data from one small declared table, and what its runs measured.
 
 ``FOLDER/campaign.toml`` declares it, and each run leaves ``FOLDER/<data>/<arm>-<seed>.json`` beside
-it. Everything about a run follows from the declaration; ``fss.lab.ablate`` makes the runs.
+it. Everything about a run follows from the declaration; ``fss.lab.ablate`` makes the runs. Every
+table that the kit measures is one: arms that it trains, weights that exist, or references.
+
+A result holds ``settings``, ``machine`` and ``rows``, one for each measurement: what ``fss eval
+--json`` writes, with the arm's ``name`` and ``on``, the name of the other data that it was measured
+on, or null. A training leaves its ``log`` and its ``seconds``.
 """
 
 import json
-import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,126 +17,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Self
 
-from fss.config import (
-    DANetConfig,
-    DataConfig,
-    Scoring,
-    TrainConfig,
-    arm,
-    preset,
-    with_settings,
-)
-from fss.data import open_dataset
-from fss.data.dataset import Dataset
-from fss.errors import InputError, nearest
-from fss.evaluate import REFERENCES
-from fss.metrics import EpisodeTally, paired_interval
+from fss.config import DANetConfig, DataConfig, Scoring, TrainConfig
+from fss.errors import InputError
+from fss.lab.declaration import Run, runs_of
+from fss.metrics import COLUMNS, EpisodeTally, paired_interval
 
 DECLARATION = "campaign.toml"
-NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")  # of a file or folder, on every system
-KEYS: dict[str, dict[str, Any]] = {
-    "campaign": {
-        "preset": "quick",
-        "baseline": "base",
-        "fold": 0,
-        "shots": [1, 5],
-        "episodes": 1000,
-        "list_seed": 0,
-        "lists": 1,
-        "options": {},
-        "scoring": {},
-        "references": [],
-        "set": [],
-        "data": {},
-        "arms": {},
-    },
-    "data": {"spec": "", "fold": 0, "set": [], "also": {}},
-    "arm": {"arm": "", "set": [], "seeds": 1, "data": []},
-}
-"""What may stand in each table, with the defaults; a value has its default's type. A data set's
-fold is the campaign's where it has none of its own; ``options`` are those of ``DataConfig``."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training and its measurement, or one reference, which is not trained.
-
-    Attributes:
-        data: name of the data.
-        arm: name of the arm or the reference.
-        seed: of the training; 0 for a reference.
-        spec: the data set's spec as declared; ``$NAME`` in it is an environment variable, so that
-            no private path enters a result.
-        config: the network.
-        schedule: the training; its seed is ``seed``.
-        fold, shots, episodes, list_seed: how it is measured.
-        lists: episode lists, of the seeds from ``list_seed`` on.
-        options: which pictures and classes of the data.
-        scoring: what predictions are compared with.
-        also: name -> spec of other data whose test classes it is measured on with one shot.
-    """
-
-    data: str
-    arm: str
-    seed: int
-    spec: str
-    config: DANetConfig
-    schedule: TrainConfig
-    fold: int
-    shots: tuple[int, ...]
-    episodes: int
-    list_seed: int
-    lists: int
-    options: DataConfig
-    scoring: Scoring
-    also: Mapping[str, str]
-
-    @property
-    def name(self) -> str:
-        """``<data>/<arm>-<seed>``: the run's place below the campaign's folder."""
-        return f"{self.data}/{self.arm}-{self.seed}"
-
-    @property
-    def reference(self) -> bool:
-        """Whether nothing is trained."""
-        return self.arm in REFERENCES
-
-    def settings(self) -> dict[str, Any]:
-        """Everything that the figures depend on besides the code, as JSON values."""
-        how = {
-            "data": self.spec,
-            "fold": self.fold,
-            "size": self.schedule.size,
-            "shots": list(self.shots),
-            "episodes": self.episodes,
-            "list_seed": self.list_seed,
-            "lists": self.lists,
-            "options": self.options.to_json(),
-            "scoring": self.scoring.to_json(),
-        }
-        if self.also:
-            how["also"] = dict(self.also)
-        if self.reference:
-            return {**how, "reference": self.arm, "backbone": self.config.backbone}
-        return {**how, "config": self.config.to_json(), "train": self.schedule.to_json()}
-
-    def open_spec(self, spec: str | None = None) -> str:
-        """Fill a spec's environment variables (default: the run's); InputError if one is unset."""
-        declared = spec or self.spec
-        spec = os.path.expandvars(declared)
-        if missing := re.search(r"\$\{?(\w+)", spec):
-            raise InputError(f"{self.data}: {declared} needs {missing[1]}; set it: {missing[1]}=path/to/pictures")
-        return spec
-
-    def open(self, split: str, spec: str | None = None) -> Dataset:
-        """Open a split of the data, or of other data, which the options do not concern."""
-        return open_dataset(
-            self.open_spec(spec),
-            split=split,
-            fold=self.fold,
-            size=self.schedule.size,
-            options=self.options if spec is None else DataConfig(),
-        )
 
 
 @dataclass(frozen=True)
@@ -144,7 +33,7 @@ class Result:
         run: what it is a run of.
         tallies: shots -> the integers of every episode, list after list.
         also: name of other data -> the integers of every episode there, with one shot.
-        record: the whole file.
+        record: the whole file, with ``figures``, the rows of the own data by the shots.
     """
 
     run: Run
@@ -187,14 +76,10 @@ class Campaign:
         """
         path = folder / DECLARATION
         try:
-            campaign = _checked("campaign", "", declared)
-            runs = tuple(_runs(campaign))
-            if campaign["baseline"] not in campaign["arms"]:
-                hint = nearest(campaign["baseline"], campaign["arms"])
-                raise InputError(f"baseline = {campaign['baseline']!r}: no such arm; {hint}")
-            return cls(folder, runs, campaign["baseline"])
+            campaign, runs = runs_of(declared)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+        return cls(folder, runs, campaign["baseline"])
 
     def path(self, run: Run) -> Path:
         """Return the file that holds the run's result."""
@@ -217,10 +102,11 @@ class Campaign:
                 f"{self.folder / first}.json: no run of {DECLARATION} has this name; "
                 "remove the file, or declare its arm and seed"
             )
-        lists: dict[tuple[str, int], tuple[str, str]] = {}
+        lists: dict[tuple[Any, ...], tuple[str, str]] = {}
         for name, result in found.items():
-            for shots, sha256 in result.record["episodes_sha256"].items():
-                first, other = lists.setdefault((result.run.data, shots), (name, sha256))
+            for row in result.record["rows"]:
+                sha256 = row.get("episodes_sha256")
+                first, other = lists.setdefault((result.run.data, row["on"], row["shots"]), (name, sha256))
                 if other != sha256:
                     raise InputError(
                         f"{self.path(result.run)}: measured on other episodes than "
@@ -233,9 +119,14 @@ class Campaign:
         try:
             record = json.loads(path.read_bytes())
             declared, made = run.settings(), _completed(record["settings"])
-            tallies = {int(k): EpisodeTally.from_json(t) for k, t in record["tallies"].items()}
-            also = {name: EpisodeTally.from_json(t) for name, t in record.get("also", {}).items()}
-            record["episodes_sha256"].items()
+            record["rows"] = record.get("rows") or _older_rows(record)
+            tallies, also, record["figures"] = {}, {}, {}
+            for row in record["rows"]:
+                tally = EpisodeTally.from_json({name: row["counts"][name] for name in COLUMNS})
+                if row["on"] is None:
+                    tallies[row["shots"]], record["figures"][str(row["shots"])] = tally, row
+                else:
+                    also[row["on"]] = tally
         except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
             raise InputError(f"{path}: no result of a run ({error}); remove it") from error
         for name, value in _flat(declared).items():
@@ -293,88 +184,24 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """Return what a reader of the runs' figures should know of their data."""
+    """Return what a reader of the runs' scores should know of their data."""
     data = {run.data: run for run in runs}
     return list(
         dict.fromkeys(note for run in data.values() for split in ("train", "test") for note in run.open(split).notes)
     )
 
 
-def _runs(campaign: Mapping[str, Any]) -> list[Run]:
-    runs = []
-    for key in ("data", "arms", "shots"):
-        if not campaign[key]:
-            raise InputError(f"declares no {key}")
-    for key in ("data", "arms"):
-        for name in campaign[key]:
-            if not NAME.fullmatch(name):
-                raise InputError(f"{key}.{name}: use small letters, digits, '-', '_' and '.'")
-    for data, given in campaign["data"].items():
-        table = _checked("data", f"data.{data}", given)
-        for name, spec in table["also"].items():
-            if not NAME.fullmatch(name) or not isinstance(spec, str):
-                raise InputError(
-                    f"data.{data}.also.{name} = {spec!r}: give a name of small letters and digits, and a data set"
-                )
-        base = campaign["set"] + table["set"]
-        folded = table if "fold" in given else campaign
-        measured = dict(
-            data=data,
-            spec=table["spec"] or data,
-            fold=folded["fold"],
-            shots=tuple(campaign["shots"]),
-            episodes=campaign["episodes"],
-            list_seed=campaign["list_seed"],
-            lists=campaign["lists"],
-            options=DataConfig.from_json(campaign["options"]),
-            scoring=Scoring.from_json(campaign["scoring"]),
-            also=table["also"],
-        )
-        for name in campaign["references"]:
-            if name not in REFERENCES:
-                raise InputError(f"references: no {name!r}; {nearest(name, REFERENCES)}")
-            config, schedule = with_settings(arm("base"), preset(campaign["preset"]), base)
-            runs.append(Run(arm=name, seed=0, config=config, schedule=schedule, **measured))
-        for name, given_arm in campaign["arms"].items():
-            if name in REFERENCES:
-                raise InputError(f"arms.{name}: that is the name of a reference")
-            options = _checked("arm", f"arms.{name}", given_arm)
-            for wanted in options["data"]:
-                if wanted not in campaign["data"]:
-                    hint = nearest(wanted, campaign["data"])
-                    raise InputError(f"arms.{name}.data: no data {wanted!r}; {hint}")
-            if options["data"] and data not in options["data"]:
-                continue
-            if seed := next((s for s in base + options["set"] if s.startswith("seed=")), None):
-                raise InputError(f"set {seed}: give arms.{name} a number of seeds, which are 0, 1 and so on: seeds = N")
-            config, schedule = with_settings(
-                arm(options["arm"] or name), preset(campaign["preset"]), base + options["set"]
-            )
-            for seed in range(options["seeds"]):
-                seeded = schedule.override({"seed": seed})
-                runs.append(Run(arm=name, seed=seed, config=config, schedule=seeded, **measured))
-    return runs
-
-
-def _checked(kind: str, place: str, given: Any) -> dict[str, Any]:
-    """A table with its defaults; InputError for an unknown key or a value of another type."""
-    known = KEYS[kind]
-    if not isinstance(given, dict):
-        raise InputError(f"{place}: is a table of {', '.join(known)}")
-    for key, value in given.items():
-        name = f"{place}.{key}".lstrip(".")
-        if key not in known:
-            raise InputError(f"{name}: no such key; {nearest(key, known)}")
-        if type(value) is not type(known[key]):
-            raise InputError(f"{name} = {value!r}: give a {type(known[key]).__name__}")
-        parts = value if isinstance(value, list) else [value]
-        part_type = int if key == "shots" else str if isinstance(value, list) else type(value)
-        if not all(type(part) is part_type for part in parts):
-            raise InputError(f"{name} = {value!r}: give a list of {part_type.__name__}")
-        least = 0 if key in ("fold", "list_seed") else 1
-        if part_type is int and min(parts, default=least) < least:
-            raise InputError(f"{name} = {value!r}: use {least} or more")
-    return {**known, **given}
+def _older_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a result from before there were any, by shots and by the other data's name."""
+    lists = record["episodes_sha256"]
+    own = [
+        {**record["figures"][k], "on": None, "shots": int(k), "counts": counts, "episodes_sha256": lists[k]}
+        for k, counts in record["tallies"].items()
+    ]
+    return own + [
+        {"on": name, "shots": 1, "counts": counts, "episodes_sha256": lists[name]}
+        for name, counts in record.get("also", {}).items()
+    ]
 
 
 def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:

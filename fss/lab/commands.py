@@ -1,33 +1,74 @@
-"""The lab's commands: ``fss bench | ablate | reproduce``. Importing this module registers them."""
+"""The lab's commands: ``fss bench | ablate | reproduce | replay``. Importing this module registers them."""
 
 import os
 import shlex
 import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from fss.cli import COMMANDS, SHARING, Data, Device, Options, Quiet, Scored, Set, check_alone, processes
+from fss.cli import (
+    COMMANDS,
+    SHARING,
+    BackboneWeights,
+    Data,
+    Device,
+    Import,
+    Options,
+    Quiet,
+    Scored,
+    Set,
+    check_alone,
+    import_modules,
+    processes,
+)
 from fss.config import DataConfig, Scoring
 from fss.errors import InputError, nearest
 
 _help = tyro.conf.arg
-Jobs = Annotated[int, _help(help="runs at a time; -1 means one a core or a GPU, and one with a launcher")]
-Readers = Annotated[
-    int,
-    _help(help="processes that read pictures, of each run; -1 means none on a CPU, else up to 4"),
-]
-Runs = Annotated[Path, _help(help="folder for weights and logs", metavar="PATH")]
-Launch = Annotated[
-    str,
-    _help(help="what starts each run, as in 'torchrun --nproc_per_node 2'", metavar="COMMAND"),
-]
+
+
+@dataclass(frozen=True)
+class Making:
+    """How runs are made: the options that ablate and reproduce share."""
+
+    jobs: Annotated[int, _help(help="runs at a time; -1 means one a core or a GPU, and one with a launcher")] = -1
+    runs: Annotated[Path, _help(help="folder for weights and logs", metavar="PATH")] = Path("runs")
+    launch: Annotated[
+        str,
+        _help(help="what starts each run, as in 'torchrun --nproc_per_node 2'", metavar="COMMAND"),
+    ] = ""
+    device: Device = "cpu"
+    workers: Annotated[
+        int,
+        _help(help="processes that read pictures, of each run; -1 means none on a CPU, else up to 4"),
+    ] = -1
+    modules: Import = ()
+    quiet: Quiet = False
+
+    def how(self) -> dict[str, Any]:
+        """What making one run takes."""
+        workers = 0 if self.workers < 0 and self.device == "cpu" else processes(self.workers)
+        return {"device": self.device, "workers": workers, "progress": not self.quiet}
+
+    def make(self, folder: Path, weights: Path, names: Collection[str] | None = None) -> None:
+        """Make the runs of a campaign, or those of some names."""
+        from fss.lab.ablate import ablate
+
+        launch = words_of(self.launch)
+        jobs = jobs_of(self.jobs, self.device, self.launch)
+        ablate(folder, runs=weights, jobs=jobs, launch=launch, modules=self.modules, names=names, **self.how())
+
+
+Shared = Annotated[Making, _help(name="", help="how runs are made")]
 
 
 def bench(
     json: Annotated[  # noqa: A002
-        Path | None, _help(help="write all figures there", metavar="PATH")
+        Path | None, _help(help="write all measurements there", metavar="PATH")
     ] = None,
     only: Annotated[
         str | None,
@@ -57,32 +98,19 @@ def ablate(
         tyro.conf.Positional,
     ],
     only: Annotated[str | None, _help(help="make this run, in this process", metavar="DATA/ARM-SEED")] = None,
-    jobs: Jobs = -1,
-    runs: Runs = Path("runs"),
-    launch: Launch = "",
-    device: Device = "cpu",
-    workers: Readers = -1,
-    quiet: Quiet = False,
+    making: Shared = Making(),
 ) -> None:
     """Train and measure arms x seeds x data, as FOLDER/campaign.toml declares; resumable."""
-    from fss.lab.ablate import CHILD, make_run, obey_parent
-    from fss.lab.ablate import ablate as make
-    from fss.lab.campaign import Campaign
-
     if only is None:
         check_alone()
-    if CHILD not in os.environ:  # a campaign tells its processes its own folder
-        runs = runs / campaign.resolve().name
+    import_modules(making.modules)
+    from fss.lab.ablate import CHILD, make_run, obey_parent
+    from fss.lab.campaign import Campaign
+
+    # A campaign gives its processes its own folder.
+    weights = making.runs if CHILD in os.environ else making.runs / campaign.resolve().name
     if only is None:
-        make(
-            campaign,
-            runs=runs,
-            jobs=_jobs(jobs, device, launch),
-            device=device,
-            workers=_readers(workers, device),
-            launch=_words(launch),
-            progress=not quiet,
-        )
+        making.make(campaign, weights)
         return
     obey_parent()
     declared = Campaign.read(campaign)
@@ -92,14 +120,7 @@ def ablate(
     if only in declared.results():
         print(f"{declared.path(names[only])}: is there already; remove it to measure anew")
         return
-    make_run(
-        declared,
-        names[only],
-        runs,
-        device=device,
-        workers=_readers(workers, device),
-        progress=not quiet,
-    )
+    make_run(declared, names[only], weights, **making.how())
 
 
 def reproduce(
@@ -116,18 +137,13 @@ def reproduce(
     scoring: Scored = Scoring(at="label"),
     dry_run: Annotated[bool, _help(help="print the runs, what is done, and what the rest takes; make nothing")] = False,
     tflops: Annotated[float, _help(help="what the GPU really does in a second, for the hours of --dry-run")] = 6.0,
-    jobs: Jobs = -1,
-    runs: Runs = Path("runs"),
-    launch: Launch = "",
-    device: Device = "cpu",
-    workers: Readers = -1,
-    quiet: Quiet = False,
+    making: Shared = Making(),
 ) -> None:
-    """Make one of the paper's tables and set it beside the paper's figures; resumable."""
+    """Make one of the paper's tables and set it beside the paper's numbers; resumable."""
+    import_modules(making.modules)
     from fss.engine import check_device
     from fss.files import check_writable, write_atomically
-    from fss.lab.ablate import ablate as make
-    from fss.lab.paper import table_of
+    from fss.lab.paper_tables import table_of
     from fss.lab.plan import plan
     from fss.lab.reproduce import changed, choose, declare, write_declaration
 
@@ -136,29 +152,21 @@ def reproduce(
     whole, declared = declare(table, data, folder, preset=preset, settings=settings, options=options, scoring=scoring)
     campaign = choose(whole, table, preset, folds)
     names = [run.name for run in campaign.runs]
-    weights = runs / folder.resolve().name
+    weights = making.runs / folder.resolve().name
     check_writable(folder / f"{table}.md")
     done = whole.results()
     if dry_run:
         done = {name: done[name] for name in names if name in done}
         print(plan(campaign, done, weights, tflops), end="")
         return
-    check_device(device)
-    started = _words(launch)
+    check_device(making.device)
+    words_of(making.launch)  # before anything is written
     write_declaration(whole, declared)
-    make(
-        folder,
-        runs=weights,
-        jobs=_jobs(jobs, device, launch),
-        device=device,
-        workers=_readers(workers, device),
-        launch=started,
-        names=names,
-        progress=not quiet,
-    )
+    making.make(folder, weights, names)
     words = ["fss", "reproduce", table, "--data", data, "--preset", preset]
     words += ["--folds", *map(str, folds)] if folds else []
     words += ["--set", *settings] if settings else []
+    words += [word for module in making.modules for word in ("--import", module)]
     for chosen, usual in ((options, DataConfig()), (scoring, Scoring(at="label"))):
         for name, value in changed(chosen, usual).items():
             option = f"--{name.replace('_', '-')}"
@@ -168,11 +176,26 @@ def reproduce(
     print(text, end="")
 
 
-COMMANDS |= {"bench": bench, "ablate": ablate, "reproduce": reproduce}
+def replay(
+    failed: Annotated[Path, _help(help="a run's nonfinite.safetensors", metavar="PATH"), tyro.conf.Positional],
+    device: Device = "cpu",
+    backbone_weights: BackboneWeights = None,
+    modules: Import = (),
+) -> None:
+    """Repeat the training step that stopped a run because its loss was not finite."""
+    import_modules(modules)
+    from fss.lab.replay import replay as repeat
+
+    loss = repeat(failed, device=device, pretrained=backbone_weights or True)
+    print(f"{failed}: the loss is {loss:.6g} here, which is finite")
+
+
+COMMANDS |= {"bench": bench, "ablate": ablate, "reproduce": reproduce, "replay": replay}
 SHARING.add("ablate")  # one run of a campaign: --only
 
 
-def _jobs(count: int, device: str, launch: str) -> int:
+def jobs_of(count: int, device: str, launch: str) -> int:
+    """Return the runs at a time, where a negative count leaves them to the machine."""
     if count < 0 and launch:  # whose processes share out what there is
         return 1
     if count < 0 and device != "cpu":
@@ -182,15 +205,12 @@ def _jobs(count: int, device: str, launch: str) -> int:
     return processes(count) or 1
 
 
-def _readers(count: int, device: str) -> int:
-    return 0 if count < 0 and device == "cpu" else processes(count)
-
-
-def _words(command: str) -> list[str]:
+def words_of(launch: str) -> list[str]:
+    """Return the words of a launcher's command; InputError where it cannot be started."""
     try:
-        words = shlex.split(command)
+        words = shlex.split(launch)
     except ValueError as error:
-        raise InputError(f"--launch {command}: not a command ({error})") from error
+        raise InputError(f"--launch {launch}: not a command ({error})") from error
     if words and shutil.which(words[0]) is None:
-        raise InputError(f"--launch {command}: no program {words[0]!r} here; give its path")
+        raise InputError(f"--launch {launch}: no program {words[0]!r} here; give its path")
     return words

@@ -7,9 +7,10 @@ from pathlib import Path
 from fss.config import DANetConfig, TrainConfig
 from fss.errors import InputError
 from fss.lab.ablate import logged, needed, steps_of
-from fss.lab.campaign import Campaign, Result, Run, notes
+from fss.lab.campaign import Campaign, Result, notes
 from fss.lab.cost import Cost, count
-from fss.viz import results_table
+from fss.lab.declaration import Run
+from fss.lab.report import results_table
 
 
 def plan(campaign: Campaign, done: Mapping[str, Result], runs: Path, tflops: float) -> str:
@@ -51,7 +52,7 @@ def plan(campaign: Campaign, done: Mapping[str, Result], runs: Path, tflops: flo
     cached = 0
     for needs in needed(run for run in left if run.schedule.cache):
         run, images = needs.run, needs.open().images.values()
-        pictures = sum(map(len, images)) * (2 if needs.mirrors else 1)
+        pictures = sum(map(len, images))
         total += _hours(pictures * _cost(run).picture, tflops)
         cached += pictures * _cost(run).features
     first = campaign.runs[0]

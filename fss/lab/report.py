@@ -5,7 +5,7 @@ from typing import Any
 
 from fss.errors import InputError
 from fss.evaluate import REFERENCES
-from fss.lab.paper import gains
+from fss.lab.paper_tables import gains
 from fss.viz import FALSE_ALARM, HIT, NotebookFigure
 
 PAPER = gains()
@@ -93,3 +93,32 @@ def forest(rows: Rows, *, title: str | None = None, baseline: str = "base") -> N
     if title is not None:
         axis.set_title(title, loc="left", fontsize=11)
     return figure
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows as a Markdown table; columns in the order in which their keys first occur.
+
+    Keys that end in ``iou`` hold fractions and are written in per cent to one decimal, with
+    ``<key>_interval`` ([lo, hi], fractions) behind them in brackets. What a row lacks is a dash.
+    """
+    keys = [key for key in dict.fromkeys(k for row in rows for k in row) if "_interval" not in key]
+    titles = {"miou": "mIoU (%)", "fb_iou": "FB-IoU (%)", "mean_episode_iou": "episode IoU (%)"}
+    lines = [
+        [titles.get(key, key.replace("_", " ")) for key in keys],
+        [":---" if key == "name" else "---:" for key in keys],
+        *([_cell(row, key) for key in keys] for row in rows),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    if value is None:
+        return "–"
+    if not key.endswith("iou"):
+        return str(value).replace("|", r"\|")
+    shares = [value, *row.get(f"{key}_interval", ())]
+    if not all(0 <= share <= 1 for share in shares):
+        raise InputError(f"{key} of {row.get('name')!r} is {shares}, not fractions in 0..1")
+    first, *interval = (f"{100 * share:.1f}" for share in shares)
+    return f"{first} [{', '.join(interval)}]" if interval else first

@@ -1,7 +1,7 @@
 """The paper's tables as campaigns: which trainings each needs, and how they are measured.
 
-Tables 1 and 3 are of the same trainings, so that they share a declaration, and one that is made
-after the other into the same folder goes on from it.
+``pascal5i.toml`` and ``fss1000.toml`` beside this file declare them. Tables 1 and 3 are of the same
+trainings, so that one that is made after the other into the same folder goes on from it.
 """
 
 import json
@@ -9,66 +9,19 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fss.config import DataConfig, Scoring, arm, with_settings
 from fss.config import preset as named_preset
 from fss.errors import InputError, nearest
 from fss.files import check_writable, held, write_atomically
 from fss.lab.campaign import DECLARATION, Campaign
-from fss.lab.paper import FOLDS, TABLES
+from fss.lab.paper_tables import FOLDS, TABLES
 
 TITLES = {"pascal5i": "Pascal-5i", "fss1000": "FSS-1000"}
 BENCHMARKS = {"table1": "pascal5i", "table2": "fss1000", "table3": "pascal5i"}
-ARMS: Mapping[str, Mapping[str, tuple[str, str]]] = {
-    "pascal5i": {name: (name, "resnet50") for name in ("pfenet", "pca", "lda", "published")},
-    "fss1000": {
-        "published-vgg16": ("published", "vgg16_bn"),
-        "published-resnet50": ("published", "resnet50"),
-    },
-}
-"""The trainings of a benchmark: name -> arm and backbone."""
-SHOTS = (1, 5)
-
-
-class Preset(NamedTuple):
-    """How much of the paper's protocol is run; the schedule is the paper's, but for ``settings``.
-
-    Attributes:
-        folds: that are run where none are asked for.
-        lists: episode lists of each number of shots.
-        episodes: of each list.
-        settings: of network and schedule, NAME=VALUE.
-        full: whether the backbones are the paper's.
-    """
-
-    folds: tuple[int, ...]
-    lists: int
-    episodes: int
-    settings: tuple[str, ...]
-    full: bool
-
-
-PRESETS = {
-    "paper": Preset((0, 1, 2, 3), 5, 1000, ("channels=256",), full=True),
-    "smoke": Preset(
-        (0, 1),
-        1,
-        100,
-        (
-            "steps=100",
-            "val_every=50",
-            "val_episodes=20",
-            "size=128",
-            "channels=16",
-            "optimizer=adamw",
-            "lr=0.004",
-            "dropout=0.1",
-            "iou_weight=1",
-        ),
-        full=False,
-    ),
-}
+PRESETS = {"paper": (0, 1, 2, 3), "smoke": (0, 1)}
+"""How much of the paper's protocol is run, and the folds where none are asked for."""
 
 
 def declare(
@@ -104,7 +57,7 @@ def declare(
         if setting.startswith("seed="):
             raise InputError(f"--set {setting}: a table is of trainings with seed 0; leave it out")
     with_settings(arm("published"), named_preset("paper"), settings)  # bad ones are named here
-    benchmark, chosen = BENCHMARKS[table], PRESETS[preset]
+    benchmark = BENCHMARKS[table]
     kind = data.partition(":")[0]
     if kind not in (benchmark, "shapes"):
         raise InputError(
@@ -112,28 +65,21 @@ def declare(
         )
     if kind == "shapes":
         scoring = scoring.override({"at": "network"})
-    places = (
-        {f"fold-{fold}": {"spec": data, "fold": fold} for fold in range(len(FOLDS))}
-        if benchmark == "pascal5i"
-        else {kind: {"spec": data}}
-    )
-    arms = {
-        name: {"arm": own, "set": [*([f"backbone={net}"] if chosen.full else []), *settings]}
-        for name, (own, net) in ARMS[benchmark].items()
-    }
-    declared = {
-        "preset": "paper",
-        "baseline": next(iter(arms)),
-        "shots": list(SHOTS),
-        "episodes": chosen.episodes,
-        "lists": chosen.lists,
-        "set": list(chosen.settings),
-        "options": changed(options, DataConfig()),
-        "scoring": changed(scoring, Scoring()),
-        "data": places,
-        "arms": arms,
-    }
+    declared = _checked_in(benchmark)
+    if preset == "smoke":
+        declared |= _checked_in("smoke")
+    for place in declared["data"].values():
+        place["spec"] = data
+    for given in declared["arms"].values():
+        own = given["set"] if preset == "paper" else []  # the paper's backbone
+        given["set"] = [*own, *settings]
+    declared["options"] = changed(options, DataConfig())
+    declared["scoring"] = changed(scoring, Scoring())
     return Campaign.declared(out, declared), declared
+
+
+def _checked_in(name: str) -> dict[str, Any]:
+    return tomllib.loads((Path(__file__).parent / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def choose(campaign: Campaign, table: str, preset: str, folds: Sequence[int] = ()) -> Campaign:
@@ -154,7 +100,7 @@ def choose(campaign: Campaign, table: str, preset: str, folds: Sequence[int] = (
         if fold not in range(len(FOLDS)) or list(folds).count(fold) > 1:
             raise InputError(f"--folds {' '.join(map(str, folds))}: give each of 0..3 at most once")
     arms = {row.arm for row in TABLES[table]}
-    wanted = set(folds or PRESETS[preset].folds)
+    wanted = set(folds or PRESETS[preset])
     runs = tuple(run for run in campaign.runs if run.arm in arms and run.fold in wanted)
     return replace(campaign, runs=runs)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from fss.config import DataConfig
 from fss.data import open_dataset
 from fss.data.folder import FolderReader, open_folder
+from fss.data.opening import gathered
 from fss.errors import InputError
 
 SIZE = 32
@@ -38,8 +39,12 @@ def tree(root: Path, *names: str) -> Path:
     return root
 
 
+def opened(root: Path, split: str):
+    return open_dataset(f"folder:{root}", split=split, size=SIZE)
+
+
 def classes(root: Path, split: str) -> list[str]:
-    return list(open_folder(root, split, SIZE, spec=f"folder:{root}").classes)
+    return list(opened(root, split).classes)
 
 
 def splits(root: Path) -> tuple[list[str], ...]:
@@ -83,7 +88,7 @@ def test_both_names_of_the_layout_open(tmp_path):
 @pytest.mark.parametrize("suffix", [".jpeg", ".JPG", ".bmp", ".tif", ".tiff", ".webp"])
 def test_suffixes(tmp_path, suffix):
     add_class(tmp_path, "cup", ["1", "2.5"], suffix)
-    data = open_folder(tmp_path, "train", SIZE, spec="x")
+    data = opened(tmp_path, "train")
     assert data["cup"].names == (f"1{suffix}", f"2.5{suffix}")
     assert (data["cup"][1][1] == 1).any()
 
@@ -91,7 +96,7 @@ def test_suffixes(tmp_path, suffix):
 @pytest.mark.parametrize("name", ["abe's flyingfish", "naïve café", "猫", "ice cream (old)", "a.b"])
 def test_names_with_anything_in_them(tmp_path, name):
     add_class(tmp_path, name, ["one 1", "d'été"])
-    data = open_folder(tmp_path, "train", SIZE, spec="x")
+    data = opened(tmp_path, "train")
     assert data.classes == (name,) and len(data[name]) == 2
     for _, mask in data[name]:
         assert (mask == 1).any()
@@ -103,7 +108,7 @@ def test_names_with_anything_in_them(tmp_path, name):
 def test_accents_match_however_they_are_encoded(tmp_path, disk, listed):
     tree(tmp_path, unicodedata.normalize(disk, "café"), "dog")
     (tmp_path / "test.txt").write_text(unicodedata.normalize(listed, "café"), encoding="utf-8")
-    data = open_folder(tmp_path, "test", SIZE, spec="x")
+    data = opened(tmp_path, "test")
     (name,) = data.classes
     assert data[name][0][0].shape == (3, SIZE, SIZE)
     assert classes(tmp_path, "train") == ["dog"]
@@ -114,7 +119,7 @@ def test_order_is_by_number_then_by_text(tmp_path):
         add_class(tmp_path, name, ["10", "9", "2", "b", "a10", "a9"])
     (tmp_path / "train.txt").write_text("b\n10\na\n9\n")
     (tmp_path / "val.txt").write_text("")
-    data = open_folder(tmp_path, "train", SIZE, spec="x")
+    data = opened(tmp_path, "train")
     assert data.classes == ("9", "10", "a", "b")
     stems = [name.removesuffix(".jpg") for name in data["9"].names]
     assert stems == ["2", "9", "10", "a10", "a9", "b"]
@@ -125,7 +130,7 @@ def test_other_files_are_left_alone(tmp_path):
     for stray in ("cup/Thumbs.db", "cup/.DS_Store", "cup/._1.jpg", "cup/notes.txt", "readme.md"):
         (tmp_path / stray).write_text("x")
     (tmp_path / ".cache").mkdir()
-    data = open_folder(tmp_path, "train", SIZE, spec="x")
+    data = opened(tmp_path, "train")
     assert data.images == {"cup": ("1.jpg",)}
 
 
@@ -134,7 +139,7 @@ def test_home_and_relative_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert classes(Path("~/set"), "train") == ["cup"]
     monkeypatch.chdir(tmp_path)
-    data = open_folder(Path("set"), "train", SIZE, spec="x")
+    data = opened(Path("set"), "train")
     monkeypatch.chdir("/")  # as a loader's worker or a notebook may
     assert len(data["cup"][0]) == 2
 
@@ -271,10 +276,10 @@ def test_lists_of_another_folder(tmp_path):
         opened("train")
 
 
-def test_figures_of_fss1000_without_lists_do_not_compare(tmp_path):
+def test_scores_on_fss1000_without_lists_do_not_compare(tmp_path):
     tree(tmp_path, *LETTERS)
     (note,) = open_dataset(f"fss1000:{tmp_path}", split="test", size=SIZE).notes
-    assert "figures do not compare" in note and "--lists DIR" in note
+    assert "scores do not compare" in note and "--lists DIR" in note
     assert open_dataset(f"folder:{tmp_path}", split="test", size=SIZE).notes == ()
 
 
@@ -365,7 +370,7 @@ def test_broken_pair_is_named_when_it_is_read(tmp_path):
     add_class(tmp_path, "cup", ["1", "2"])
     broken = tmp_path / "cup" / "2.png"
     Image.fromarray(np.zeros((6, 12), dtype=np.uint8)).save(broken)
-    data = open_folder(tmp_path, "train", SIZE, spec="x")
+    data = opened(tmp_path, "train")
     assert (data["cup"][0][1] == 1).any()
     with pytest.raises(InputError, match="no object") as caught:
         data["cup"][1]
@@ -423,7 +428,7 @@ def test_a_folder_is_read_whole_or_its_problems_are_listed(classes, lists):
         read, refused, listed, cannot = 0, [], [], False
         for split in SPLITS:
             try:
-                data = open_folder(root, split, SIZE, spec="x")
+                data = opened(root, split)
                 for name in data.classes:
                     for image, mask in data[name]:
                         assert image.shape == (3, SIZE, SIZE) and (mask == 1).any()
@@ -431,7 +436,8 @@ def test_a_folder_is_read_whole_or_its_problems_are_listed(classes, lists):
             except InputError as error:
                 refused.append(str(error))
             try:
-                sound = open_folder(root, split, SIZE, spec="x", problems=listed)
+                problems, sound = gathered(open_folder(root, split, SIZE, spec="x"))
+                listed += problems
                 for name, pictures in sound.images.items():
                     for picture in pictures:
                         try:

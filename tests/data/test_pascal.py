@@ -14,9 +14,8 @@ from scipy.io import savemat
 from voc import HALVES, HEIGHT, LARGE, SMALL, WIDTH, add, pair_lists, save_mask, write
 
 from fss.config import DataConfig
-from fss.data import open_dataset
+from fss.data import open_dataset, report
 from fss.data.lists import labels_of
-from fss.data.pascal import Pascal
 from fss.data.pictures import letterbox_mask
 from fss.data.scan import scan
 from fss.data.voc import CLASSES, Voc, palette, read_labels
@@ -226,6 +225,28 @@ def test_merge_of_voc_and_sbd(tree):
     assert (train.reader.own_mask("boat", added) == 1).sum() == LARGE[2] * LARGE[3]
 
 
+@pytest.mark.parametrize("part", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_voc_and_sbd_are_read_where_their_archives_unpack(tree, tmp_path, part):
+    """By whichever folder they are named; an empty folder of masks counts as missing."""
+    root = tmp_path / "data" / "VOCdevkit" / "VOC2012"
+    root.parent.mkdir(parents=True)
+    tree.rename(root)
+    shutil.rmtree(root / "fold_lists")
+    (root / "SegmentationClassAug").rename(root / "SegmentationClass")
+    (root / "SegmentationClassAug").mkdir()
+    sbd = tmp_path / "data" / "benchmark_RELEASE" / "dataset" / "cls"
+    sbd.mkdir(parents=True)
+    given = tmp_path / "data" / part
+    assert Voc.find(given).masks == (root / "SegmentationClass",)
+    (root / "SegmentationClass" / "t03-0.png").unlink()
+    savemat(sbd / "t03-0.mat", {"GTcls": {"Segmentation": trees.labels({4: LARGE})}})
+    assert Voc.find(given) == Voc(root, (root / "SegmentationClass", sbd))
+    train = opened(given, "train", 1)
+    assert train.images["boat"] == ("t03-0", "t04-0") and train.notes == ()
+    _, mask = train["boat"][0]
+    assert (mask == 1).any()
+
+
 def test_scan_counts_by_hand_and_is_kept(tree, monkeypatch, cache):
     source = Voc.find(tree)
     counts = scan(source, ["v-mixed", "v01-0"])
@@ -245,7 +266,7 @@ def test_scan_counts_by_hand_and_is_kept(tree, monkeypatch, cache):
     assert scan(source, ["v-mixed", "v01-0"])["v01-0"][1] == SMALL[2] * SMALL[3]
     assert [path.stem for path in read] == ["v01-0"]
     (kept,) = (cache / "fss" / "scans").iterdir()
-    for damage in (b"", b"[]", b'{"format": "scan-0", "masks": {}}', kept.read_bytes()[:-9]):
+    for damage in (b"", b"[]", b'{"format": "scan-1", "masks": {}}', kept.read_bytes()[:-9]):
         kept.write_bytes(damage)
         assert scan(source, ["v-mixed"])["v-mixed"] == counts["v-mixed"]
 
@@ -274,6 +295,9 @@ def test_half_a_tree_names_what_is_missing(tree, tmp_path):
     shutil.rmtree(tree / "fold_lists")
     (tree / "ImageSets" / "Segmentation" / "val.txt").unlink()
     fails(tree, "without ImageSets/Segmentation/val.txt", "--lists DIR")
+    for mask in (tree / "SegmentationClassAug").iterdir():
+        mask.unlink()
+    fails(tree, "without masks (SegmentationClassAug, or SegmentationClass and SBD's cls)")
     shutil.rmtree(tree / "SegmentationClassAug")
     fails(tree, "without masks (SegmentationClassAug, or SegmentationClass and SBD's cls)")
 
@@ -353,32 +377,23 @@ def test_options_that_say_nothing_elsewhere(spec):
 # The report
 
 
-def test_report_counts_and_compares(tree):
-    add(tree, "v01-0", {1: (20, 20, 20, 30)})  # listed, 600 px: points at 33 x 33 only
-    add(tree, "v01-1", {1: (1, 1, 34, 40)})  # listed, 1,360 px: points at 1, 33 x 1, 33
-    add(tree, "v02-3", {2: LARGE})  # 2,400 px, points at 33 x 33, 65: not listed
-    sets = tree / "ImageSets" / "Segmentation" / "val.txt"
-    write(sets, [*sets.read_text().split(), "v02-3"])
-    lines = list(Pascal(tree, DataConfig()).report())
-    assert lines[:4] == [f"fold {n}: {10 + 2 * (n == 1)} validation pairs" for n in range(4)]
-    assert f"counted by the lists in {tree / 'fold_lists'}" in lines
-    assert (
-        "own scan of fold 0: 9 pairs from 2,048 px on; 1 (2,400 to 2,400 px) not listed, "
-        "2 (600 to 1,360 px) listed but smaller"
-    ) in lines
-    # Of the points 1, 33 x 1, 33, 65, class 6 holds 33 x 1, 33 and class 7 holds 33 x 65.
-    assert any("explains 2 of the 5 differences" in line for line in lines)
-    scanned = list(Pascal(tree, DataConfig(lists="scan")).report())
-    assert scanned[0] == "fold 0: 9 validation pairs" and "counted by the own scan" in scanned
-    assert not any("own scan of fold" in line for line in scanned)
+def test_report_counts_the_pairs_of_each_fold(tree):
+    add(tree, "v01-0", {1: (20, 20, 20, 30)})  # listed, 600 px
+    listed = report(f"pascal5i:{tree}")
+    assert listed[:4] == [f"fold {n}: {10 + 2 * (n == 1)} validation pairs" for n in range(4)]
+    assert listed[4] == f"counted by the lists in {tree / 'fold_lists'}"
+    scanned = report(f"pascal5i:{tree}", DataConfig(lists="scan"))
+    assert scanned[0] == "fold 0: 9 validation pairs" and scanned[4] == "counted by the own scan"
+    masks = [path.stem for path in (tree / "SegmentationClassAug").glob("v*")]
+    share = np.mean([Voc.find(tree).labels(name) == 255 for name in masks])
+    assert listed[5:] == scanned[5:] == [f"255 (ignored): {100 * share:.1f} % of the pixels of 41 validation masks"]
 
 
 def test_report_of_part_of_a_tree_takes_the_lists_that_are_given(tree, tmp_path):
     (tree / "fold_lists").rename(tmp_path / "lists")
     (tree / "ImageSets" / "Segmentation" / "val.txt").unlink()
-    lines = list(Pascal(tree, DataConfig(lists=str(tmp_path / "lists"))).report())
-    assert lines[0] == "fold 0: 10 validation pairs"
-    assert any(line.startswith("own scan of fold 0: 10 pairs") for line in lines)
+    lines = report(f"pascal5i:{tree}", DataConfig(lists=str(tmp_path / "lists")))
+    assert lines[0] == "fold 0: 10 validation pairs" and lines[-1].endswith("of 41 validation masks")
 
 
 def test_check_in_a_process(tree, tmp_path):
@@ -401,5 +416,5 @@ def test_check_in_a_process(tree, tmp_path):
     process = Fss(*check, "--allow-missing", folder=tmp_path)
     assert process.end() == 0, process.err
     lines = process.out.splitlines()
-    assert any(line.startswith("training: 20 of 22 listed pairs") for line in lines)
+    assert any(line.startswith("train: 20 of 22 listed pairs") for line in lines)
     assert lines[-1].endswith("every picture is sound")

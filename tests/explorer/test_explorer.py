@@ -1,7 +1,6 @@
 """The explorer without a browser: choices, numbers, pictures."""
 
 import io
-import os
 
 import numpy as np
 import pytest
@@ -9,12 +8,9 @@ import torch
 from PIL import Image
 from test_attended import SHOTS, episode, model
 
-from fss.checkpoint import save_checkpoint
-from fss.config import ARMS
 from fss.errors import InputError
-from fss.explorer import NETWORKS, Explorer, network
+from fss.explorer import Explorer
 from fss.explorer.panels import percent
-from fss.explorer.sheet import FOOT, GAP, HEAD, MARGIN, SIDE, Mark, Panel, sheet
 
 pytestmark = pytest.mark.numbers
 
@@ -144,7 +140,7 @@ def test_even_attention_has_no_peak():
     explorer = Explorer(made, e)
     assert explorer.numbers()["alike"] == 45
     assert "45 places get the most alike: 2.22 % each" in explorer.text()
-    assert [panel.marks for panel in explorer.panels.heat(explorer.heat(), ["1"], "", strength=0.5, peak=True)] == [[]]
+    assert [panel.marks for panel in explorer.heats()] == [[]]
 
 
 def test_snapshot_holds_every_point_and_keeps_the_place():
@@ -163,87 +159,7 @@ def test_snapshot_holds_every_point_and_keeps_the_place():
 def test_without_a_truth_probabilities_take_the_place_of_errors():
     e = episode()
     explorer = Explorer(model("base"), e._replace(target=torch.full_like(e.target, 255)))
-    assert [panel.title for panel in explorer.panels.answer] == [
+    assert [panel.title for panel in explorer.answer] == [
         "prediction",
         "probability of the object",
     ]
-
-
-def test_networks():
-    assert network("intended") is network("intended")
-    assert network("intended").trained and not network("base, untrained").trained
-    assert network("base, untrained").config.lda is False
-    assert {name for name, weights in NETWORKS.items() if weights} == {
-        "intended",
-        "published",
-        "best",
-    }
-    for name, config in ARMS.items():
-        if f"{name}, untrained" in NETWORKS:
-            assert network(f"{name}, untrained").config == config
-    assert all(network(name) for name in NETWORKS)
-    with pytest.raises(InputError, match="no checkpoint 'nothing'"):
-        network("nothing")
-
-
-def test_a_run_that_goes_on_is_read_anew(tmp_path):
-    first, second = network("base, untrained"), network("intended, untrained")
-    best = tmp_path / "best.safetensors"
-    save_checkpoint(first, best, trained={})
-    assert network(str(tmp_path)) is network(str(tmp_path))
-    assert network(str(tmp_path)).config == first.config
-    save_checkpoint(second, best, trained={})
-    os.utime(best, ns=(0, 0))
-    assert network(str(tmp_path)).config == second.config
-
-
-# The sheet
-
-
-def test_a_sheet_lays_out_what_it_gets():
-    grey = np.full((20, 40, 3), 128, np.uint8)
-    drawn = pixels(sheet([[Panel(grey, "a"), Panel(grey, "b")], [], [Panel(grey, "c")]], side=80))
-    assert drawn.shape == (2 * MARGIN + 2 * (HEAD + 40 + FOOT) + GAP, 2 * MARGIN + 160 + GAP, 3)
-    top = MARGIN + HEAD
-    for y, x in ((top, MARGIN), (top, MARGIN + 80 + GAP), (top + 40 + FOOT + GAP + HEAD, MARGIN)):
-        assert (drawn[y : y + 40, x : x + 80] == 128).all()
-    assert (drawn[:, -MARGIN:] == 255).all()
-
-
-def test_fewer_steps_of_colour_are_nearly_the_same():
-    picture = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
-    fine, coarse = (sheet([[Panel(picture, "a")]], side=60, steps=n) for n in (256, 32))
-    assert len(np.unique(pixels(coarse))) == 32 < len(np.unique(pixels(fine)))
-    assert np.abs(pixels(coarse).astype(int) - pixels(fine)).max() <= 5
-    assert len(coarse) < 0.9 * len(fine)
-
-
-def test_a_row_of_many_keeps_its_width():
-    picture = Panel(np.zeros((50, 50, 3), np.uint8), "")
-    four, seven = (pixels(sheet([[picture] * n])).shape[1] for n in (4, 7))
-    assert 4 * SIDE < seven <= four
-
-
-def test_a_mark_frames_its_place_and_leaves_it_visible():
-    grey = np.full((100, 100, 3), 128, np.uint8)
-    drawn = pixels(sheet([[Panel(grey, "", marks=[Mark(0.4, 0.3, 0.5, 0.6)])]], side=100))
-    inner = drawn[MARGIN + HEAD :, MARGIN:][:100, :100]
-    assert (inner[40:50, 30:60] == 128).all()
-    ring = inner[36:54, 26:64].copy()
-    assert {0, 255} <= set(ring[:4].ravel().tolist())
-    assert (inner[:36] == 128).all() and (inner[54:] == 128).all()
-
-
-def test_a_bar_runs_from_dark_to_light():
-    drawn = pixels(sheet([[Panel(np.zeros((80, 80, 3), np.uint8), "", bar=("0", "1"))]], side=200))
-    strip = drawn[MARGIN + HEAD + 200 + 10, MARGIN + 20 : MARGIN + 180].astype(int)
-    luma = strip @ np.array([299, 587, 114])
-    assert (np.diff(luma) >= -2000).all() and luma[-1] > 3 * luma[0]
-
-
-@pytest.mark.parametrize(
-    ("share", "said"),
-    [(0, "0 %"), (1, "100 %"), (0.4321, "43.2 %"), (0.00141, "0.141 %"), (0.9999, "100 %")],
-)
-def test_percent(share, said):
-    assert percent(share) == said

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from processes import Fss
 
-from fss.data.pictures import Upload, read_rgb
+from fss.data.pictures import read_rgb
 from fss.errors import InputError
-from fss.explorer.paint import LARGEST, SMALLEST, TOOLS, Canvas, Stroke, canvases_in, save_canvases
+from fss.explorer.paint import LARGEST, SMALLEST, TOOLS, UNDOS, Canvas, Stroke, Upload, canvases_in, save_canvases
 
 HEIGHT, WIDTH = 24, 40
 RNG = np.random.default_rng(0)
@@ -116,6 +116,17 @@ def test_clear_can_be_undone_and_undo_has_an_end():
     drawn.undo()
     assert drawn.mask.sum() == 9
     drawn.undo()
+    with pytest.raises(InputError, match="nothing to undo"):
+        drawn.undo()
+
+
+def test_a_hundred_steps_can_be_undone():
+    drawn = canvas()
+    for n in range(UNDOS + 2):
+        drawn.paint(Stroke("box", [(0, 0), (1, n % WIDTH)]))
+    for _ in range(UNDOS):
+        drawn.undo()
+    assert drawn.mask.sum() == 4  # what the first two painted
     with pytest.raises(InputError, match="nothing to undo"):
         drawn.undo()
 

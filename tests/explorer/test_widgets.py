@@ -12,8 +12,7 @@ from PIL import Image
 from test_attended import episode, model
 
 from fss.explorer import Explorer, draw_masks, explore, explore_world
-from fss.explorer.parts import HINT
-from fss.explorer.pictures import Painter, Picker
+from fss.explorer.controls import HINT, Painter, Picker
 from fss.explorer.scenes import DISTRACTOR, EMPTY, ITSELF, OTHER, OWN, SUPPORTS
 
 ARMS = ("published", "best", "base")
@@ -22,7 +21,7 @@ ARMS = ("published", "best", "base")
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     made = {arm: model(arm) for arm in ARMS}
-    monkeypatch.setattr("fss.explorer.explore_box.network", made.__getitem__)
+    monkeypatch.setattr("fss.explorer.explore_widget.network", made.__getitem__)
 
 
 @pytest.fixture
@@ -345,7 +344,7 @@ def test_a_page_without_the_extension_says_what_to_do(box):
 
 @pytest.mark.parametrize("kind", [Picker, Painter])
 def test_scripts_come_with_the_package_and_from_nowhere_else(kind):
-    made = kind(**({"stroked": None} if kind is Painter else {"pointed": None, "stepped": None}))
+    made = kind(print)
     script = str(made._esm)
     assert "export default { render }" in script
     assert "http" not in script and "import " not in script and "innerHTML" not in script

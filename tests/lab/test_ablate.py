@@ -1,9 +1,13 @@
 """Campaigns through the real command line: interrupted, killed, and run to the end."""
 
 import json
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import tiny
@@ -11,7 +15,7 @@ from processes import Fss
 
 from fss.checkpoint import read_checkpoint
 from fss.errors import InputError
-from fss.lab.ablate import _reason, ablate, needed
+from fss.lab.ablate import _reason, ablate, make_run, needed
 from fss.lab.campaign import Campaign, summary
 
 DECLARED = """
@@ -59,7 +63,11 @@ def measured(folder):
     records = {}
     for path in sorted(folder.glob("*/*.json")):
         record = json.loads(path.read_bytes())
-        del record["seconds"], record["machine"]
+        del record["machine"]
+        record.pop("seconds", None)
+        for row in record["rows"]:
+            del row["seconds"]
+            row["trained"].pop("seconds", None)
         records[f"{path.parent.name}/{path.stem}"] = record
     return records
 
@@ -81,7 +89,7 @@ def test_a_campaign_stopped_at_random_equals_an_unbroken_one(world):
             assert codes[-1] == 128 + number
             # Before the campaign is read, the command itself says so, in fewer words.
             said = f"stopped by {number.name}"
-            assert run.err.endswith((f"{said}; the same command goes on\n", f"fss: {said}\n"))
+            assert run.err.endswith((f"{said}; the same command goes on\n", f"fss: {said}\n", "fss: interrupted\n"))
         assert codes[-1] in (0, 128 + number, -number), run.err
         time.sleep(1)  # runs whose parent was killed end by themselves
     assert any(codes)
@@ -97,12 +105,18 @@ def test_what_a_campaign_leaves_and_refuses(world):
     (result,) = Campaign.read(world / "one").results().values()
     record = result.record
     assert [row["step"] for row in record["log"] if "val_miou" in row] == [10, 20, 30]
+    assert [(row["name"], row["on"], row["shots"]) for row in record["rows"]] == [
+        ("published", None, 1),
+        ("published", None, 2),
+        ("published", "again", 1),
+    ]
+    assert record["rows"][0].keys() > {"miou", "miou_interval", "marked", "support", "counts", "config", "trained"}
+    assert {len(row["counts"]["query"]) for row in record["rows"]} == {6} and result.also.keys() == {"again"}
     assert record["figures"]["2"]["episodes"] == len(result.tallies[2]) == 6
     assert record["figures"]["1"]["miou"] == result.tallies[1].miou()
-    assert record["machine"]["threads"] and record["kept"]["step"] in (10, 20, 30)
+    assert record["machine"]["threads"] and record["rows"][0]["trained"]["step"] in (10, 20, 30)
     last = read_checkpoint(world / "runs" / "one" / "boxes" / "published-0" / "last.safetensors")[0]
-    assert record["seconds"]["train"] == last["trained"]["seconds"] > 0
-    assert record["seconds"]["measure"] > 0
+    assert record["seconds"] == last["trained"]["seconds"] > 0
     assert str(world) not in (world / "one" / "boxes" / "published-0.json").read_text()
     assert [row["shots"] for row in summary({"": result})] == [1, 2]
 
@@ -159,9 +173,61 @@ def test_other_data_is_read_before_the_first_run(world, monkeypatch):
     assert not (world / "runs").exists()
 
 
+def test_a_fold_that_leaks_is_refused_before_the_first_run(tmp_path):
+    leaking = '[data.shapes]\n[arms]\nbase = {}\nleaking = { arm = "base", fold = 1 }\n'
+    (tmp_path / "campaign.toml").write_text(leaking)
+    with pytest.raises(InputError, match="shapes, fold 0: a leak, .* or set allow_leak = true for leaking"):
+        ablate(tmp_path, runs=tmp_path / "runs", jobs=1, progress=False)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_checkpoint_is_measured_as_it_is(world):
+    declared = DECLARED.replace("[1, 2]", "[1]").replace("base = {}", 'base = { checkpoint = "best-lite0-photos" }')
+    (world / "campaign.toml").write_text(declared)
+    campaign = Campaign.read(world)
+    (run,) = (run for run in campaign.runs if run.checkpoint)
+    make_run(campaign, run, world / "runs")
+    record = campaign.results()[run.name].record
+    row, again = record["rows"]
+    assert (row["data"], row["size"], row["trained"]["step"], row["leaked_classes"]) == ("folder:$BOXES", 256, 5000, [])
+    assert {"log", "seconds"}.isdisjoint(record) and not (world / "runs").exists()
+    assert again["on"] == "again" and again["counts"] == row["counts"]
+    assert str(world) not in campaign.path(run).read_text()
+
+
 def test_a_run_that_fails_is_named(world):
     (world / "data" / "it's class 3" / "2.jpg").write_bytes(b"no picture")
     run = start(world, "failing", "--quiet")
     assert run.end() == 2
     assert run.err.startswith("fss: error: ") and "2.jpg" in run.err and len(run.err.splitlines()) == 1
     assert measured(world / "failing") == {}
+
+
+def test_a_module_of_ones_own_is_imported_in_every_run(world):
+    (world / "mine_of_a_test.py").write_text(
+        "import fss.attention\n\n\n"
+        '@fss.attention.register("mine-of-a-test")\n'
+        "class Mine(fss.attention.DenseAttention):\n    pass\n"
+    )
+    (world / "mine").mkdir()
+    short = DECLARED.partition("[arms]")[0].replace("steps=30", "steps=2").replace("[1, 2]", "[1]")
+    mine = '[arms]\nmine = { arm = "published", set = ["dense=mine-of-a-test"] }\n'
+    (world / "mine" / "campaign.toml").write_text(
+        'baseline = "mine"\n' + short.replace('references = ["all-foreground"]\n', "") + mine
+    )
+
+    def make(*args):
+        return subprocess.run(
+            [sys.executable, "-m", "fss", "ablate", "mine", "--quiet", "--jobs", "1", *args],
+            cwd=world,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        )
+
+    without = make()
+    assert without.returncode == 2 and "mine-of-a-test" in without.stderr and "--import" in without.stderr
+    with_it = make("--import", "mine_of_a_test")
+    assert with_it.returncode == 0, with_it.stderr
+    (result,) = Campaign.read(world / "mine").results().values()
+    assert result.record["rows"][0]["config"]["dense"] == "mine-of-a-test"

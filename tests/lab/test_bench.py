@@ -2,6 +2,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -17,13 +18,13 @@ from fss.lab import bench
 from fss.lab.bench.dense import WAYS, attention, full
 from fss.lab.bench.dense import inputs as given_to_attention
 from fss.lab.bench.full_size import two_steps
-from fss.lab.bench.timing import in_turn, megabytes, peak_mb
+from fss.lab.bench.timing import megabytes, peak_mb, timed
 from fss.lab.bench.training import Workload, floor, steps
-from fss.machine import describe
+from fss.lab.machine import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = DANetConfig.published(channels=8)
-WORK = Workload("tiny", CONFIG, size=64, batch=2, repeats=2)
+WORK = Workload("tiny", CONFIG, size=64, batch=2, seconds=0.01)
 ROW = {"name": "a", "n": 3, "head_ms": 12.345, "peak_mb": 1234.5, "ratio": 1.0, "repeats": 2}
 
 
@@ -40,13 +41,11 @@ def are_measured(row):
     return all(np.isfinite(value) and value > 0 for value in figures.values())
 
 
-def test_in_turn_takes_turns_and_leaves_the_first_one_out(monkeypatch):
-    clock = iter([0, 9, 0, 9, *(0, 1, 0, 2), *(0, 3, 0, 4)])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    called = []
-    ms = in_turn([lambda: called.append("a"), lambda: called.append("b")], 2)
-    assert "".join(called) == "ababab"
-    assert ms.tolist() == [[1000, 3000], [2000, 4000]]
+def test_a_median_leaves_the_first_turn_out():
+    waits = iter([0.2])
+    row = timed(0.03, slow=lambda: time.sleep(next(waits, 0.01)), none=lambda: None)
+    assert 10 <= row["slow_ms"] < 100
+    assert row["none_ms"] < row["slow_ms"] and row["repeats"] >= 1
 
 
 def test_megabytes_of_both_systems(monkeypatch):
@@ -57,7 +56,7 @@ def test_megabytes_of_both_systems(monkeypatch):
 
 
 def test_renderer():
-    (row,) = bench.renderer(size=32, pictures=2, repeats=2)
+    (row,) = bench.renderer(size=32, pictures=2, seconds=0.01)
     assert are_measured(row) and row["size_px"] == 32
 
 
@@ -70,12 +69,13 @@ def test_steps_leave_no_cache(cache):
         "cached_step_ms",
         "live_step_ms",
     ]
-    assert (row["name"], row["batch"], row["repeats"]) == ("tiny", 2, 2)
+    assert (row["name"], row["batch"]) == ("tiny", 2)
+    assert row["cached_step_over_head"] == row["cached_step_ms"] / row["head_ms"]
     assert list(cache.iterdir()) == []
 
 
 def test_floor_counts_more_for_a_larger_batch():
-    small, large = floor([WORK, Workload("larger", CONFIG, size=64, batch=4, repeats=1)], side=16)
+    small, large = floor([WORK, Workload("larger", CONFIG, size=64, batch=4, seconds=0.01)], side=16)
     assert are_measured(small)
     assert large["giga_multiply_adds"] == pytest.approx(2 * small["giga_multiply_adds"])
 
@@ -89,7 +89,7 @@ def test_full_size_resumes_its_run():
 
 @pytest.mark.slow  # a process a way, each of which imports torch
 def test_attention_three_ways():
-    small, large = attention(sides=(4, 40), channels=16, repeats=1)
+    small, large = attention(sides=(4, 40), channels=16, seconds=0.01)
     assert [small["n"], large["n"]] == [16, 1600]
     assert all({f"{way}_ms", f"{way}_peak_mb"} <= small.keys() for way in WAYS)
     assert are_measured(large)
@@ -97,27 +97,10 @@ def test_attention_three_ways():
 
 
 def test_ways_that_disagree_are_refused(monkeypatch):
-    monkeypatch.setattr("fss.lab.bench.dense.ProcessPoolExecutor", Here)
+    monkeypatch.setattr("fss.lab.bench.dense.in_new_process", lambda function, way, sides, channels: [1.0] * len(sides))
     monkeypatch.setattr("fss.lab.bench.dense.chunked", lambda *given: full(*given) + 1e-3)
     with pytest.raises(AssertionError):
-        attention(sides=(2, 3), channels=8, repeats=1)
-
-
-class Here:
-    """Stands in for the pool where no memory is measured."""
-
-    def __init__(self, *args, **settings):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def submit(self, function, way, sides, channels):
-        self.result = lambda: [1.0] * len(sides)
-        return self
+        attention(sides=(2, 3), channels=8, seconds=0.01)
 
 
 def test_fused_takes_the_fused_kernel():
@@ -128,12 +111,12 @@ def test_fused_takes_the_fused_kernel():
 
 
 def test_queries():
-    one, five = bench.queries(CONFIG, size=64, shots=(1, 5), repeats=2)
+    one, five = bench.queries(CONFIG, size=64, shots=(1, 5), seconds=0.01)
     assert are_measured(one) and five["shots"] == 5
 
 
 def test_clicks():
-    one, five = bench.clicks(CONFIG, size=64, shots=(1, 5), repeats=2)
+    one, five = bench.clicks(CONFIG, size=64, shots=(1, 5), seconds=0.01)
     assert are_measured(one) and five["shots"] == 5
 
 
@@ -147,7 +130,7 @@ def test_machine():
 
 def test_an_installed_kit_has_no_commit(monkeypatch, tmp_path):
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    monkeypatch.setattr("fss.machine.__file__", str(tmp_path / "site-packages/fss/machine.py"))
+    monkeypatch.setattr("fss.lab.machine.__file__", str(tmp_path / "site-packages/fss/machine.py"))
     assert describe()["commit"] == ""
 
 
@@ -159,10 +142,6 @@ def test_tables_come_from_the_json():
     assert "| a | 3 | 12.3 | 1234 | 1 | 2 |\n" in written
     assert "| 0.21 |\n" in written
     assert "CPU, 2 cores, 1 threads, torch 9, commit abc" in written
-
-
-def test_every_part_has_a_heading():
-    assert {*bench.PARTS, "notebooks"} == set(bench.HEADINGS)
 
 
 def test_unknown_part():

@@ -34,12 +34,12 @@ def folder(tmp_path):
 
 def write(campaign, name, episodic, *, sha256="a", also_tallies=(), **changed):
     run = {run.name: run for run in campaign.runs}[name]
-    record = {
-        "settings": {**run.settings(), **changed},
-        "episodes_sha256": {"1": sha256},
-        "tallies": {"1": episodic.to_json()},
-        "also": {name: other.to_json() for name, other in dict(also_tallies).items()},
-    }
+    tallies = {None: episodic, **dict(also_tallies)}
+    rows = [
+        {"on": on, "shots": 1, "episodes_sha256": sha256, "counts": {**each.to_json(), "query": ["0"] * len(each)}}
+        for on, each in tallies.items()
+    ]
+    record = {"settings": {**run.settings(), **changed}, "rows": rows}
     path = campaign.path(run)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record))
@@ -92,6 +92,43 @@ def test_a_setting_younger_than_the_result_has_its_default(folder):
         campaign.results()
 
 
+def test_a_result_from_before_there_were_rows_is_read(folder):
+    campaign = Campaign.read(folder)
+    own, other = tally((1, 2), (3, 4)), tally((1, 4))
+    older = {
+        "settings": campaign.runs[1].settings(),
+        "figures": {"1": {"per_class": {"a": 4 / 6}}},
+        "episodes_sha256": {"1": "a", "hard": "b"},
+        "tallies": {"1": own.to_json()},
+        "also": {"hard": other.to_json()},
+    }
+    path = campaign.path(campaign.runs[1])
+    path.parent.mkdir()
+    path.write_text(json.dumps(older))
+    (result,) = campaign.results().values()
+    assert result.tallies[1].miou() == own.miou() and result.also["hard"].miou() == other.miou()
+    assert result.record["figures"]["1"]["per_class"] == {"a": 4 / 6}
+
+
+def test_an_arm_may_be_a_checkpoint_or_leak_on_purpose(folder):
+    more = (
+        'ours = { checkpoint = "best-lite0-photos", allow_leak = true, data = ["mine"] }\n'
+        'leaking = { arm = "base", fold = 1, allow_leak = true, data = ["shapes"] }\n'
+    )
+    scored = '[data.mine]\nscoring = { at = "label" }\noptions = { classes = "cat" }'
+    (folder / "campaign.toml").write_text(DECLARED.replace("[data.mine]", scored) + more)
+    runs = {run.name: run for run in Campaign.read(folder).runs}
+    ours, leaking = runs["mine/ours-0"], runs["shapes/leaking-0"]
+    assert not ours.trained and ours.allow_leak and not runs["mine/base-0"].allow_leak
+    assert ours.config == DANetConfig.best() and ours.schedule.size == 256
+    assert ours.settings()["checkpoint"] == "best-lite0-photos" and "train" not in ours.settings()
+    assert (ours.scoring, ours.options) == (Scoring(at="label"), DataConfig(classes="cat"))
+    assert (leaking.fold, leaking.train_fold, leaking.settings()["train_fold"]) == (0, 1, 1)
+    assert not {*leaking.open("train").classes} & {*leaking.open("val").classes}
+    assert {*leaking.open("train").classes} & {*leaking.open("test").classes}
+    assert "train_fold" not in runs["shapes/base-0"].settings() and leaking.trained
+
+
 def test_a_private_path_stays_in_the_environment(folder, monkeypatch):
     run = Campaign.read(folder).runs[-1]
     monkeypatch.delenv("MINE", raising=False)
@@ -112,12 +149,12 @@ def test_a_private_path_stays_in_the_environment(folder, monkeypatch):
         ("seeds = 2", "seeds = 0", r"arms.base.seeds = 0: use 1 or more"),
         ("seeds = 2", "seeds = true", r"arms.base.seeds = True: give a int"),
         ("seeds = 2 }", "", "cannot be read as TOML"),
-        ("= { seeds = 2 }", "= 2", "arms.base: is a table of arm, set, seeds, data"),
+        ("= { seeds = 2 }", "= 2", "arms.base: is a table of arm, checkpoint, fold, allow_leak, set, seeds, data"),
         ("shots = [1]", "shots = [0]", r"shots = \[0\]: use 1 or more"),
         ("shots = [1]", "shots = 1", "shots = 1: give a list"),
         ("shots = [1]", "shots = []", "declares no shots"),
-        ("steps=20", "seed=7", "set seed=7: give arms.base a number of seeds"),
-        ("prior=none", "seed=7", "set seed=7: give arms.no-prior a number of seeds"),
+        ("steps=20", "seed=7", "set seed=7: give the arms a number of seeds"),
+        ("prior=none", "seed=7", "set seed=7: give the arms a number of seeds"),
         ("episodes = 2", "epsodes = 2", "epsodes: no such key; did you mean 'episodes'"),
         ("prototype", "prototyp", "references: no 'prototyp'; did you mean 'prototype'"),
         ("steps=20", "stpes=20", "no setting 'stpes'; did you mean 'steps'"),
@@ -126,6 +163,8 @@ def test_a_private_path_stays_in_the_environment(folder, monkeypatch):
         ("[data.shapes]\n[data.mine]", "[mine]", "mine: no such key"),
         ("episodes = 2", 'baseline = "bse"', "baseline = 'bse': no such arm; did you mean 'base'"),
         ("[data.mine]", "[data.mine]\nalso = { a = 1 }", "data.mine.also.a = 1: give a name of"),
+        ("base = {", 'x = { checkpoint = "gone" }\nbase = {', "no checkpoint 'gone'"),
+        ("base = {", 'x = { checkpoint = "best-lite0-photos", seeds = 2 }\nbase = {', "arms.x.seeds: a checkpoint is"),
         ("[data.mine]", "[data.mine]\nfold = -1", "data.mine.fold = -1: use 0 or more"),
         ("shots = [1]", "shots = [1]\nlists = 0", "lists = 0: use 1 or more"),
         ("[arms]", "[options]\nnovl = 1\n[arms]", "no setting 'novl'; did you mean 'novel'"),
@@ -243,5 +282,6 @@ def test_without_a_baseline_there_is_no_gain(folder):
 def test_committed_results_are_of_what_is_declared(declaration):
     for result in Campaign.read(declaration.parent).results().values():
         assert not result.record["machine"]["commit"].endswith("-dirty")
+        assert result.tallies
         for shots, counted in result.tallies.items():
             assert counted.miou() == result.record["figures"][str(shots)]["miou"]

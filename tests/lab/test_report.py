@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from fss.errors import InputError
-from fss.lab.report import forest, table
+from fss.lab.report import forest, results_table, table
 from fss.viz import FALSE_ALARM, HIT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,7 +143,7 @@ def test_the_committed_picture_of_the_explorer_is_current(tmp_path):
 
 
 def test_what_is_not_current_is_named_and_mended(tmp_path):
-    for name in ("README.md", "tools/tables.py"):
+    for name in ("README.md", "docs/results.md", "tools/tables.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "results", tmp_path / "results")
@@ -161,8 +161,27 @@ def test_what_is_not_current_is_named_and_mended(tmp_path):
     done = tables(tmp_path, "--check")
     assert done.returncode == 1
     assert done.stderr == (
-        "not current: results/table3/shapes.png, results/table3/photos.png, README.md; run `make tables`\n"
+        "not current: results/table3/shapes.png, results/table3/photos.png, docs/results.md; run `make tables`\n"
     )
     assert tables(tmp_path).returncode == 0
     assert tables(tmp_path, "--check").returncode == 0
     assert photos.read_bytes() == before
+
+
+def test_results_table_by_hand():
+    rows = [
+        {"name": "base", "shots": 1, "miou": 0.7404, "miou_interval": [0.72, 0.761]},
+        {"name": "a|b", "shots": 5, "miou": 1.0, "fb_iou": 0.85},
+    ]
+    assert results_table(rows).splitlines() == [
+        "| name | shots | mIoU (%) | FB-IoU (%) |",
+        "| :--- | ---: | ---: | ---: |",
+        "| base | 1 | 74.0 [72.0, 76.1] | – |",
+        r"| a\|b | 5 | 100.0 | 85.0 |",
+    ]
+
+
+@pytest.mark.parametrize("miou", [74.0, -0.1, float("nan")])
+def test_results_table_refuses_what_is_no_fraction(miou):
+    with pytest.raises(InputError, match=r"miou of 'base'.*0\.\.1"):
+        results_table([{"name": "base", "miou": miou}])

@@ -18,7 +18,7 @@ from tiny import tally
 from fss.config import DANetConfig, DataConfig, Scoring, preset
 from fss.errors import InputError
 from fss.lab.campaign import Campaign
-from fss.lab.paper import FOLDS, TABLES, gains, table_of
+from fss.lab.paper_tables import FOLDS, TABLES, gains, table_of
 from fss.lab.plan import plan
 from fss.lab.reproduce import choose, declare, write_declaration
 
@@ -119,7 +119,6 @@ def test_a_declaration_is_read_back_as_it_was_given(tmp_path):
         ("table3 --data shapes --device cpuu", "unknown device 'cpuu'; use cpu or cuda"),
         ("table3 --data pascal5i:x --min-pixels 0", "DataConfig.min_pixels = 0: use 1 or more"),
         ("table3 --data pascal5i:nowhere --dry-run", "nowhere; give the path of VOCdevkit"),
-        ("table3", "required"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, args, message):
@@ -145,10 +144,11 @@ def write(run, campaign, tallies, **changed):
         json.dumps(
             {
                 "settings": {**run.settings(), **changed},
-                "episodes_sha256": {"1": "a", "5": "b"},
                 "machine": {"cpu": "C", "torch": "T", "commit": "abc", "gpu": "G"},
                 "log": [{"step": 100}],
-                "tallies": {k: t.to_json() for k, t in tallies.items()},
+                "rows": [
+                    {"on": None, "shots": k, "episodes_sha256": "a", "counts": t.to_json()} for k, t in tallies.items()
+                ],
             }
         )
     )
@@ -204,18 +204,18 @@ def test_tables_2_and_3_have_a_mean_a_row(tmp_path):
         assert head == ["method", "shots", "", "mean"]
         assert [line[0] for line in lines[::6]] == [row.title for row in TABLES[table]]
         assert {line[3] for line in lines[1::3]} == {"25.00"}
-        assert lines[2][3] == f"{25 - TABLES[table][0].figures[1]['mean']:+.2f}"
+        assert lines[2][3] == f"{25 - TABLES[table][0].scores[1]['mean']:+.2f}"
 
 
 def test_the_papers_figures_are_as_it_prints_them():
     """Means of folds that it prints, and the gains that its text names."""
     (pfenet, danet) = TABLES["table1"]
     for shots in (1, 5):
-        folds = [danet.figures[shots][fold] for fold in FOLDS]
-        assert danet.figures[shots]["mean"] == pytest.approx(mean(folds), abs=0.0051)
+        folds = [danet.scores[shots][fold] for fold in FOLDS]
+        assert danet.scores[shots]["mean"] == pytest.approx(mean(folds), abs=0.0051)
         for three, one in ((TABLES["table3"][0], pfenet), (TABLES["table3"][-1], danet)):
-            assert three.figures[shots]["mean"] == one.figures[shots]["mean"]
-    assert mean(pfenet.figures[1][fold] for fold in FOLDS) == pytest.approx(60.725)
+            assert three.scores[shots]["mean"] == one.scores[shots]["mean"]
+    assert mean(pfenet.scores[1][fold] for fold in FOLDS) == pytest.approx(60.725)
     assert gains() == {"pca": (0.23, 0.44), "lda": (0.57, 0.81), "published": (1.08, 1.26)}
 
 
@@ -335,11 +335,10 @@ def test_killed_half_way_and_run_again_it_goes_on(tmp_path):
     assert made in (["fss1000/published-vgg16-0", *["fss1000/published-resnet50-0"] * times] for times in (1, 2))
     assert (out / "table2.md").read_text() == again.out
     record = json.loads((out / "fss1000" / "published-resnet50-0.json").read_text())
-    (listed,) = record["by_list"]["5"]
-    assert listed["miou"] == record["figures"]["5"]["miou"]
-    assert listed["episodes_sha256"] == record["episodes_sha256"]["5"]
+    (one, five) = record["rows"]
+    assert (one["shots"], five["shots"], one["scored_at"]) == (1, 5, "label")
     assert record["settings"]["scoring"] == {"at": "label", "void": "ignore"}
     assert record["machine"]["commit"] is not None and record["log"][-1]["step"] == 6
     here = [line for line in cells(again.out) if line[2] == "here"]
-    assert here[3][3] == f"{100 * listed['miou']:.2f}"
+    assert here[3][3] == f"{100 * five['miou']:.2f}"
     assert "do not compare" in again.out  # no lists of FSS-1000 were given

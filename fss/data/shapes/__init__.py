@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from fss.config import Settings
 from fss.data.dataset import Reader
 from fss.data.shapes.appearance import random_outline, random_surface
 from fss.data.shapes.drawing import Placed, ground, paint
@@ -22,15 +23,14 @@ from fss.data.shapes.layout import Arrangement, Look, arrange, occluder
 from fss.errors import InputError, nearest
 
 VERSION = 3  # to be raised with every change of what is drawn or of a knob's default
-SHARES = ("none", "texture", "outline")
+Share = Literal["none", "texture", "outline"]
 FOLDS, CLASSES_PER_FOLD, SAMPLES = 4, 100, 10
 EXTRA_MAX, EXTRA_SAMPLES = 10_000, 4
-DISTRACTORS_MOST = 8
 TRIES = 60  # arrangements after which the best one so far is taken
 
 
 @dataclass(frozen=True)
-class World:
+class World(Settings):
     """The knobs of the world.
 
     Each of the other objects, the distractors, shares the target's `"texture"` (pattern and palette,
@@ -39,26 +39,23 @@ class World:
 
     distractors_min: int = 2
     distractors_max: int = 4
-    share: Literal["none", "texture", "outline"] = "none"
+    share: Share = "none"
     occlusion: float = 0.3  # probability that a dull lump in front hides part of one of the objects
     contrast: float = 0.5  # of the ground, 0 = plain .. 1 = as lively as the objects
     area_min: float = 0.04  # share of the picture that a whole object covers
     area_max: float = 0.18
     extra: int = field(default=0, repr=False)  # classes beyond the folds that join the training
 
+    LEAST = dict(distractors_min=0, distractors_max=0, occlusion=0, contrast=0, area_min=0.01, area_max=0.01, extra=0)
+    MOST = dict(distractors_max=8, occlusion=1, contrast=1, area_max=0.5, extra=EXTRA_MAX)
+
     def __post_init__(self) -> None:
         """Raises `InputError` for a knob out of its range."""
-        if self.share not in SHARES:
-            raise InputError(f"shapes: no share={self.share!r}; {nearest(self.share, SHARES)}")
-        for knob, most in (("occlusion", 1), ("contrast", 1), ("extra", EXTRA_MAX)):
-            if not 0 <= getattr(self, knob) <= most:
-                raise InputError(f"shapes: {knob}={getattr(self, knob)} must lie in 0..{most}")
-        for knob, low, high in (("distractors", 0, DISTRACTORS_MOST), ("area", 0.01, 0.5)):
+        super().__post_init__()
+        for knob in ("distractors", "area"):
             least, most = getattr(self, f"{knob}_min"), getattr(self, f"{knob}_max")
-            if not low <= least <= most <= high:
-                raise InputError(
-                    f"shapes: {knob}_min={least} and {knob}_max={most} must satisfy {low} <= min <= max <= {high}"
-                )
+            if least > most:
+                raise InputError(f"World.{knob}_min = {least}: is more than {knob}_max = {most}; set both")
 
 
 def class_name(index: int) -> str:
@@ -116,13 +113,13 @@ class Shapes(Reader):
         """
         return draw(_index(class_name), _sample(image_name), size, self.world)
 
-    def class_of(self, class_name: str, image_name: str, label: int) -> str:
-        """The class of an instance of a picture, by its label in `instances` (1 or more).
+    def class_of(self, target: str, image_name: str, label: int) -> str:
+        """The class of an instance of a picture of class `target`, by its label in `instances` (1 or more).
 
         With `share` a distractor has only its outline or only its surface from its class.
         """
-        index, sample = _index(class_name), _sample(image_name)
-        return class_name if label == 1 else _named(_others(index, sample)[label - 2])
+        index, sample = _index(target), _sample(image_name)
+        return target if label == 1 else class_name(_others(index, sample)[label - 2])
 
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """The version of the world, the knobs that differ from their defaults, class and sample.
@@ -135,9 +132,6 @@ class Shapes(Reader):
             if knob.repr and (value := getattr(self.world, knob.name)) != knob.default
         ]
         return f"shapes v{VERSION} {''.join(knobs)}{class_name} {image_name}"
-
-
-_named = class_name  # where an argument has its name
 
 
 def _index(name: str) -> int:
@@ -213,4 +207,4 @@ def _others(index: int, sample: int) -> list[int]:
     rng = np.random.default_rng([VERSION, 5, index, sample])
     hundred = index - index % CLASSES_PER_FOLD
     alike = [n for n in range(hundred, hundred + CLASSES_PER_FOLD) if (n % 10 == 9) == (index % 10 == 9) and n != index]
-    return [alike[n] for n in rng.permutation(len(alike))[:DISTRACTORS_MOST]]
+    return [alike[n] for n in rng.permutation(len(alike))[: World.MOST["distractors_max"]]]

@@ -52,9 +52,8 @@ class Surface:
 def random_outline(rng: Generator) -> Outline:
     """Draw the contour of a class."""
     kind = OUTLINES[rng.integers(len(OUTLINES))]
-    radius: np.ndarray
     if kind == "blob":
-        radius = 1 + _wobble(rng, 0.5, first=2)
+        radius: np.ndarray = 1 + _wobble(rng, 0.5, first=2)
     elif kind == "star":
         saw = 2 / np.pi * np.arcsin(np.cos(rng.integers(3, 9) * _THETA))
         radius = 1 + rng.uniform(0.28, 0.45) * saw
@@ -115,8 +114,7 @@ def vary_outline(outline: Outline, rng: Generator) -> Outline:
 
 def vary_surface(surface: Surface, rng: Generator) -> Surface:
     """The same pattern shifted, its colours and its spacing a little different."""
-    jitter = rng.normal(size=(3, 3))
-    colours = surface.colours + jitter * [0.015, 0.008, 5.0] + [rng.normal() * 0.025, 0, 0]
+    colours = surface.colours + rng.normal(size=(3, 3)) * [0.015, 0.008, 5.0] + [rng.normal() * 0.025, 0, 0]
     shift = rng.uniform(-0.25, 0.25, 2)
     return replace(
         surface,

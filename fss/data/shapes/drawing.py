@@ -47,10 +47,9 @@ class Pixels(NamedTuple):
 def rasterise(thing: Placed, size: int) -> Pixels:
     """Lay the object on a canvas of `size` x `size` px."""
     outline, inverse = thing.outline, np.linalg.inv(thing.matrix).astype(np.float32)
-    reach = half_extent(outline, thing.matrix)
     (left, right), (top, bottom) = (
         (max(int((c - h) * size) - 2, 0), min(int((c + h) * size) + 2, size))
-        for c, h in zip(thing.centre, reach, strict=True)
+        for c, h in zip(thing.centre, half_extent(outline, thing.matrix), strict=True)
     )
     x = (np.arange(left, right, dtype=np.float32) + 0.5) / size - np.float32(thing.centre[0])
     y = (np.arange(top, bottom, dtype=np.float32) + 0.5) / size - np.float32(thing.centre[1])
@@ -72,12 +71,12 @@ def rasterise(thing: Placed, size: int) -> Pixels:
     return Pixels((slice(top, bottom), slice(left, right)), u, v, rho, bins, gap, distance, unit)
 
 
-def half_extent(outline: Outline, matrix: np.ndarray) -> tuple[float, float]:
-    """Half the width and height of the box, about the centre, that holds the object."""
+def half_extent(outline: Outline, matrix: np.ndarray) -> np.ndarray:
+    """Half the width and half the height of the box, about the centre, that holds the object."""
     reach = outline.radius[::16]
     angle = np.linspace(-np.pi, np.pi, len(reach), endpoint=False)
-    x, y = np.abs(matrix @ [reach * np.cos(angle), reach * np.sin(angle)]).max(axis=1)
-    return float(x), float(y)
+    half: np.ndarray = np.abs(matrix @ [reach * np.cos(angle), reach * np.sin(angle)]).max(axis=1)
+    return half
 
 
 def paint(canvas: np.ndarray, thing: Placed, size: int) -> tuple[tuple[slice, slice], np.ndarray]:

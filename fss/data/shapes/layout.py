@@ -79,7 +79,7 @@ def _place(look: Look, area: float, around: list[Placed], rng: Generator) -> Pla
     outline, surface = vary_outline(look[0], rng), vary_surface(look[1], rng)
     turn, light = rng.uniform(0, 2 * np.pi, 2)
     matrix = _matrix(area, outline.stretch, turn, rng.uniform(-0.15, 0.15))
-    low = np.minimum(0.5, 0.85 * np.array(half_extent(outline, matrix)))  # may stick out a bit
+    low = np.minimum(0.5, 0.85 * half_extent(outline, matrix))  # may stick out a bit
     centres = rng.uniform(low, 1 - low, (8, 2))
     crowding = [
         max((_reach(area) + _reach(_area(it)) - np.hypot(*(at - it.centre)) for it in around), default=0)

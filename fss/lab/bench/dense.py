@@ -1,17 +1,14 @@
 """Dense attention three ways: the whole map, some rows at a time, and torch's fused kernel."""
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fss.attention import DenseAttention
-from fss.lab.bench.timing import Rows, in_turn, medians, peak_mb
+from fss.lab.bench.timing import Rows, in_new_process, peak_mb, timed
 
 
 def full(attention: DenseAttention, query: Tensor, support: Tensor) -> Tensor:
@@ -29,7 +26,7 @@ def fused(attention: DenseAttention, query: Tensor, support: Tensor) -> Tensor:
 
     That wants query, key and value of one width, to which zeros are added, and contiguous.
     """
-    q, k, v = attention.project(query, support, None)
+    (q, k), v = attention.project(query, support, None), attention.value_proj(query)
     q, k, values = (x.flatten(-2).mT.contiguous() for x in (q.unsqueeze(1), k, v.unsqueeze(1)))
     q, k = (F.pad(x, (0, values.shape[-1] - x.shape[-1])) for x in (q, k))
     attended = F.scaled_dot_product_attention(q, k, values, scale=1.0)
@@ -40,7 +37,7 @@ WAYS = {"full": full, "chunked": chunked, "sdpa": fused}
 
 
 @torch.inference_mode()
-def attention(sides: Sequence[int] = (14, 28, 40, 60), channels: int = 64, repeats: int = 10) -> Rows:
+def attention(sides: Sequence[int] = (14, 28, 40, 60), channels: int = 64, seconds: float = 2) -> Rows:
     """Time dense attention three ways, with the memory that each takes at its peak.
 
     The memory is that of a fresh process, above the most that its start took: 0 where it stays
@@ -49,20 +46,15 @@ def attention(sides: Sequence[int] = (14, 28, 40, 60), channels: int = 64, repea
     Raises:
         AssertionError: they do not agree.
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        asked = {way: pool.submit(peaks_of, way, sides, channels) for way in WAYS}
-        peaks = {f"{way}_peak_mb": future.result() for way, future in asked.items()}
+    peaks = {f"{way}_peak_mb": in_new_process(peaks_of, way, sides, channels) for way in WAYS}
     rows = []
     for n, side in enumerate(sides):
         given = inputs(side, channels)
         expected = full(*given)
         for way in (chunked, fused):
             torch.testing.assert_close(way(*given), expected, atol=1e-5, rtol=1e-5)
-        ms = in_turn([partial(way, *given) for way in WAYS.values()], repeats)
-        row: dict[str, Any] = {"n": side * side}
-        row |= {f"{way}_ms": median for way, median in zip(WAYS, medians(ms), strict=True)}
-        row |= {key: mb[n] for key, mb in peaks.items()}
-        rows.append({**row, "repeats": repeats})
+        times = timed(seconds, **{name: partial(way, *given) for name, way in WAYS.items()})
+        rows.append({"n": side * side, **{key: mb[n] for key, mb in peaks.items()}, **times})
     return rows
 
 

@@ -2,12 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,12 +16,10 @@ from fss.data.transforms import PaperAugmentation
 from fss.engine import start
 from fss.episodes import EpisodeStream
 from fss.features import LiveFeatures
-from fss.lab.bench.timing import Rows, peak_mb
+from fss.lab.bench.timing import Rows, T, in_new_process, peak_mb
 from fss.model import DANet
 from fss.run import LAST, RunFolder
 from fss.train import make_optimizer, take_step
-
-T = TypeVar("T")
 
 
 def full_size(
@@ -33,10 +29,9 @@ def full_size(
 ) -> Rows:
     """Take two steps of preset ``paper`` with one episode each, the second in a resumed run.
 
-    Each backbone has a process of its own, whose memory at its peak is given after either step.
+    Each backbone runs in a new process, whose memory at its peak is given after either step.
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        return [pool.submit(two_steps, name, channels, size).result() for name in backbones]
+    return [in_new_process(two_steps, name, channels, size) for name in backbones]
 
 
 def two_steps(backbone: BackboneName, channels: int, size: int) -> dict[str, Any]:

@@ -2,30 +2,41 @@
 
 import resource
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
+import torch
 
+T = TypeVar("T")
 Rows = list[dict[str, Any]]
 
 
-def in_turn(functions: Sequence[Callable[[], object]], repeats: int) -> np.ndarray:
-    """Call the functions one after the other, again and again: milliseconds [function, repeat]."""
-    ms = np.empty((len(functions), repeats + 1))
-    for turn in range(repeats + 1):
-        for n, function in enumerate(functions):
-            start = time.perf_counter()
-            function()
-            ms[n, turn] = 1e3 * (time.perf_counter() - start)
-    return ms[:, 1:]
+def timed(seconds: float, **calls: Callable[[], object]) -> dict[str, Any]:
+    """Time each call for so many seconds, on the threads that torch has here.
+
+    Returns:
+        ``<name>_ms``, the median of a call, and ``repeats``, the fewest that one was timed; the
+        first turn of each does not count.
+    """
+    from torch.utils.benchmark import Timer  # here: it may log a line on CUDA, where tables are only written
+
+    measured = {
+        name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads()).blocked_autorange(
+            min_run_time=seconds
+        )
+        for name, call in calls.items()
+    }
+    medians = {f"{name}_ms": 1e3 * each.median for name, each in measured.items()}
+    return {**medians, "repeats": min(len(each.times) for each in measured.values())}
 
 
-def medians(ms: np.ndarray) -> list[float]:
-    """Return the median of each function."""
-    return [float(median) for median in np.median(ms, axis=1)]
+def in_new_process(function: Callable[..., T], *args: Any) -> T:
+    """Call a function in a fresh process, whose memory at its peak is that of the call."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
 
 
 def megabytes(maxrss: int) -> float:

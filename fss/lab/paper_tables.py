@@ -1,24 +1,27 @@
-"""The figures that the paper prints for what the kit can run, and what was found beside them."""
+"""The numbers of the paper's Tables 1 to 3 for what the kit can run, and what was found beside them."""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
+import numpy as np
+
 from fss.lab.campaign import Campaign, Result, notes
+from fss.metrics import EpisodeTally
 
 FOLDS = ("fold 0", "fold 1", "fold 2", "fold 3")
 
 
 class Row(NamedTuple):
-    """A method in one of the tables: its arm, and by shots column -> figure in per cent."""
+    """A method in one of the tables: its arm, and by shots column -> score in per cent."""
 
     arm: str
     title: str
-    figures: Mapping[int, Mapping[str, float]]
+    scores: Mapping[int, Mapping[str, float]]
 
 
-def _folds(*figures: float) -> dict[str, float]:
-    return dict(zip((*FOLDS, "mean", "FB-IoU"), figures, strict=True))
+def _folds(*scores: float) -> dict[str, float]:
+    return dict(zip((*FOLDS, "mean", "FB-IoU"), scores, strict=True))
 
 
 def _means(one: float, five: float) -> dict[int, dict[str, float]]:
@@ -58,10 +61,10 @@ TABLES: Mapping[str, tuple[Row, ...]] = {
 """The rows of PFENet and DANet in Tables 1 and 3 (Pascal-5i, ResNet-50) and 2 (FSS-1000)."""
 
 REMARKS: Mapping[str, str] = {
-    "table1": "The paper's own figures do not all agree: the four 1-shot folds of PFENet average "
+    "table1": "The paper's own numbers do not all agree: the four 1-shot folds of PFENet average "
     "60.73, not 60.80; DANet's FB-IoU (71.78, 73.11) lies below PFENet's (73.30, 73.90), of which "
     "the text, that speaks of outperforming, says nothing.",
-    "table2": "The paper's own figures do not all agree: its introduction gives DANet 82.6 on "
+    "table2": "The paper's own numbers do not all agree: its introduction gives DANet 82.6 on "
     "FSS-1000 with one shot, its table 83.6 (ResNet-50) and 82.0 (VGG-16).",
     "table3": "The paper's base is PFENet as published, whose four 1-shot folds average 60.73, not "
     "60.80; it has another decoder and another prior than the other rows here. The paper's gains "
@@ -76,11 +79,11 @@ def gains() -> dict[str, tuple[float, float]]:
 
 
 def _gain(row: Row, base: Row, shots: int) -> float:
-    return round(row.figures[shots]["mean"] - base.figures[shots]["mean"], 2)
+    return round(row.scores[shots]["mean"] - base.scores[shots]["mean"], 2)
 
 
 def table_of(table: str, preset: str, campaign: Campaign, results: Mapping[str, Result], command: str) -> str:
-    """Return a table as Markdown: the paper's figures, those found and the differences.
+    """Return a table as Markdown: the paper's numbers, those found and the differences.
 
     Args:
         table: its name.
@@ -89,12 +92,12 @@ def table_of(table: str, preset: str, campaign: Campaign, results: Mapping[str, 
         results: of all of these.
         command: that made it.
     """
-    columns = list(dict.fromkeys(c for row in TABLES[table] for c in row.figures[1]))
+    columns = list(dict.fromkeys(c for row in TABLES[table] for c in row.scores[1]))
     lines = [["method", "shots", "", *columns], [":---", "---:", ":---", *["---:"] * len(columns)]]
     for row in TABLES[table]:
         found = [results[run.name] for run in campaign.runs if run.arm == row.arm]
-        for shots, paper in row.figures.items():
-            here = _figures(found, shots)
+        for shots, paper in row.scores.items():
+            here = _scores(found, shots)
             lines += [
                 [row.title, str(shots), "paper", *(f"{paper[c]:.2f}" for c in columns)],
                 ["", "", "here", *(_spread(here.get(c)) for c in columns)],
@@ -102,13 +105,18 @@ def table_of(table: str, preset: str, campaign: Campaign, results: Mapping[str, 
             ]
     return (
         "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        + f"\n{_told(preset, campaign, results)}\n\n{REMARKS[table]}\n\nMade by `{command}`\n"
+        + f"\n{_explained(preset, campaign, results)}\n\n{REMARKS[table]}\n\nMade by `{command}`\n"
     )
 
 
-def _figures(found: Sequence[Result], shots: int) -> dict[str, list[float]]:
-    """What an arm's runs found, in per cent: column -> a figure a list."""
-    parts = {r.run.fold: r.tallies[shots].parts(r.run.lists) for r in found}
+def _split(tally: EpisodeTally, lists: int) -> list[EpisodeTally]:
+    """The tallies of lists of one length that were counted one after another."""
+    return [EpisodeTally(counts) for counts in np.split(tally.counts, lists)]
+
+
+def _scores(found: Sequence[Result], shots: int) -> dict[str, list[float]]:
+    """What an arm's runs found, in per cent: column -> a score a list."""
+    parts = {r.run.fold: _split(r.tallies[shots], r.run.lists) for r in found}
     mious = {fold: [100 * part.miou() for part in lists] for fold, lists in parts.items()}
     fb = [[100 * part.fb_iou() for part in lists] for lists in parts.values()]
     return {
@@ -128,17 +136,17 @@ def _difference(values: Sequence[float] | None, paper: float) -> str:
     return f"{mean(values) - paper:+.2f}" if values else "–"
 
 
-def _told(preset: str, campaign: Campaign, results: Mapping[str, Result]) -> str:
-    """What a reader of the figures has to know."""
+def _explained(preset: str, campaign: Campaign, results: Mapping[str, Result]) -> str:
+    """What a reader of the scores has to know."""
     run = campaign.runs[0]
     records = [results[run.name].record for run in campaign.runs]
     machine = records[0]["machine"]
     commits = dict.fromkeys(record["machine"]["commit"] or "unknown" for record in records)
     steps = sorted({record["log"][-1]["step"] for record in records})
     folds = sorted({run.fold for run in campaign.runs})
-    kind = run.spec.partition(":")[0]
+    kind, folded = run.spec.partition(":")[0], run.data.startswith("fold-")
     lines = [
-        f"Per cent, on {kind}. One training a row{' and fold' if run.data != kind else ''}, of "
+        f"Per cent, on {kind}. One training a row{' and fold' if folded else ''}, of "
         f"{' to '.join(map(str, dict.fromkeys((steps[0], steps[-1]))))} steps; "
         f"{run.lists} {'lists' if run.lists > 1 else 'list'} of {run.episodes} test episodes from "
         f"seed {run.list_seed} on, compared at the {run.scoring.at}'s size"
@@ -146,7 +154,7 @@ def _told(preset: str, campaign: Campaign, results: Mapping[str, Result]) -> str
         f"{machine.get('gpu', machine['cpu'])}, torch {machine['torch']}, commit "
         f"{', '.join(commits)}."
     ]
-    if run.data != kind and len(folds) < len(FOLDS):
+    if folded and len(folds) < len(FOLDS):
         lines.append(f"Means here are over {' and '.join(FOLDS[fold] for fold in folds)} alone, the paper's over four.")
     if kind == "shapes" or preset == "smoke":
         what = "drawn pictures" if kind == "shapes" else "a small network, trained little"

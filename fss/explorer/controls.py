@@ -1,9 +1,11 @@
-"""What both widgets are made of: a box that never dies of an error and leaves nothing behind."""
+"""What the widgets are made of: a box that never dies of an error, controls, pictures to point at and to paint on."""
 
 import html
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import anywidget
 import ipywidgets as widgets
 import traitlets
 
@@ -17,24 +19,27 @@ WIDE = "330px"
 
 
 class Box(widgets.VBox):
-    """A column of widgets whose last is a line of text: a result, or what went wrong."""
+    """A column of widgets whose last is a line of text: a result, or what went wrong.
 
-    def __init__(self, children: Sequence[widgets.Widget] = ()) -> None:
+    Attributes:
+        line: the widget of the line.
+        message: the line as plain text.
+    """
+
+    message = ""
+
+    def __init__(self) -> None:
         self.line = widgets.HTML()
-        super().__init__([*children, self.line])
+        super().__init__([self.line])
 
     def __repr__(self) -> str:
         return HINT
-
-    @property
-    def message(self) -> str:
-        """The line as plain text."""
-        return html.unescape(self.line.value.partition(">")[2].removesuffix("</div>"))
 
     def say(self, text: str, *, error: bool = False) -> None:
         """Show a line; a screen reader reads it out."""
         style = "color:var(--jp-error-color1,#c62828);font-weight:600" if error else ""
         role = "alert" if error else "status"
+        self.message = text
         self.line.value = f'<div role="{role}" style="{style}">{html.escape(text)}</div>'
 
     def guarded(self, handler: Callable[..., None]) -> Callable[..., None]:
@@ -50,7 +55,7 @@ class Box(widgets.VBox):
 
         return handle
 
-    def when(self, control: widgets.Widget, handler: Callable[..., None]) -> None:
+    def when(self, control: widgets.Widget, handler: Callable[[], None]) -> None:
         """Call a handler, guarded, after each change of a control's value."""
         control.observe(self.guarded(lambda change: handler()), names="value")
 
@@ -108,3 +113,51 @@ class Picture(widgets.Image):
     def __init__(self, title: str) -> None:
         layout = widgets.Layout(max_width="100%", align_self="flex-start")
         super().__init__(format="png", tooltip=title, layout=layout)
+
+
+def _script(name: str) -> str:
+    """The script of a picture; anywidget takes one, so what both share stands before it."""
+    return "".join((Path(__file__).parent / file).read_text(encoding="utf-8") for file in ("picture.js", name))
+
+
+class _LivePicture(anywidget.AnyWidget):
+    """A picture whose script sends messages, and counts the answers to send no more than are taken."""
+
+    picture = traitlets.Bytes().tag(sync=True)
+    label = traitlets.Unicode().tag(sync=True)
+    answered = traitlets.Int().tag(sync=True)
+
+    def __init__(self, received: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__()
+        self._received = received
+        self.on_msg(self._answer)
+
+    def _answer(self, widget: Any, content: dict[str, Any], buffers: Any) -> None:
+        try:
+            self._received(content)
+        finally:
+            self.answered += 1
+
+
+class Picker(_LivePicture):
+    """A picture that is clicked, dragged over, or walked over with the arrow keys.
+
+    The script sends ``{point: [y, x]}``, where it is pointed at, in fractions of height and width, also
+    outside the picture, or ``{step: [down, right]}``, by how many places a key moves.
+    """
+
+    _esm = _script("picker.js")
+    marks: traitlets.List[list[float]] = traitlets.List().tag(sync=True)  # [top, left, bottom, right] in fractions
+
+
+class Painter(_LivePicture):
+    """A picture that strokes are drawn over with mouse, touch or keys.
+
+    The script shows a stroke while it is drawn and then sends it, ``{tool, points, radius}`` with
+    (row, column) in pixels; what counts is the picture that comes back.
+    """
+
+    _esm = _script("painter.js")
+    size = traitlets.List([1, 1]).tag(sync=True)  # height and width in pixels
+    tool = traitlets.Unicode("brush").tag(sync=True)
+    radius = traitlets.Float(8).tag(sync=True)

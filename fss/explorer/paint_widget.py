@@ -6,16 +6,15 @@ from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
+import traitlets
 
-from fss.data.pictures import Upload
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError
-from fss.explorer.explore_box import NAMES, ExploreBox, explore
-from fss.explorer.paint import TOOLS, Canvas, Stroke, canvases_in, save_canvases
-from fss.explorer.parts import LABEL, Box, Picture, dropdown, labelled, row, slider
-from fss.explorer.pictures import Painter
+from fss.explorer.controls import LABEL, Box, Painter, Picture, dropdown, labelled, row, slider
+from fss.explorer.explore_widget import NAMES, ExploreBox, explore
+from fss.explorer.paint import TOOLS, Canvas, Stroke, Upload, canvases_in, save_canvases
+from fss.explorer.panels import Panel, sheet
 from fss.explorer.scenes import of_pictures
-from fss.explorer.sheet import Panel, sheet
 from fss.model import DANet
 
 MOST = 5  # support pictures
@@ -70,22 +69,22 @@ class PaintBox(Box):
             layout=widgets.Layout(width="auto"),
         )
         self.radius = slider("radius", 8, 1, 64, 1, "of brush and eraser, in pixels")
-        self.painter = Painter(stroked=self.guarded(self._stroke))
+        self.painter = Painter(self.guarded(self._stroke))
         self.strip = Picture("all support pictures with their masks, and the query")
         self.target = _text("save in", "folder that gets the class", "my_pictures")
         self.class_name = _text("class", "what the object is called", "thing")
         self._result = widgets.VBox()
-        self.buttons = {
-            name: self._button(name, tip, handler)
-            for name, tip, handler in (
-                ("Load folder", "read the folder's pictures, and masks beside them", self._folder),
-                ("Undo", "take the last stroke back", self._undo),
-                ("Clear", "wipe this mask", self._clear),
-                ("Remove", "take this support picture away", self._remove),
-                ("Segment", "find the object in the query", self._segment),
-                ("Save", "write pictures and masks as a class of a data set", self._save),
-            )
-        }
+        self.buttons: dict[str, widgets.Button] = {}
+        for name, tip, handler in (
+            ("Load folder", "read the folder's pictures, and masks beside them", self._load_folder),
+            ("Undo", "take the last stroke back", lambda clicked: self._edit(Canvas.undo)),
+            ("Clear", "wipe this mask", lambda clicked: self._edit(Canvas.clear)),
+            ("Remove", "take this support picture away", self._remove),
+            ("Segment", "find the object in the query", self._segment),
+            ("Save", "write pictures and masks as a class of a data set", self._save),
+        ):
+            self.buttons[name] = widgets.Button(description=name, tooltip=tip)
+            self.buttons[name].on_click(self.guarded(handler))
         load, undo, clear, remove, segment, save = self.buttons.values()
         self.children = [
             row(self.support_upload, self.query_upload, self.mask_upload, self.folder, load),
@@ -99,13 +98,13 @@ class PaintBox(Box):
         self.when(self.query_upload, self._set_query)
         self.when(self.mask_upload, self._load_mask)
         self.when(self.active, self._show)
-        self.when(self.tool, self._use)
-        self.when(self.radius, self._use)
+        traitlets.dlink((self.tool, "value"), (self.painter, "tool"))
+        traitlets.dlink((self.radius, "value"), (self.painter, "radius"))
         self._refresh()
 
     @property
     def canvas(self) -> Canvas:
-        """The support picture that is painted on; raises `InputError` where there is none."""
+        """The support picture that is painted on; raises `InputError` without one."""
         if not self.canvases:
             raise InputError("there is no support picture yet; upload one")
         return self.canvases[self.active.value]
@@ -118,41 +117,24 @@ class PaintBox(Box):
         """Press one of ``buttons``, as a click does."""
         self.buttons[button].click()
 
-    def close(self) -> None:
-        """Close this and all it holds."""
-        super().close()
-        self.result = None
-
-    def _button(self, name: str, tip: str, handler: Callable[[], None]) -> widgets.Button:
-        button = widgets.Button(description=name, tooltip=tip)
-        button.on_click(self.guarded(lambda clicked: handler()))
-        return button
-
     def _stroke(self, content: dict[str, Any]) -> None:
         points = [(float(y), float(x)) for y, x in content["points"]]
-        self.canvas.paint(Stroke(content["tool"], points, float(content["radius"])))
+        stroke = Stroke(content["tool"], points, float(content["radius"]))
+        self._edit(lambda canvas: canvas.paint(stroke))
+
+    def _edit(self, edit: Callable[[Canvas], None]) -> None:
+        """Change the mask that is painted on, and show it."""
+        edit(self.canvas)
         self._show()
 
-    def _undo(self) -> None:
-        self.canvas.undo()
-        self._show()
-
-    def _clear(self) -> None:
-        self.canvas.clear()
-        self._show()
-
-    def _remove(self) -> None:
+    def _remove(self, clicked: Any) -> None:
         self.canvases.remove(self.canvas)
         self._refresh()
 
-    def _use(self) -> None:
-        self.painter.tool, self.painter.radius = self.tool.value, float(self.radius.value)
-
     def _add_supports(self) -> None:
-        files = _files(self.support_upload)
-        self._add([Canvas.read(file) for file in files])
+        self._add([Canvas.read(file) for file in _files(self.support_upload)])
 
-    def _folder(self) -> None:
+    def _load_folder(self, clicked: Any) -> None:
         self._add(canvases_in(Path(self.folder.value.strip() or ".").expanduser()))
 
     def _add(self, canvases: Sequence[Canvas]) -> None:
@@ -202,7 +184,7 @@ class PaintBox(Box):
         )
         self.say(f"{canvas.name}: {_covers(canvas)} of the picture is labelled.")
 
-    def _segment(self) -> None:
+    def _segment(self, clicked: Any) -> None:
         if self.query is None:
             raise InputError("there is no query picture yet; upload one")
         for canvas in self.canvases:
@@ -217,7 +199,7 @@ class PaintBox(Box):
         share = float((self.result.explorer.attended.prediction == 1).float().mean())
         self.say(f"Segmented with {self.result.network.label}: {100 * share:.3g} % of the query.")
 
-    def _save(self) -> None:
+    def _save(self, clicked: Any) -> None:
         root = Path(self.target.value.strip() or ".").expanduser()
         saved = save_canvases(root, self.class_name.value.strip(), self.canvases)
         self.say(

@@ -7,7 +7,7 @@ from typing import Any
 from fss.engine import check_device
 from fss.errors import InputError
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 """The repository's measured results, wherever a notebook's kernel starts."""
 
 

@@ -1,7 +1,8 @@
-"""Where and with what a figure was made."""
+"""Where and with what a number was made."""
 
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -14,9 +15,10 @@ def describe() -> dict[str, str]:
     The commit is empty where the kit does not run from a clone. Where there is a GPU, it is named.
     """
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "cpu": _cpu(),
-        "cores": str(_cores()),
+        "cores": str(usable),
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -27,21 +29,12 @@ def describe() -> dict[str, str]:
 
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not the machine's cores, but those we may use
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    models = re.findall(r"^model name\s*:\s*(.+)", info.read_text(), re.MULTILINE) if info.is_file() else []
+    return models[0].strip() if models else platform.processor() or platform.machine()
 
 
 def _commit() -> str:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():  # installed: a repository around it would be another's
         return ""
     command = ["git", "describe", "--always", "--dirty"]

@@ -3,19 +3,20 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, get_args
 
 import ipywidgets as widgets
 
-from fss.data.pictures import IGNORE
-from fss.data.shapes import SHARES, World, classes_of
+from fss.data.shapes import Share, World, classes_of
 from fss.episodes import EpisodeBatch
 from fss.explorer.attended import MAPS
-from fss.explorer.explorer import COLDEST, HOTTEST, NETWORKS, Explorer, network, shot_numbers
-from fss.explorer.parts import Box, Picture, dropdown, labelled, row, slider
-from fss.explorer.pictures import Picker
-from fss.explorer.scenes import EMPTY, ITSELF, OTHER, OWN, SUPPORTS, drawn, swap
-from fss.explorer.sheet import png
+from fss.explorer.controls import Box, Picker, Picture, dropdown, labelled, row, slider
+from fss.explorer.explorer import COLDEST, HOTTEST, Explorer
+from fss.explorer.networks import NETWORKS, network
+from fss.explorer.panels import png
+from fss.explorer.scenes import EMPTY, ITSELF, OTHER, OWN, SUPPORTS, drawn, is_known, swap
 from fss.model import DANet
+from fss.viz import rgb
 
 NAMES = tuple(NETWORKS)
 
@@ -62,7 +63,7 @@ class ExploreBox(Box):
         self.strength = slider("overlay", 0.65, 0.0, 1.0, 0.05, "strength of the colours")
         self.rows = slider("row", 0, 0, 1, 1, "row of the place that asks")
         self.cols = slider("column", 0, 0, 1, 1, "column of the place that asks")
-        self.picker = Picker(pointed=self.guarded(self._point), stepped=self.guarded(self._step))
+        self.picker = Picker(self.guarded(self._pointed))
         self.picture = Picture("support pictures, what the chosen place attends to, prediction, errors")
         self.children = [
             row(self.network, self.map, self.shot, self.support, self.temperature, self.strength),
@@ -77,7 +78,11 @@ class ExploreBox(Box):
         for control in (self.map, self.shot, self.temperature, self.strength):
             self.when(control, self._choose)
         for control in (self.rows, self.cols):
-            self.when(control, self._slide)
+            self.when(control, lambda: self._select(self.rows.value, self.cols.value))
+
+    def when(self, control: widgets.Widget, handler: Callable[[], None]) -> None:
+        """Call a handler, guarded, after each change of a control that a reader makes."""
+        super().when(control, lambda: None if self._busy else handler())
 
     def select(self, row: int, col: int) -> None:
         """Select a place, as a click does; a place outside the picture ends as a line."""
@@ -92,8 +97,6 @@ class ExploreBox(Box):
 
     def _load(self) -> None:
         """Make episode and explorer anew; place and choices stay where they can."""
-        if self._busy:
-            return
         explorer = self._make()
         if self.explorer.attended.grid == explorer.attended.grid:
             explorer.place = self.explorer.place
@@ -106,17 +109,15 @@ class ExploreBox(Box):
     def _offer(self) -> None:
         """Offer what the explorer has to choose from, and show it."""
         attended = self.explorer.attended
-        (rows, cols), shots = attended.grid, shot_numbers(attended)
+        (rows, cols), shots = attended.grid, attended.shots
         with self._setting():
             _replace(self.map, [(MAPS[name], name) for name in attended.maps])
             _replace(self.shot, ["each", "mean", *shots] if len(shots) > 1 else ["each"])
             self.rows.max, self.cols.max = rows - 1, cols - 1
-        self.picker.picture = png(self.explorer.panels.query)
+        self.picker.picture = png(rgb(attended.episode.query))
         self._choose()
 
     def _choose(self) -> None:
-        if self._busy:
-            return
         fixed = self.temperature.disabled = self.map.value in self.explorer.attended.returned
         self.explorer.choose(
             map=self.map.value,
@@ -126,16 +127,13 @@ class ExploreBox(Box):
         )
         self._show()
 
-    def _slide(self) -> None:
-        if not self._busy:
-            self._select(self.rows.value, self.cols.value)
-
-    def _point(self, y: float, x: float) -> None:
-        self._select(*self.explorer.attended.place_at(y, x))
-
-    def _step(self, down: int, right: int) -> None:
-        at, across = self.explorer.place
-        self._select(at + down, across + right)
+    def _pointed(self, content: dict[str, Any]) -> None:
+        """Take a message of the picker."""
+        if "point" in content:
+            self._select(*self.explorer.attended.place_at(*content["point"]))
+        else:
+            (row, col), (down, right) = self.explorer.place, content["step"]
+            self._select(row + down, col + right)
 
     def _select(self, row: int, col: int) -> None:
         self.explorer.select(row, col)
@@ -187,7 +185,7 @@ def explore(
         return explore_world(networks=[shown, *(name for name in networks if name is not shown)])
     episode = shown
     supports = [OWN, *([] if other is None else [OTHER]), EMPTY]
-    supports += [] if bool((episode.target == IGNORE).all()) else [ITSELF]
+    supports += [ITSELF] if is_known(episode) else []
     return ExploreBox(lambda support: swap(episode, support, other), supports, networks)
 
 
@@ -214,7 +212,7 @@ def explore_world(
     name = dropdown("class", classes_of("test", 0), class_name, "class of the object")
     number = slider("picture", query, 0, 9, 1, "which picture of the class is the query")
     distractors = slider("distractors", 2, 0, 8, 1, "other objects in the query")
-    share = dropdown("they share", SHARES, "none", "what distractors share with the object")
+    share = dropdown("they share", get_args(Share), "none", "what distractors share with the object")
     hidden = slider("occlusion", default.occlusion, 0.0, 1.0, 0.05, "chance of being half hidden")
     area = slider("size", 0.14, 0.02, 0.5, 0.01, "share of the query that the object covers")
 

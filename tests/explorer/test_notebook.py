@@ -12,9 +12,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from fss.errors import InputError
-from fss.notebook import RESULTS, check_parameters, report
+from fss.explorer.notebook import RESULTS, check_parameters, report
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 REMARK = ": not within the tolerance"
 
 
@@ -37,7 +37,7 @@ def test_beyond_it_a_remark_says_so(got, printed, capsys):
 def test_nbval_compares_the_tolerance_alone(got, ref, same, tmp_path):
     """A bare `pytest --nbval` passes another value within the tolerance, but none beyond it."""
     stored = new_output("stream", text="mIoU: 0.8512 (expected 0.85 ± 0.02)\n")
-    source = f"from fss.notebook import report\nreport('mIoU', float('{got}'), {ref}, 0.02)"
+    source = f"from fss.explorer.notebook import report\nreport('mIoU', float('{got}'), {ref}, 0.02)"
     notebook = new_notebook(cells=[new_code_cell(source, execution_count=1, outputs=[stored])])
     notebook.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
     nbformat.write(notebook, tmp_path / "one.ipynb")

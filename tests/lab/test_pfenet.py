@@ -8,6 +8,7 @@ import fss
 from fss.checkpoint import save_checkpoint
 from fss.config import DANetConfig
 from fss.errors import InputError
+from fss.lab.pfenet import load_pfenet
 from fss.model import DANet
 
 pytestmark = pytest.mark.numbers
@@ -30,7 +31,7 @@ def state():
 @pytest.fixture(scope="module")
 def model(state):
     with no_init():
-        return fss.load_pfenet(state)
+        return load_pfenet(state)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def file(state, tmp_path_factory):
 
 def test_from_a_file_of_the_authors(file, model, tmp_path):
     """And back from a checkpoint of the kit, with the backbone out of the authors' file."""
-    loaded = fss.load_pfenet(torch.load(file, weights_only=True))
+    loaded = load_pfenet(torch.load(file, weights_only=True))
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
     save_checkpoint(model, tmp_path / "pfenet.safetensors", trained={})
@@ -95,7 +96,7 @@ def test_from_a_file_of_the_authors(file, model, tmp_path):
 def test_counters_of_batchnorm_are_not_needed(state, model):
     old = {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
     assert len(old) < len(state)
-    loaded = fss.load_pfenet(old)
+    loaded = load_pfenet(old)
     assert torch.equal(loaded.backbone.block2[1].running_var, state["layer0.1.running_var"])
 
 
@@ -115,7 +116,7 @@ def test_other_weights_are_refused(state, model, monkeypatch, change, message):
     odd = {name: tensor.new_zeros(()).expand_as(tensor) for name, tensor in state.items()}
     change(odd)
     with pytest.raises(InputError, match="not the weights of a published PFENet") as error:
-        fss.load_pfenet(odd)
+        load_pfenet(odd)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert "layers=50, vgg=False" in str(error.value)

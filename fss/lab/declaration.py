@@ -1,0 +1,254 @@
+"""What a campaign declares: which runs there are, and everything that each of them depends on."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from fss.checkpoint import read_checkpoint
+from fss.config import DANetConfig, DataConfig, Scoring, TrainConfig, arm, preset, with_settings
+from fss.data import open_dataset
+from fss.data.dataset import Dataset
+from fss.episodes import EpisodeList
+from fss.errors import InputError, nearest
+from fss.evaluate import REFERENCES
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")  # of a file or folder, on every system
+KEYS: dict[str, dict[str, Any]] = {
+    "campaign": {
+        "preset": "quick",
+        "baseline": "base",
+        "fold": 0,
+        "shots": [1, 5],
+        "episodes": 1000,
+        "list_seed": 0,
+        "lists": 1,
+        "options": {},
+        "scoring": {},
+        "references": [],
+        "set": [],
+        "data": {},
+        "arms": {},
+    },
+    "data": {"spec": "", "fold": 0, "options": {}, "scoring": {}, "set": [], "also": {}},
+    "arm": {"arm": "", "checkpoint": "", "fold": 0, "allow_leak": False, "set": [], "seeds": 1, "data": []},
+}
+"""What may stand in each table, with the defaults; a value has its default's type. A data set's
+fold, ``options`` (those of ``DataConfig``) and ``scoring`` are the campaign's where it gives none.
+An arm is trained, on another ``fold`` than the test's where it gives one, or it is a ``checkpoint``;
+``allow_leak`` measures it also on classes that it was trained on."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and its measurement; or that of a checkpoint or a reference, not trained here.
+
+    Attributes:
+        data: name of the data.
+        arm: name of the arm or the reference.
+        seed: of the training; 0 for a reference.
+        spec: the data set's spec as declared; ``$NAME`` in it is an environment variable, so that
+            no private path enters a result.
+        config: the network.
+        schedule: the training; its seed is ``seed``.
+        fold, shots, episodes, list_seed: how it is measured.
+        lists: episode lists, of the seeds from ``list_seed`` on.
+        options: which pictures and classes of the data.
+        scoring: what predictions are compared with.
+        also: name -> spec of other data whose test classes it is measured on with one shot.
+        train_fold: the fold it is trained on; another one than ``fold`` is a leak on purpose.
+        checkpoint: weights to measure as they are, a name or a path, or "".
+        allow_leak: measure also on classes that were trained on.
+    """
+
+    data: str
+    arm: str
+    seed: int
+    spec: str
+    config: DANetConfig
+    schedule: TrainConfig
+    fold: int
+    shots: tuple[int, ...]
+    episodes: int
+    list_seed: int
+    lists: int
+    options: DataConfig
+    scoring: Scoring
+    also: Mapping[str, str]
+    train_fold: int
+    checkpoint: str = ""
+    allow_leak: bool = False
+
+    @property
+    def name(self) -> str:
+        """``<data>/<arm>-<seed>``: the run's place below the campaign's folder."""
+        return f"{self.data}/{self.arm}-{self.seed}"
+
+    @property
+    def reference(self) -> bool:
+        """Whether it is one of the references, which have no weights."""
+        return self.arm in REFERENCES
+
+    @property
+    def trained(self) -> bool:
+        """Whether the run trains a network."""
+        return not (self.reference or self.checkpoint)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that the scores depend on besides the code, as JSON values."""
+        how = {
+            "data": self.spec,
+            "fold": self.fold,
+            "size": self.schedule.size,
+            "shots": list(self.shots),
+            "episodes": self.episodes,
+            "list_seed": self.list_seed,
+            "lists": self.lists,
+            "options": self.options.to_json(),
+            "scoring": self.scoring.to_json(),
+        }
+        if self.also:
+            how["also"] = dict(self.also)
+        if self.reference:
+            return {**how, "reference": self.arm, "backbone": self.config.backbone}
+        if self.checkpoint:
+            return {**how, "checkpoint": self.checkpoint, "config": self.config.to_json()}
+        if self.train_fold != self.fold:
+            how["train_fold"] = self.train_fold
+        return {**how, "config": self.config.to_json(), "train": self.schedule.to_json()}
+
+    def open_spec(self, spec: str | None = None) -> str:
+        """Fill a spec's environment variables (default: the run's); InputError if one is unset."""
+        declared = spec or self.spec
+        spec = os.path.expandvars(declared)
+        if missing := re.search(r"\$\{?(\w+)", spec):
+            raise InputError(f"{self.data}: {declared} needs {missing[1]}; set it: {missing[1]}=path/to/pictures")
+        return spec
+
+    def open(self, split: str, spec: str | None = None) -> Dataset:
+        """Open a split of the data, or of other data, which the options do not concern."""
+        return open_dataset(
+            self.open_spec(spec),
+            split=split,
+            fold=self.fold if split == "test" else self.train_fold,
+            size=self.schedule.size,
+            options=self.options if spec is None else DataConfig(),
+        )
+
+    def episodes_of(self, dataset: Dataset, shots: int, lists: int) -> EpisodeList:
+        """Draw so many lists, one after another."""
+        drawn = [
+            EpisodeList.sample(dataset, shots=shots, episodes=self.episodes, seed=self.list_seed + n)
+            for n in range(lists)
+        ]
+        return EpisodeList(tuple(chain.from_iterable(drawn)), drawn[0].source)
+
+
+def runs_of(declared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Run, ...]]:
+    """Return a declaration with its defaults, and its runs in their order.
+
+    Raises:
+        InputError: it declares what does not exist; the message names it.
+    """
+    campaign = _checked("campaign", "", declared)
+    for key in ("data", "arms", "shots"):
+        if not campaign[key]:
+            raise InputError(f"declares no {key}")
+    for key in ("data", "arms"):
+        for name in campaign[key]:
+            if not NAME.fullmatch(name):
+                raise InputError(f"{key}.{name}: use small letters, digits, '-', '_' and '.'")
+    for name in campaign["references"]:
+        if name not in REFERENCES:
+            raise InputError(f"references: no {name!r}; {nearest(name, REFERENCES)}")
+    arms = {name: {**KEYS["arm"], "arm": "base", "fold": None} for name in campaign["references"]}
+    arms |= {name: _arm(name, given, campaign) for name, given in campaign["arms"].items()}
+    runs = []
+    for data, given in campaign["data"].items():
+        table = _checked("data", f"data.{data}", given)
+        for name, spec in table["also"].items():
+            if not NAME.fullmatch(name) or not isinstance(spec, str):
+                raise InputError(
+                    f"data.{data}.also.{name} = {spec!r}: give a name of small letters and digits, and a data set"
+                )
+        here = {key: given.get(key, campaign[key]) for key in ("fold", "options", "scoring")}
+        for name, wanted in arms.items():
+            if wanted["data"] and data not in wanted["data"]:
+                continue
+            config, schedule = _chosen(wanted, campaign["preset"], campaign["set"] + table["set"])
+            runs += [
+                Run(
+                    data=data,
+                    arm=name,
+                    seed=seed,
+                    spec=table["spec"] or data,
+                    config=config,
+                    schedule=schedule.override({"seed": seed}),
+                    fold=here["fold"],
+                    shots=tuple(campaign["shots"]),
+                    episodes=campaign["episodes"],
+                    list_seed=campaign["list_seed"],
+                    lists=campaign["lists"],
+                    options=DataConfig.from_json(here["options"]),
+                    scoring=Scoring.from_json(here["scoring"]),
+                    also=table["also"],
+                    train_fold=here["fold"] if wanted["fold"] is None else wanted["fold"],
+                    checkpoint=wanted["checkpoint"],
+                    allow_leak=wanted["allow_leak"],
+                )
+                for seed in range(wanted["seeds"])
+            ]
+    if campaign["baseline"] not in campaign["arms"]:
+        hint = nearest(campaign["baseline"], campaign["arms"])
+        raise InputError(f"baseline = {campaign['baseline']!r}: no such arm; {hint}")
+    return campaign, tuple(runs)
+
+
+def _arm(name: str, given: Any, campaign: Mapping[str, Any]) -> dict[str, Any]:
+    """An arm's table with its defaults; its fold is None where it gives none."""
+    checked = _checked("arm", f"arms.{name}", given)
+    wanted = {**checked, "arm": checked["arm"] or name, "fold": given.get("fold")}
+    if name in REFERENCES:
+        raise InputError(f"arms.{name}: that is the name of a reference")
+    for data in wanted["data"]:
+        if data not in campaign["data"]:
+            raise InputError(f"arms.{name}.data: no data {data!r}; {nearest(data, campaign['data'])}")
+    training = sorted(given.keys() & {"arm", "set", "seeds", "fold"})
+    if wanted["checkpoint"] and training:
+        raise InputError(f"arms.{name}.{training[0]}: a checkpoint is measured as it is; leave it out")
+    return wanted
+
+
+def _chosen(wanted: Mapping[str, Any], preset_name: str, base: Sequence[str]) -> tuple[DANetConfig, TrainConfig]:
+    """The network and the schedule of an arm; of a checkpoint's, only the size counts."""
+    if wanted["checkpoint"]:
+        header, _ = read_checkpoint(wanted["checkpoint"])
+        size = header["trained"].get("size", preset(preset_name).size)
+        return DANetConfig.from_json(header["config"]), preset(preset_name).override({"size": size})
+    settings = [*base, *wanted["set"]]
+    if seed := next((each for each in settings if each.startswith("seed=")), None):
+        raise InputError(f"set {seed}: give the arms a number of seeds, which are 0, 1 and so on: seeds = N")
+    return with_settings(arm(wanted["arm"]), preset(preset_name), settings)
+
+
+def _checked(kind: str, place: str, given: Any) -> dict[str, Any]:
+    """A table with its defaults; InputError for an unknown key or a value of another type."""
+    known = KEYS[kind]
+    if not isinstance(given, dict):
+        raise InputError(f"{place}: is a table of {', '.join(known)}")
+    for key, value in given.items():
+        name = f"{place}.{key}".lstrip(".")
+        if key not in known:
+            raise InputError(f"{name}: no such key; {nearest(key, known)}")
+        if type(value) is not type(known[key]):
+            raise InputError(f"{name} = {value!r}: give a {type(known[key]).__name__}")
+        parts = value if isinstance(value, list) else [value]
+        part_type = int if key == "shots" else str if isinstance(value, list) else type(value)
+        if not all(type(part) is part_type for part in parts):
+            raise InputError(f"{name} = {value!r}: give a list of {part_type.__name__}")
+        least = 0 if key in ("fold", "list_seed") else 1
+        if part_type is int and min(parts, default=least) < least:
+            raise InputError(f"{name} = {value!r}: use {least} or more")
+    return {**known, **given}
