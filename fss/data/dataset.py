@@ -32,6 +32,21 @@ class Reader(Protocol):
         """
         raise InputError("these pictures have no size of their own; score at the network's size")
 
+    def picture(self, class_name: str, image_name: str) -> str:
+        """A name of the picture that is the same whatever class it is listed under."""
+        return f"{class_name}/{image_name}"
+
+    def shows(self, class_name: str, image_name: str, other: str) -> bool | None:
+        """Whether a picture that is listed under one class shows another, by a single pixel; None: nobody knows."""
+        return True if other == class_name else None
+
+    def read_other(self, class_name: str, image_name: str, other: str, size: int) -> np.ndarray:
+        """Mask of another class in a picture, uint8 [size, size] in {0, 1, 255}.
+
+        Raises `InputError` where the picture's label says nothing of other classes.
+        """
+        raise InputError(f"picture {image_name!r} of {class_name!r} has no label of {other!r}")
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -113,6 +113,21 @@ class Shapes(Reader):
         """
         return draw(_index(class_name), _sample(image_name), size, self.world)
 
+    def shows(self, class_name: str, image_name: str, other: str) -> bool:
+        """Whether an object of the class `other` is in a picture."""
+        return other in self._classes(class_name, image_name)
+
+    def read_other(self, class_name: str, image_name: str, other: str, size: int) -> np.ndarray:
+        """Mask uint8 [size, size] of the object of another class, all 0 where there is none."""
+        _, instances = self.instances(class_name, image_name, size)
+        shown = self._classes(class_name, image_name)
+        return (instances == (1 + shown.index(other) if other in shown else len(shown) + 1)).astype(np.uint8)
+
+    def _classes(self, class_name: str, image_name: str) -> list[str]:
+        """The classes of the objects of a picture, in the order of their labels in `instances`."""
+        count = sum(label > 0 for _, label in _scene(_index(class_name), _sample(image_name), self.world))
+        return [self.class_of(class_name, image_name, label) for label in range(1, count + 1)]
+
     def class_of(self, target: str, image_name: str, label: int) -> str:
         """The class of an instance of a picture of class `target`, by its label in `instances` (1 or more).
 
