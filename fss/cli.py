@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -104,6 +104,10 @@ def eval(  # noqa: A001
     fold: Fold = 0,
     options: Options = DataConfig(),
     scoring: Scored = Scoring(),
+    support: Annotated[
+        Literal["own", "absent", "other"],
+        _help(help="of which class the supports are: the query's, one that it does not show, or another that it shows"),
+    ] = "own",
     allow_leak: Annotated[bool, _help(help="measure a checkpoint also on classes that it was trained on")] = False,
     shots: Annotated[int | None, _help(help="support pictures an episode; default: 1")] = None,
     episodes: Annotated[int | None, _help(help="episodes of the list; default: 1000")] = None,
@@ -141,6 +145,7 @@ def eval(  # noqa: A001
         scoring=scoring,
         allow_leak=allow_leak,
         asked={"shots": shots, "episodes": episodes, "seed": seed},
+        support=support,
         size=size,
         saved=list,
         save_list=save_list,

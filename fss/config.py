@@ -232,6 +232,8 @@ class TrainConfig(Settings):
         aux_weight: factor on the mean of the decoder's inner losses.
         iou_weight: factor on the soft IoU loss beside the cross-entropy, which alone says too
             little object for a measure by IoU.
+        absent: share of the training episodes whose support is of a class that the query does not
+            show, so that nothing is to be found.
         augment: ``"none"`` or ``"paper"`` (scale, rotate, blur, flip and crop, drawn anew).
         cache: read the frozen features from a cache on disk instead of extracting them each step.
         precision: ``"float32"``, or mixed with ``"bfloat16"`` or, on a GPU alone, ``"float16"``.
@@ -255,6 +257,7 @@ class TrainConfig(Settings):
     dropout: float = 0.1
     aux_weight: float = 1.0
     iou_weight: float = 0.0
+    absent: float = 0.0
     augment: Literal["none", "paper"] = "none"
     cache: bool = True
     precision: Precision = "float32"
@@ -278,8 +281,9 @@ class TrainConfig(Settings):
         seed=0,
         val_every=1,
         val_episodes=1,
+        absent=0,
     )
-    MOST = {"dropout": 0.95}
+    MOST = {"dropout": 0.95, "absent": 0.9}
 
     def __post_init__(self) -> None:
         super().__post_init__()

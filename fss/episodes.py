@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,24 +20,47 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from fss.data.dataset import Dataset
+from fss.data.pictures import IGNORE
 from fss.errors import InputError
 from fss.files import write_json
 
 T = TypeVar("T")
+Support = Literal["own", "absent", "other"]
+TRIES = 10_000  # queries that are drawn in search of one that can be asked for another class
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One task: segment ``query`` given labelled ``support``; all pictures differ."""
+    """One task: segment ``query`` given labelled ``support``; all pictures differ.
+
+    Attributes:
+        class_name: what is asked for, and what the support shows.
+        query: name of the picture that is asked.
+        support: names of the labelled pictures.
+        shown: the class that the query is listed under where it is asked for another one, which it
+            does not show (an *absent* support) or shows as well (*other*); else None.
+    """
 
     class_name: str
     query: str
     support: tuple[str, ...]
+    shown: str | None = None
+
+    @property
+    def listed(self) -> str:
+        """The class that the query is listed under."""
+        return self.shown or self.class_name
 
 
-def draw_episode(dataset: Dataset, shots: int, seed: int, index: int) -> Episode:
+def draw_episode(dataset: Dataset, shots: int, seed: int, index: int, support: Support = "own") -> Episode:
     """Draw episode ``index`` of ``seed``: a class, all as likely, then its 1 + shots pictures.
+
+    With another ``support`` the query is then asked for a class that it does not show (``"absent"``), or
+    for another one that it shows (``"other"``), all as likely; a query without such a class is drawn again.
+
+    Raises:
+        InputError: no query has such a class.
 
     >>> from fss.data import open_dataset
     >>> data = open_dataset("shapes", split="test", fold=0, size=32)
@@ -46,10 +69,46 @@ def draw_episode(dataset: Dataset, shots: int, seed: int, index: int) -> Episode
     (True, True)
     """
     rng = np.random.default_rng([seed, index])
-    class_name = dataset.classes[rng.integers(len(dataset.classes))]
-    names = dataset.images[class_name]
-    query, *support = (names[i] for i in rng.permutation(len(names))[: shots + 1])
-    return Episode(class_name, query, tuple(support))
+    for _ in range(TRIES):
+        class_name = dataset.classes[rng.integers(len(dataset.classes))]
+        names = dataset.images[class_name]
+        query, *others = (names[i] for i in rng.permutation(len(names))[: shots + 1])
+        if support == "own":
+            return Episode(class_name, query, tuple(others))
+        asked = _another_class(dataset, class_name, query, support, rng)
+        if asked is not None:
+            picture = dataset.reader.picture(class_name, query)
+            names = tuple(name for name in dataset.images[asked] if dataset.reader.picture(asked, name) != picture)
+            drawn = rng.permutation(len(names))[:shots]
+            return Episode(asked, query, tuple(names[i] for i in drawn), class_name)
+    wanted = "shows two of its classes" if support == "other" else "is known not to show one of its classes"
+    raise InputError(f"{dataset.spec}, {dataset.split}: hardly a picture {wanted}, as --support {support} needs")
+
+
+def _another_class(
+    dataset: Dataset, class_name: str, query: str, support: Support, rng: np.random.Generator
+) -> str | None:
+    """Draw a class that a query does not show, or another one that it is listed under as well."""
+    reader = dataset.reader
+    for place in rng.permutation(len(dataset.classes)):
+        other = dataset.classes[place]
+        shown = reader.shows(class_name, query, other)
+        if support == "other":
+            if other != class_name and shown and query in dataset.images[other]:
+                return other
+        elif shown is False or (shown is None and not reader.complete):
+            return other
+    return None
+
+
+def relabelled(dataset: Dataset, episode: Episode, label: Tensor) -> Tensor:
+    """Return what an episode's target is, given the query's label [h,w] of the class that it is listed under."""
+    if episode.shown is None:
+        return label
+    if dataset.reader.shows(episode.shown, episode.query, episode.class_name):
+        other = dataset.reader.read_other(episode.shown, episode.query, episode.class_name, dataset.size)
+        return torch.from_numpy(np.ascontiguousarray(other))
+    return torch.where(label == IGNORE, label, 0)
 
 
 def without_small_classes(dataset: Dataset, shots: int) -> Dataset:
@@ -90,6 +149,7 @@ class EpisodeStream(Sequence[Episode]):
     shots: int
     seed: int
     length: int
+    absent: float = 0.0  # share of the episodes whose query does not show what is asked for
 
     def __post_init__(self) -> None:
         check_shots(self.dataset, self.shots)
@@ -101,7 +161,8 @@ class EpisodeStream(Sequence[Episode]):
         chosen = range(self.length)[index]
         if isinstance(chosen, range):
             return [self[i] for i in chosen]
-        return draw_episode(self.dataset, self.shots, self.seed, chosen)
+        absent = self.absent and np.random.default_rng([self.seed, chosen, 1]).random() < self.absent
+        return draw_episode(self.dataset, self.shots, self.seed, chosen, "absent" if absent else "own")
 
 
 @dataclass(frozen=True)
@@ -117,8 +178,10 @@ class EpisodeList(Sequence[Episode]):
     source: dict[str, str | int | None] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def sample(cls, dataset: Dataset, *, shots: int, episodes: int, seed: int) -> "EpisodeList":
-        """Draw the first ``episodes`` episodes of ``seed``.
+    def sample(
+        cls, dataset: Dataset, *, shots: int, episodes: int, seed: int, support: Support = "own"
+    ) -> "EpisodeList":
+        """Draw the first ``episodes`` episodes of ``seed``; see ``draw_episode`` for ``support``.
 
         Raises:
             InputError: no episodes asked for, or a class with too few pictures.
@@ -127,17 +190,25 @@ class EpisodeList(Sequence[Episode]):
             raise InputError(f"episodes = {episodes}: use 1 or more")
         if seed < 0:
             raise InputError(f"seed = {seed}: use 0 or more")
+        check_shots(dataset, shots)
+        drawn = (draw_episode(dataset, shots, seed, index, support) for index in range(episodes))
         source = dict(data=dataset.spec, split=dataset.split, fold=dataset.fold, shots=shots, seed=seed)
-        return cls(tuple(EpisodeStream(dataset, shots, seed, episodes)), source)
+        return cls(tuple(drawn), source | ({} if support == "own" else {"support": support}))
+
+    @property
+    def support(self) -> str:
+        """Whose supports the list has: ``"own"``, ``"absent"`` or ``"other"``."""
+        return str(self.source.get("support", "own"))
 
     @property
     def sha256(self) -> str:
         """Hash of the episodes alone: equal lists have equal hashes wherever they came from."""
-        return hashlib.sha256(json.dumps([asdict(e) for e in self.episodes]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([_as_json(e) for e in self.episodes]).encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
         """Write the list as JSON, with its hash."""
-        write_json(path, {"sha256": self.sha256, "source": self.source, "episodes": [asdict(e) for e in self.episodes]})
+        episodes = [_as_json(episode) for episode in self.episodes]
+        write_json(path, {"sha256": self.sha256, "source": self.source, "episodes": episodes})
 
     @classmethod
     def load(cls, path: str | Path) -> "EpisodeList":
@@ -148,7 +219,7 @@ class EpisodeList(Sequence[Episode]):
         """
         try:
             content = json.loads(Path(path).read_bytes())
-            episodes = tuple(Episode(e["class_name"], e["query"], tuple(e["support"])) for e in content["episodes"])
+            episodes = tuple(Episode(**{**e, "support": tuple(e["support"])}) for e in content["episodes"])
             loaded = cls(episodes, dict(content["source"]))
             recorded = content["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -167,16 +238,19 @@ class EpisodeList(Sequence[Episode]):
         shots = len(self.episodes[0].support)
         for number, episode in enumerate(self.episodes):
             names = (episode.query, *episode.support)
-            absent = set(names) - set(dataset[episode.class_name].names)
+            absent = {*episode.support} - {*dataset[episode.class_name].names}
+            absent |= {episode.query} - {*dataset[episode.listed].names}
             if absent:
                 raise InputError(
                     f"episode {number}: class {episode.class_name!r} of {dataset.spec} has no "
                     f"picture {min(absent)!r}; use the data that the list was sampled from"
                 )
-            if len(set(names)) < len(names) or len(names) != shots + 1 or shots < 1:
+            pictures = {dataset.reader.picture(episode.class_name, name) for name in episode.support}
+            pictures.add(dataset.reader.picture(episode.listed, episode.query))
+            if len(pictures) < len(names) or len(names) != shots + 1 or shots < 1:
                 raise InputError(
                     f"episode {number}: {len(names) - 1} support pictures beside the query, "
-                    f"{len(set(names))} different in all, in a list of {shots} shot; sample it anew"
+                    f"{len(pictures)} different in all, in a list of {shots} shot; sample it anew"
                 )
 
     def __len__(self) -> int:
@@ -184,6 +258,11 @@ class EpisodeList(Sequence[Episode]):
 
     def __getitem__(self, index: Any) -> Any:  # an episode, or a tuple of them for a slice
         return self.episodes[index]
+
+
+def _as_json(episode: Episode) -> dict[str, Any]:
+    """The fields of an episode; an own one has no ``shown``, as before there were others."""
+    return {name: value for name, value in asdict(episode).items() if value is not None}
 
 
 class EpisodeBatch(NamedTuple):
@@ -221,7 +300,9 @@ class EpisodeDataset(TorchDataset[EpisodeBatch]):
 
     def __getitem__(self, index: int) -> EpisodeBatch:
         episode = self.episodes[index]
-        pairs = [self.dataset.read(episode.class_name, name) for name in (episode.query, *episode.support)]
+        query, label = self.dataset.read(episode.listed, episode.query)
+        pairs = [(query, relabelled(self.dataset, episode, label))]
+        pairs += [self.dataset.read(episode.class_name, name) for name in episode.support]
         if self.augment is not None:
             generator = episode_generator(self.seed, index)
             pairs = [self.augment(image, mask, generator) for image, mask in pairs]

@@ -20,7 +20,7 @@ from fss.data import open_dataset
 from fss.data.dataset import Dataset
 from fss.data.pictures import IGNORE, letterbox_mask, unletterbox
 from fss.engine import start
-from fss.episodes import Episode, EpisodeList, batch_indices, without_small_classes
+from fss.episodes import Episode, EpisodeList, Support, batch_indices, without_small_classes
 from fss.errors import InputError
 from fss.features import FeatureBatch, FeatureSource, features_of
 from fss.leak import leaked
@@ -30,6 +30,7 @@ from fss.relations import cosine, pool
 from fss.resize import resize, share_of
 
 BATCH = 8
+UNVERIFIED = "absent: no label says that a picture does not show the class that it is asked for"
 
 
 Predictor = Callable[[FeatureBatch], Tensor]
@@ -171,7 +172,10 @@ def evaluate(
         The public result format, fractions in 0..1, to every process; ``seconds`` is the only key
         that differs from run to run, whatever the number of processes. ``marked`` is the mean share
         of a query's labelled pixels that are predicted as object, at the network's size; ``counts``
-        holds the integers of every episode, in the list's order, and the name of its query.
+        holds the integers of every episode, in the list's order, and the name of its query picture, of
+        which there are ``pictures``. Of a list with absent supports all IoUs are None, since there is no
+        object; with other ones, ``stays`` is the mean share of the query's first object, which was not
+        asked for, that is marked.
 
     Raises:
         InputError: a bad picture, an episode list of other data, or a leak.
@@ -186,16 +190,23 @@ def evaluate(
             "fold), or measure all the same with --allow-leak"
         )
     episodes.check(dataset)
+    support = episodes.support
+    if scoring != Scoring() and support != "own":
+        raise InputError(f"--support {support} is scored at the network's size; leave --at and --void out")
     if scoring != Scoring():  # whether there are such labels, before minutes of work
         dataset.reader.own_mask(episodes[0].class_name, episodes[0].query)
     model.eval()
     labels_of = predict or network(model)
-    shares: list[float] = []
+    shares: list[tuple[float, ...]] = []  # marked, and what stays, of each episode
 
     def noted(batch: FeatureBatch) -> Tensor:
         labels, labelled = labels_of(batch), batch.target != IGNORE
-        marked = ((labels == 1) & labelled).sum((1, 2)) / labelled.sum((1, 2)).clamp(min=1)
-        shares.extend(marked.tolist())
+        found = (labels == 1) & labelled
+        parts = [found.sum((1, 2)) / labelled.sum((1, 2)).clamp(min=1)]
+        if support == "other":
+            first = torch.stack([dataset.read(e.listed, e.query)[1] for e in batch.episodes]).to(found.device) == 1
+            parts.append((found & first).sum((1, 2)) / first.sum((1, 2)).clamp(min=1))
+        shares.extend(zip(*(part.tolist() for part in parts), strict=True))
         return labels
 
     tally = tally_episodes(
@@ -206,11 +217,16 @@ def evaluate(
         scoring=scoring,
         progress=progress,
     )
+    marked, *stays = (fsum(part) / len(tally) for part in zip(*gather_object(shares), strict=True))  # in any order
+    unverified = [UNVERIFIED] if support == "absent" and not dataset.reader.complete else []
+    pictures = [dataset.reader.picture(episode.listed, episode.query) for episode in episodes]
     return {
-        **figures(tally, dataset.classes),
-        "marked": fsum(gather_object(shares)) / len(tally),  # exact, so the order does not matter
-        "support": "own",
-        "counts": {**tally.to_json(), "query": [episode.query for episode in episodes]},
+        **(_nothing(tally) if support == "absent" else figures(tally, dataset.classes)),
+        "marked": marked,
+        **({"stays": stays[0]} if stays else {}),
+        "support": support,
+        "pictures": len({*pictures}),
+        "counts": {**tally.to_json(), "query": pictures},
         "episodes_sha256": episodes.sha256,
         "data": dataset.spec,
         "split": dataset.split,
@@ -221,7 +237,7 @@ def evaluate(
         "scored_at": scoring.at,
         "void": scoring.void,
         "leaked_classes": leak,
-        "notes": [*dataset.notes, *model.backbone.notes(dataset.size)],
+        "notes": [*dataset.notes, *unverified, *model.backbone.notes(dataset.size)],
         "config": model.config.to_json(),
         "trained": model.trained,
         "seconds": round(time.perf_counter() - began, 3),
@@ -246,6 +262,18 @@ def figures(tally: EpisodeTally, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _nothing(tally: EpisodeTally) -> dict[str, Any]:
+    """The scores where there is no object to find; ``mean_episode_iou`` is the share of episodes without a mark."""
+    return {
+        **dict.fromkeys(("miou", "miou_interval", "fb_iou")),
+        "mean_episode_iou": tally.mean_episode_iou(),
+        "per_class": {},
+        "episodes": len(tally),
+        "classes": len(np.unique(tally.counts[:, 0])),
+        "not_covered": [],
+    }
+
+
 def evaluate_checkpoint(
     checkpoint: str,
     data: str,
@@ -254,6 +282,7 @@ def evaluate_checkpoint(
     fold: int,
     options: DataConfig,
     asked: Mapping[str, int | None],
+    support: Support = "own",
     size: int | None = None,
     saved: Path | None = None,
     save_list: Path | None = None,
@@ -272,6 +301,7 @@ def evaluate_checkpoint(
         fold: of data with folds.
         options: which pictures and classes.
         asked: ``shots``, ``episodes`` and ``seed`` of the list, or None for the usual ones.
+        support: of which class the supports are, as for ``EpisodeList.sample``.
         size: side of the pictures in pixels; by default as the network was trained.
         saved: a saved list to evaluate; what is ``asked`` has to agree with it.
         save_list: where to write the list.
@@ -292,7 +322,7 @@ def evaluate_checkpoint(
         model, predict = load(checkpoint, pretrained=pretrained), None
     size = model.trained.get("size", 224) if size is None else size
     dataset = open_dataset(data, split=split, fold=fold, size=size, options=options)
-    episodes = _listed(dataset, saved, asked, skip_small_classes)
+    episodes = _listed(dataset, saved, asked, support, skip_small_classes)
     main = accelerator.is_main_process
     if save_list is not None and main:
         episodes.save(save_list)
@@ -301,13 +331,15 @@ def evaluate_checkpoint(
     return {"checkpoint": checkpoint, "options": options.to_json(), **result}
 
 
-def _listed(dataset: Dataset, saved: Path | None, asked: Mapping[str, int | None], skip_small: bool) -> EpisodeList:
+def _listed(
+    dataset: Dataset, saved: Path | None, asked: Mapping[str, int | None], support: Support, skip_small: bool
+) -> EpisodeList:
     """Draw the list that is asked for, or read a saved one that agrees with it."""
     if saved is None:
         usual = {"shots": 1, "episodes": 1000, "seed": 0}
         numbers = usual | {name: number for name, number in asked.items() if number is not None}
         drawn_from = without_small_classes(dataset, numbers["shots"]) if skip_small else dataset
-        return EpisodeList.sample(drawn_from, **numbers)
+        return EpisodeList.sample(drawn_from, **numbers, support=support)
     if skip_small:
         raise InputError("--skip-small-classes is for a list that is drawn, not for --list")
     episodes = EpisodeList.load(saved)
@@ -316,6 +348,8 @@ def _listed(dataset: Dataset, saved: Path | None, asked: Mapping[str, int | None
         "episodes": len(episodes),
         "seed": episodes.source.get("seed"),
     }
+    if support not in ("own", episodes.support):
+        raise InputError(f"--support {support}: the list {saved} has {episodes.support} ones; leave --support out")
     for name, number in asked.items():
         if number not in (None, has[name]):
             raise InputError(f"--{name} {number}: the list {saved} has {has[name]}, which stays; leave --{name} out")
@@ -324,14 +358,21 @@ def _listed(dataset: Dataset, saved: Path | None, asked: Mapping[str, int | None
 
 def summary(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines that ``fss eval`` prints of a result."""
-    low, high = result["miou_interval"]
     missed = result["not_covered"]
-    yield (
-        f"mIoU {100 * result['miou']:.1f} [{100 * low:.1f}, {100 * high:.1f}]   "
-        f"FB-IoU {100 * result['fb_iou']:.1f}   {result['classes']} classes"
-        f"{f' ({len(missed)} not covered)' if missed else ''}, "
-        f"{result['episodes']} episodes of {result['shots']} shot, {result['data']} {result['split']}"
+    where = (
+        f"{result['classes']} classes{f' ({len(missed)} not covered)' if missed else ''}, {result['episodes']} "
+        f"episodes of {result['shots']} shot, {result['data']} {result['split']}"
     )
+    if result["support"] == "absent":
+        right = f"nothing in {100 * result['mean_episode_iou']:.1f} % of the episodes"
+        yield f"marked {100 * result['marked']:.1f} % of a picture without the object, {right}   {where}"
+    else:
+        low, high = result["miou_interval"]
+        stays = f"   stays {100 * result['stays']:.1f} %" if "stays" in result else ""
+        yield (
+            f"mIoU {100 * result['miou']:.1f} [{100 * low:.1f}, {100 * high:.1f}]   "
+            f"FB-IoU {100 * result['fb_iou']:.1f}{stays}   {where}"
+        )
     yield from result["notes"]
     if result["leaked_classes"]:
         yield f"leak: the checkpoint was trained on {', '.join(result['leaked_classes'])}"

@@ -33,6 +33,7 @@ from fss.episodes import (
     EpisodeDataset,
     episode_loader,
     read_all,
+    relabelled,
 )
 from fss.errors import InputError
 from fss.files import cache_folder
@@ -130,7 +131,7 @@ class CachedFeatures:
         workers: int = 0,
         progress: bool = False,
     ) -> None:
-        self.device = model.backbone.mean.device
+        self.dataset, self.device = dataset, model.backbone.mean.device
         samples = [(class_name, name) for class_name, names in dataset.images.items() for name in names]
         self.rows = {sample: row for row, sample in enumerate(samples)}
         self.live: LiveFeatures | None = None
@@ -158,11 +159,12 @@ class CachedFeatures:
         block4 = "block4_masked" if "block4_masked" in (self.table.dtype.names or ()) else "block4"
         for first in range(start, len(episodes), stride or batch):
             asked = _asked(episodes, first, batch)
-            rows = np.array([[self.rows[e.class_name, n] for n in (e.query, *e.support)] for e in asked])  # B,1+K
-            query, support = rows[:, 0], rows[:, 1:]
+            query = np.array([self.rows[e.listed, e.query] for e in asked])  # B
+            support = np.array([[self.rows[e.class_name, name] for name in e.support] for e in asked])  # B,K
+            labels = zip(asked, self._read("mask", query), strict=True)
             yield FeatureBatch(
                 Features(*(self._read(name, query).float() for name in ("block2", "block3", "block4"))),
-                self._read("mask", query),
+                torch.stack([relabelled(self.dataset, e, label).to(self.device) for e, label in labels]),
                 Features(*(self._read(name, support).float() for name in ("block2", "block3", block4))),
                 self._read("mask", support),
                 asked,

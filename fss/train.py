@@ -324,7 +324,7 @@ def set_up(
     if skip_small_classes:
         training, validation = (without_small_classes(part, config.shots) for part in (training, validation))
     steps = step_count(config, training)
-    stream = EpisodeStream(training, config.shots, config.seed, steps * config.batch)
+    stream = EpisodeStream(training, config.shots, config.seed, steps * config.batch, config.absent)
     torch.manual_seed(config.seed % TORCH_SEEDS)
     model = DANet(model_config, pretrained=pretrained, backbone=backbone, dropout=config.dropout)
     model.to(accelerator.device)

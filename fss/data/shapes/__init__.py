@@ -100,6 +100,7 @@ class Shapes(Reader):
     """The reader of the world: draws the picture that a class and a sample name."""
 
     world: World = World()
+    complete = True
 
     def read(self, class_name: str, image_name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Picture uint8 [size, size, 3] and mask uint8 [size, size] of the visible target."""
@@ -115,18 +116,18 @@ class Shapes(Reader):
 
     def shows(self, class_name: str, image_name: str, other: str) -> bool:
         """Whether an object of the class `other` is in a picture."""
-        return other in self._classes(class_name, image_name)
+        return _index(other) in _shown(_index(class_name), _sample(image_name), self.world)
 
     def read_other(self, class_name: str, image_name: str, other: str, size: int) -> np.ndarray:
-        """Mask uint8 [size, size] of the object of another class, all 0 where there is none."""
-        _, instances = self.instances(class_name, image_name, size)
-        shown = self._classes(class_name, image_name)
-        return (instances == (1 + shown.index(other) if other in shown else len(shown) + 1)).astype(np.uint8)
+        """Mask uint8 [size, size] of the object of another class, all 0 where there is none.
 
-    def _classes(self, class_name: str, image_name: str) -> list[str]:
-        """The classes of the objects of a picture, in the order of their labels in `instances`."""
-        count = sum(label > 0 for _, label in _scene(_index(class_name), _sample(image_name), self.world))
-        return [self.class_of(class_name, image_name, label) for label in range(1, count + 1)]
+        Raises `InputError` in a world whose objects share their looks, and so belong to no other class.
+        """
+        if self.world.share != "none":
+            raise InputError(f"with share={self.world.share} the other objects are of no class; ask for the own one")
+        shown = _shown(_index(class_name), _sample(image_name), self.world)
+        label = shown.index(_index(other)) + 1 if _index(other) in shown else len(shown) + 1
+        return (self.instances(class_name, image_name, size)[1] == label).astype(np.uint8)
 
     def class_of(self, target: str, image_name: str, label: int) -> str:
         """The class of an instance of a picture of class `target`, by its label in `instances` (1 or more).
@@ -134,7 +135,7 @@ class Shapes(Reader):
         With `share` a distractor has only its outline or only its surface from its class.
         """
         index, sample = _index(target), _sample(image_name)
-        return target if label == 1 else class_name(_others(index, sample)[label - 2])
+        return class_name(_shown(index, sample, self.world)[label - 1])
 
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """The version of the world, the knobs that differ from their defaults, class and sample.
@@ -185,16 +186,14 @@ def _scene(index: int, sample: int, world: World) -> list[tuple[Placed, int]]:
     Which of the objects is the target is drawn apart from where they lie, how large they are and
     what covers what. Every draw is made in every world, so that a knob changes what it names alone.
     """
-    rng = np.random.default_rng([VERSION, 2, index, sample])
-    often, many, lot = rng.random(3)
-    count = 1 + world.distractors_min + int(many * (world.distractors_max - world.distractors_min + 1))
-    own, others = _look(index), [_look(other) for other in _others(index, sample)[: count - 1]]
+    own, *others = map(_look, _shown(index, sample, world))
+    often, _, lot = _lots(index, sample)
     if world.share == "outline":
         others = [(own[0], surface) for _, surface in others]
     if world.share == "texture":
         others = [(outline, own[1]) for outline, _ in others]
-    labels = list(range(2, count + 1))
-    labels.insert(int(lot * count), 1)
+    labels = list(range(2, len(others) + 2))
+    labels.insert(int(lot * (len(others) + 1)), 1)
     looks = [own if label == 1 else others[label - 2] for label in labels]
     found = _arrangement(looks, (world.area_min, world.area_max), index, sample)
     scene = [(found.things[n], labels[n]) for n in found.order]
@@ -213,13 +212,20 @@ def _arrangement(looks: list[Look], areas: tuple[float, float], index: int, samp
     return max(tried, key=lambda arrangement: arrangement.shown)
 
 
-def _others(index: int, sample: int) -> list[int]:
-    """Classes of the other objects of a picture, the first few of which it shows.
+def _lots(index: int, sample: int) -> tuple[float, float, float]:
+    """Draws in 0..1 of a picture: whether something is in front, how many objects, which is the target."""
+    often, many, which = np.random.default_rng([VERSION, 2, index, sample]).random(3)
+    return often, many, which
 
-    They are of the target's hundred and of its kind, "val" or not (see `classes_of`), so that no
+
+def _shown(index: int, sample: int, world: World) -> list[int]:
+    """The classes of a picture's objects, the target first, in the order of their labels.
+
+    The others are of the target's hundred and of its kind, "val" or not (see `classes_of`), so that no
     split shows a class of another one.
     """
-    rng = np.random.default_rng([VERSION, 5, index, sample])
+    many = int(_lots(index, sample)[1] * (world.distractors_max - world.distractors_min + 1))
     hundred = index - index % CLASSES_PER_FOLD
     alike = [n for n in range(hundred, hundred + CLASSES_PER_FOLD) if (n % 10 == 9) == (index % 10 == 9) and n != index]
-    return [alike[n] for n in rng.permutation(len(alike))[: World.MOST["distractors_max"]]]
+    order = np.random.default_rng([VERSION, 5, index, sample]).permutation(len(alike))
+    return [index, *(alike[n] for n in order[: world.distractors_min + many])]
