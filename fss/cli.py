@@ -117,7 +117,7 @@ def eval(  # noqa: A001
         Path | None, _help(help="write all results there", metavar="PATH")
     ] = None,
     skip_small_classes: SkipSmallClasses = False,
-    cache: Annotated[bool, _help(help="read features through the cache on disk")] = True,
+    cache: Annotated[bool, _help(help="extract the features anew, without the cache on disk")] = True,
     device: Device = "cpu",
     workers: Workers = -1,
     backbone_weights: BackboneWeights = None,
@@ -193,7 +193,7 @@ def check(
     workers: Workers = -1,
     quiet: Quiet = False,
 ) -> None:
-    """Read a whole data set and list every bad class, file and picture; exit code 1 if any is."""
+    """Read a whole data set and list every bad class, file and picture; exit code 1 if there is any."""
     from fss.check import check_data
 
     notes, problems = check_data(

@@ -58,8 +58,8 @@ class Settings:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Make the settings from what ``to_json`` gave; a name it does not know is an error.
 
-        A setting that is missing is younger than the file, which was made with what is the default
-        today: a new setting's default is the old behaviour.
+        A setting that is missing was added after the file was made. It gets today's default, since the
+        default of a new setting is always the old behaviour.
         """
         return cls().override(values)
 
@@ -84,8 +84,8 @@ class DANetConfig(Settings):
         pca: prototypical channel attention; without it the prototype is a masked average.
         prior: where PFENet's prior mask comes from: block4 of the support, masked afterwards
             (``"masked_features"``), or block4 run on the masked block3 (``"masked_input"``,
-            PFENet's own), or ``None``; or ``"relations"``, eight maps of what the support's labels
-            say of each place instead of one (see ``fss.relations``).
+            PFENet's own), or ``None``; or ``"relations"``, eight maps instead of one, of what the
+            support's labels say about each place (see ``fss.relations``).
         taps: what the reduction of Eq. 4 is given: ``"both"`` blocks, joined as published, or
             ``"block2"`` alone.
         decoder: ``"ppm"``, the pyramid pooling of the paper, or ``"fem"``, PFENet's.
@@ -235,8 +235,8 @@ class TrainConfig(Settings):
         augment: ``"none"`` or ``"paper"`` (scale, rotate, blur, flip and crop, drawn anew).
         cache: read the frozen features from a cache on disk instead of extracting them each step.
         precision: ``"float32"``, or mixed with ``"bfloat16"`` or, on a GPU alone, ``"float16"``.
-            Most processors are many times slower so. Scores that nothing scales, as published,
-            may leave the range of float16. Validation is in float32 always.
+            Most CPUs are many times slower in these formats. Attention scores without a scale,
+            as published, may leave the range of float16. Validation is always in float32.
         seed: of initial weights, episodes, augmentation and dropout.
         val_every: steps between two validations; the last step always validates.
         val_episodes: episodes of the fixed validation list.

@@ -246,7 +246,7 @@ def episode_loader(
 ) -> DataLoader[EpisodeBatch]:
     """Load batches in order from episode ``start`` on; the same for any number of workers.
 
-    Each begins ``stride`` episodes after the one before, by default where that ends.
+    Each begins ``stride`` episodes after the start of the one before, by default right after its end.
     """
     order = batch_indices(len(episodes), batch, start, stride or batch)
     return DataLoader(episodes, batch_size=batch, sampler=order, num_workers=workers)

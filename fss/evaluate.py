@@ -207,7 +207,7 @@ def evaluate(
         progress=progress,
     )
     return {
-        **figures(tally, dataset.classes),
+        **scores(tally, dataset.classes),
         "marked": fsum(gather_object(shares)) / len(tally),  # exact, so the order does not matter
         "support": "own",
         "counts": {**tally.to_json(), "query": [episode.query for episode in episodes]},
@@ -228,7 +228,7 @@ def evaluate(
     }
 
 
-def figures(tally: EpisodeTally, names: Sequence[str]) -> dict[str, Any]:
+def scores(tally: EpisodeTally, names: Sequence[str]) -> dict[str, Any]:
     """Every score of a tally; ``names[class id]`` is the class's name.
 
     ``not_covered`` names the classes that no episode counts for.
@@ -336,4 +336,4 @@ def summary(result: Mapping[str, Any]) -> Iterator[str]:
     if result["leaked_classes"]:
         yield f"leak: the checkpoint was trained on {', '.join(result['leaked_classes'])}"
     elif result["leaked_classes"] is None:
-        yield "perhaps a leak: the checkpoint does not tell the classes it was trained on"
+        yield "perhaps a leak: the checkpoint does not say which classes it was trained on"
