@@ -181,8 +181,7 @@ def predict(
 
     check_device(device)
     model = load(checkpoint, pretrained=backbone_weights or True).to(device)
-    share = predict_files(model, support, query, out, size)
-    print(f"{out}: {100 * share:.1f} % of the picture is object")
+    print(f"{out}: {100 * predict_files(model, support, query, out, size):.1f} % of the picture is object")
 
 
 def check(
@@ -203,8 +202,7 @@ def check(
     found = 0
     for found, problem in enumerate(problems, 1):  # noqa: B007
         print(problem)
-    lines = "1 problem" if found == 1 else f"{found} problems"
-    print(f"{data}: {lines if found else 'every picture is sound'}")
+    print(f"{data}: {f'{found} problem' + 's' * (found > 1) if found else 'every picture is sound'}")
     sys.exit(1 if found else 0)
 
 

@@ -7,7 +7,7 @@ this folder; nothing is fetched from another host.
 Without widgets: ``attended`` (what a network says of an episode), ``explorer`` (what is chosen and shown of it),
 ``panels`` (titled pictures as one PNG), ``networks`` and ``scenes`` (what is offered: networks, episodes), ``paint``
 (from strokes to masks). Widgets: ``explore_widget`` (the explorer and its controls), ``paint_widget`` (the mask
-painter), ``play`` (sliders for a picture of yours), and ``controls``, of which all three are made.
+painter), ``play`` (sliders for a picture of yours), and ``elements``, of which all three are made.
 """
 
 from typing import TYPE_CHECKING, Any
