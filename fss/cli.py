@@ -18,9 +18,7 @@ from typing import Annotated
 
 import tyro
 
-from fss.config import ARMS, DataConfig, Scoring, with_settings
-from fss.config import arm as named_arm
-from fss.config import preset as named_preset
+from fss.config import ARMS, DataConfig, Scoring, arm as named_arm, preset as named_preset, with_settings
 from fss.errors import InputError, Stopped, nearest, on_signals
 
 _help = tyro.conf.arg

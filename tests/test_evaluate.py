@@ -18,11 +18,11 @@ from fss.evaluate import (
     all_foreground,
     by_prototype,
     evaluate,
+    network as predictor,
     reference,
     scores,
     tally_episodes,
 )
-from fss.evaluate import network as predictor
 from fss.features import CachedFeatures, FeatureBatch
 from fss.metrics import EpisodeTally
 from fss.resize import resize

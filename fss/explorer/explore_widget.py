@@ -12,7 +12,7 @@ from fss.data.shapes.world import Share
 from fss.episodes import EpisodeBatch
 from fss.explorer.attended import MAPS
 from fss.explorer.elements import Box, Picker, Picture, dropdown, labelled, row, slider
-from fss.explorer.explorer import COLDEST, HOTTEST, Explorer
+from fss.explorer.headless import COLDEST, HOTTEST, Explorer
 from fss.explorer.networks import NETWORKS, network
 from fss.explorer.panels import png
 from fss.explorer.scenes import EMPTY, ITSELF, OTHER, OWN, SUPPORTS, drawn, is_known, swap

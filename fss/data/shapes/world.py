@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fss.config import Settings
 from fss.errors import InputError
+from fss.settings import Settings
 
 Share = Literal["none", "texture", "outline"]
 EXTRA_MAX = 10_000
