@@ -19,7 +19,7 @@ from typing import Annotated
 import tyro
 
 from fss.config import ARMS, DataConfig, Scoring, arm as named_arm, preset as named_preset, with_settings
-from fss.errors import InputError, Stopped, nearest, on_signals
+from fss.errors import InputError, Stopped, nearest, on_signals, one_line
 
 _help = tyro.conf.arg
 Data = Annotated[
@@ -248,10 +248,10 @@ def import_modules(names: Sequence[str]) -> None:
     for name in names:
         try:
             import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
-                f"--import {name}: {type(error).__name__}: {error}; it has to be a module of this folder, "
-                "of PYTHONPATH or installed, without .py"
+                f"--import {name}: {one_line(error)}; give the name of a module of this folder, of PYTHONPATH or "
+                f"installed, without .py, for which `python -c 'import {name}'` works"
             ) from error
 
 
