@@ -7,7 +7,7 @@ WORKERS ?= 2
 
 READY := .venv/.ready
 RUN := .venv/bin/python -m
-NOTEBOOKS := .venv/bin/python tools/notebooks.py
+NOTEBOOKS := .venv/bin/python tools/run_notebooks.py
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -122,7 +122,7 @@ protocol: $(READY) ## measure what the protocol's choices do on Pascal-5i: make 
 	$(MAKE) tables
 
 tables: $(READY) ## put the measured numbers of results/, and how the kit is built, into README.md and docs/
-	.venv/bin/python tools/tables.py
+	.venv/bin/python tools/render_tables.py
 	.venv/bin/python tools/layers.py
 
 lock: $(READY) ## pin the newest releases within the ranges, install and test them

@@ -30,7 +30,7 @@ MODULES: dict[str, type[nn.Module]] = {}  # by the name that ``register`` gave t
 def register(name: str) -> Callable[[Kind], Kind]:
     """Name an attention module, so that ``DANetConfig(dense=name)`` builds it for Eq. 5.
 
-    Stands above a class with the constructor and the forward of ``DenseAttention``::
+    Write it above a class that has the constructor and the forward of ``DenseAttention``::
 
         @fss.attention.register("cosine")
         class CosineAttention(nn.Module):
@@ -130,7 +130,7 @@ class Tokens(NamedTuple):
 
 
 def foreground(mask: Float[Tensor, "... J"]) -> Tensor:
-    """Return which of the J keys are foreground (> 0.5); all of them if none is."""
+    """Return which of the J keys are foreground (> 0.5); without any foreground, all of them."""
     inside = mask > 0.5
     return inside | ~inside.any(dim=-1, keepdim=True)
 
@@ -201,7 +201,7 @@ class _QueryKeyValue(nn.Module):
 
 
 class LightAttention(_QueryKeyValue):
-    r"""Light attention (Eq. 2, 3): whole rows ask whole rows, whole columns ask whole columns.
+    r"""Light attention (Eq. 2, 3): whole rows attend to whole rows, whole columns to whole columns.
 
     .. math:: F_{light} = \alpha F_{v1} A_{hor}^T + \beta F_{v2} A_{ver}^T + F_v
 

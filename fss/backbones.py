@@ -117,15 +117,15 @@ class Backbone(nn.Module):
         return Features(block2.contiguous(), block3.contiguous(), block4.contiguous())
 
     def notes(self, size: int) -> tuple[str, ...]:
-        """What a reader of scores for pictures of ``size`` pixels should know, as of a dataset."""
+        """Return lines, like a data set's notes, for readers of scores at ``size`` pixels; mostly none."""
         stride = max(self.strides)
         off = (size - 1) % stride
         if not self.aligned or not off:
             return ()
         fits = stride * round((size - 1) / stride) + 1
         return (
-            f"{self.name}, {size} px: its maps fit {stride} k + 1 pixels, as {fits}; here they are "
-            f"taken to lie up to {off} pixels from where they do",
+            f"{self.name}, {size} px: its maps fit pictures of {stride} k + 1 pixels, such as {fits}; at this "
+            f"size they are placed up to {off} pixels off",
         )
 
     def fingerprint(self) -> str:
@@ -310,7 +310,7 @@ def _read_weights(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with warnings.catch_warnings():  # torch muses on pickles that it then refuses
+        with warnings.catch_warnings():  # torch warns about pickles that it then refuses
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

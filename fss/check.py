@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from fss.config import DataConfig
 from fss.data import open_whole
 from fss.data.dataset import Dataset, Reader
-from fss.data.opening import gathered
+from fss.data.problems import gathered
 from fss.errors import InputError
 
 

@@ -105,9 +105,9 @@ def read_checkpoint(name: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
 
 
 def _whole(trained: dict[str, Any]) -> dict[str, Any]:
-    """Complete a run's settings: one that is younger than the file had then what is its default today.
+    """Complete the settings of an older file: those that were added since get their defaults.
 
-    No other place completes older files.
+    No other place does so.
     """
     if not trained:
         return trained  # nobody trained it

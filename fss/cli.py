@@ -18,10 +18,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fss.config import ARMS, DataConfig, Scoring, with_settings
-from fss.config import arm as named_arm
-from fss.config import preset as named_preset
-from fss.errors import InputError, Stopped, nearest, on_signals
+from fss.config import ARMS, DataConfig, Scoring, arm as named_arm, preset as named_preset, with_settings
+from fss.errors import InputError, Stopped, nearest, on_signals, one_line
 
 _help = tyro.conf.arg
 Data = Annotated[
@@ -121,7 +119,7 @@ def eval(  # noqa: A001
         Path | None, _help(help="write all results there", metavar="PATH")
     ] = None,
     skip_small_classes: SkipSmallClasses = False,
-    cache: Annotated[bool, _help(help="read features through the cache on disk")] = True,
+    cache: Annotated[bool, _help(help="extract the features anew, without the cache on disk")] = True,
     device: Device = "cpu",
     workers: Workers = -1,
     backbone_weights: BackboneWeights = None,
@@ -186,8 +184,7 @@ def predict(
 
     check_device(device)
     model = load(checkpoint, pretrained=backbone_weights or True).to(device)
-    share = predict_files(model, support, query, out, size)
-    print(f"{out}: {100 * share:.1f} % of the picture is object")
+    print(f"{out}: {100 * predict_files(model, support, query, out, size):.1f} % of the picture is object")
 
 
 def check(
@@ -198,7 +195,7 @@ def check(
     workers: Workers = -1,
     quiet: Quiet = False,
 ) -> None:
-    """Read a whole data set and list every bad class, file and picture; exit code 1 if any is."""
+    """Read a whole data set and list every bad class, file and picture; exit code 1 if there is any."""
     from fss.check import check_data
 
     notes, problems = check_data(
@@ -208,8 +205,7 @@ def check(
     found = 0
     for found, problem in enumerate(problems, 1):  # noqa: B007
         print(problem)
-    lines = "1 problem" if found == 1 else f"{found} problems"
-    print(f"{data}: {lines if found else 'every picture is sound'}")
+    print(f"{data}: {f'{found} problem' + 's' * (found > 1) if found else 'every picture is sound'}")
     sys.exit(1 if found else 0)
 
 
@@ -257,10 +253,10 @@ def import_modules(names: Sequence[str]) -> None:
     for name in names:
         try:
             import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
-                f"--import {name}: {type(error).__name__}: {error}; it has to be a module of this folder, "
-                "of PYTHONPATH or installed, without .py"
+                f"--import {name}: {one_line(error)}; give the name of a module of this folder, of PYTHONPATH or "
+                f"installed, without .py, for which `python -c 'import {name}'` works"
             ) from error
 
 

@@ -1,175 +1,14 @@
-"""What can be chosen: the network, its arms, its training. Plain data; imports no torch."""
+"""What can be chosen beside the network (see ``fss.arms``): data, scoring, training. Imports no torch."""
 
-import json
-import sys
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from fss.errors import InputError, closest, nearest
+from fss.arms import ARMS as ARMS, DANetConfig as DANetConfig, arm as arm
+from fss.errors import InputError, nearest
+from fss.settings import Settings, read_value
 
-BackboneName = Literal["efficientnet_lite0", "resnet50", "resnet50_deep", "resnet101", "vgg16_bn", "own"]
-Prior = Literal["masked_features", "masked_input", "relations"]
 Precision = Literal["float32", "float16", "bfloat16"]
-
-
-def _choices(hint: Any) -> list[Any]:
-    """The types and values that a type hint admits: its unions and literals, taken apart."""
-    if get_origin(hint) in (Union, types.UnionType, Literal):
-        return [choice for part in get_args(hint) for choice in _choices(part)]
-    return [hint]
-
-
-def _admits(choice: Any, value: Any) -> bool:
-    """Whether ``value`` is this choice, or of this type (an int may be a float, a bool no int)."""
-    if not isinstance(choice, type):
-        return bool(value == choice)
-    if isinstance(value, bool):
-        return choice is bool
-    return isinstance(value, int | float if choice is float else choice)
-
-
-class Settings:
-    """Frozen settings whose values are checked when made and that read and write JSON."""
-
-    LEAST: ClassVar[Mapping[str, float]] = {}  # the smallest number that a setting may have
-    MOST: ClassVar[Mapping[str, float]] = {}  # the largest number
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for name, value in self.to_json().items():
-            setting, choices = f"{type(self).__name__}.{name} = {value!r}", _choices(hints[name])
-            if not any(_admits(choice, value) for choice in choices):
-                words = ", ".join(choice.__name__ if isinstance(choice, type) else repr(choice) for choice in choices)
-                names = [choice for choice in choices if isinstance(choice, str)]
-                meant = closest(value, names) if isinstance(value, str) else None
-                hint = f"; did you mean {meant!r}?" if meant else ""
-                raise InputError(f"{setting}: use {words.replace(', NoneType', ' or None')}{hint}")
-            least, most = self.LEAST.get(name), self.MOST.get(name, sys.float_info.max)
-            if least is not None and value is not None and not least <= value <= most:  # so written, refuses nan
-                raise InputError(f"{setting}: use {least} {f'to {most}' if name in self.MOST else 'or more'}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as a dict of JSON values."""
-        return asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Make the settings from what ``to_json`` gave; a name it does not know is an error.
-
-        A setting that is missing is younger than the file, which was made with what is the default
-        today: a new setting's default is the old behaviour.
-        """
-        return cls().override(values)
-
-    def override(self, settings: Mapping[str, Any]) -> Self:
-        """Return a copy with some settings replaced; unknown names and bad values are errors."""
-        for name in settings:
-            if name not in self.to_json():
-                raise InputError(f"{type(self).__name__} has no setting {name!r}; {nearest(name, self.to_json())}")
-        return replace(self, **settings)  # type: ignore[type-var]
-
-
-@dataclass(frozen=True)
-class DANetConfig(Settings):
-    """Everything that defines a network. ``DANetConfig()`` is ``DANetConfig.published()``.
-
-    Attributes:
-        backbone: frozen feature extractor; ``"resnet50_deep"`` is PFENet's ResNet-50, ``"own"`` one
-            that was passed as ``DANet(config, backbone=...)``.
-        channels: C after the reduction of Eq. 4 (256 in the paper).
-        lda: light-dense attention; without it the features go straight to the reduction.
-        dense: the module of Eq. 5: ``"dense"``, or one of yours; see ``fss.attention.register``.
-        pca: prototypical channel attention; without it the prototype is a masked average.
-        prior: where PFENet's prior mask comes from: block4 of the support, masked afterwards
-            (``"masked_features"``), or block4 run on the masked block3 (``"masked_input"``,
-            PFENet's own), or ``None``; or ``"relations"``, eight maps of what the support's labels
-            say of each place instead of one (see ``fss.relations``).
-        taps: what the reduction of Eq. 4 is given: ``"both"`` blocks, joined as published, or
-            ``"block2"`` alone.
-        decoder: ``"ppm"``, the pyramid pooling of the paper, or ``"fem"``, PFENet's.
-        fem_bins: bins a side of the FEM's finest scale, each further one having half as many;
-            60 in PFENet's published networks. ``None``: as many as the features have positions,
-            which are 60 at 473 px.
-        value: what the attention carries: features of the ``"query"``, as published, or of the
-            ``"support"``.
-        scaled: divide attention scores by the square root of a token's length.
-        mask_background: keep masked-out support positions out of the attention's softmax.
-        masked_pool: take Eq. 7's softmax over the object's positions only.
-        mask_before_reduce: mask the support before the reduction (Eq. 1, 4), not only when
-            averaging (PFENet).
-        without_support: set the support's features and mask to zero.
-    """
-
-    backbone: BackboneName = "efficientnet_lite0"
-    channels: int = 64
-    lda: bool = True
-    pca: bool = True
-    prior: Prior | None = "masked_features"
-    taps: Literal["both", "block2"] = "both"
-    decoder: Literal["ppm", "fem"] = "ppm"
-    fem_bins: int | None = None
-    value: Literal["query", "support"] = "query"
-    scaled: bool = False
-    mask_background: bool = False
-    masked_pool: bool = False
-    mask_before_reduce: bool = True
-    dense: str = "dense"
-    without_support: bool = False
-
-    LEAST = {"channels": 1, "fem_bins": 1}
-
-    @classmethod
-    def published(cls, **overrides: Any) -> Self:
-        """DANet as the paper writes it, its shapes put right; docs/paper.md lists every choice."""
-        return cls().override(overrides)
-
-    @classmethod
-    def intended(cls, **overrides: Any) -> Self:
-        """DANet as its text means it: support values, scaled, the background left out."""
-        return cls(value="support", scaled=True, mask_background=True, masked_pool=True).override(overrides)
-
-    @classmethod
-    def best(cls, **overrides: Any) -> Self:
-        """What pays: attention that carries the support's labels, instead of its features."""
-        return cls(lda=False, pca=False, prior="relations").override(overrides)
-
-    @classmethod
-    def pfenet(cls, **overrides: Any) -> Self:
-        """PFENet (Tian et al., 2020), the baseline of the paper's Table 3."""
-        own = dict(decoder="fem", prior="masked_input", mask_before_reduce=False)
-        return cls(lda=False, pca=False).override(own | overrides)
-
-    @classmethod
-    def blind(cls, **overrides: Any) -> Self:
-        """The arm ``base`` without its support: what the query alone gives away, a control."""
-        return cls(lda=False, pca=False, without_support=True).override(overrides)
-
-
-ARMS: Mapping[str, DANetConfig] = {
-    "base": DANetConfig.published(lda=False, pca=False),
-    "pca": DANetConfig.published(lda=False),
-    "lda": DANetConfig.published(pca=False),
-    "published": DANetConfig.published(),
-    "intended": DANetConfig.intended(),
-    "pfenet": DANetConfig.pfenet(),
-    "blind": DANetConfig.blind(),
-    "best": DANetConfig.best(),
-}
-"""The rows of an ablation by name. Except for PFENet and best, all share decoder and prior: a difference
-between two rows is the module's."""
-
-
-def arm(name: str) -> DANetConfig:
-    """Return the config of a named arm.
-
-    >>> arm("lda").lda, arm("lda").pca
-    (True, False)
-    """
-    if name not in ARMS:
-        raise InputError(f"unknown arm {name!r}; {nearest(name, ARMS)}")
-    return ARMS[name]
 
 
 @dataclass(frozen=True)
@@ -237,8 +76,8 @@ class TrainConfig(Settings):
         augment: ``"none"`` or ``"paper"`` (scale, rotate, blur, flip and crop, drawn anew).
         cache: read the frozen features from a cache on disk instead of extracting them each step.
         precision: ``"float32"``, or mixed with ``"bfloat16"`` or, on a GPU alone, ``"float16"``.
-            Most processors are many times slower so. Scores that nothing scales, as published,
-            may leave the range of float16. Validation is in float32 always.
+            Most CPUs are many times slower in these formats. Attention scores without a scale,
+            as published, may leave the range of float16. Validation is always in float32.
         seed: of initial weights, episodes, augmentation and dropout.
         val_every: steps between two validations; the last step always validates.
         val_episodes: episodes of the fixed validation list.
@@ -343,11 +182,3 @@ def with_settings(
         chosen[name] = read_value(text)
     network = {name: value for name, value in chosen.items() if name in config.to_json()}
     return config.override(network), schedule.override({n: v for n, v in chosen.items() if n not in network})
-
-
-def read_value(text: str) -> Any:
-    """Return the value that a user wrote: a number, true, false or none, or else a word."""
-    try:
-        return json.loads({"none": "null"}.get(text.lower(), text.lower()))
-    except ValueError:
-        return text

@@ -1,9 +1,9 @@
 """Where a training or an evaluation runs: the device, the number format, one process or several.
 
-All of it is Hugging Face accelerate's; here are only what its ``Accelerator`` is started with and
-the errors of a bad device in one line. ``torchrun`` and ``accelerate launch`` start a command
-several times. Each process then works on its share of each batch, and sums over the processes make
-of the shares what one process would have found.
+Hugging Face accelerate does the work; this file only starts its ``Accelerator`` and turns the errors
+of a bad device into one line. ``torchrun`` and ``accelerate launch`` start a command several times.
+Each process then works on its share of each batch, and the shares are summed over the processes, which
+gives what one process would have found.
 """
 
 import atexit
@@ -63,7 +63,7 @@ def start(device: str = "cpu", *, precision: Precision = "float32", accumulate: 
         reason = str(error).partition("\n")[0]
         raise InputError(f"accelerate cannot start on {device} in {precision}: {reason}") from error
     if accelerator.num_processes > 1:
-        atexit.register(accelerator.end_training)  # NCCL complains of whoever just goes
+        atexit.register(accelerator.end_training)  # NCCL complains of a process that just exits
     given = accelerator.device
     if given.type != place.type or (given.type != "cpu" and given.index not in (None, place.index)):
         raise InputError(

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import DataLoader, Dataset as TorchDataset
 
 from fss.data.dataset import Dataset
 from fss.data.pictures import IGNORE
@@ -327,7 +326,7 @@ def episode_loader(
 ) -> DataLoader[EpisodeBatch]:
     """Load batches in order from episode ``start`` on; the same for any number of workers.
 
-    Each begins ``stride`` episodes after the one before, by default where that ends.
+    Each begins ``stride`` episodes after the start of the one before, by default right after its end.
     """
     order = batch_indices(len(episodes), batch, start, stride or batch)
     return DataLoader(episodes, batch_size=batch, sampler=order, num_workers=workers)

@@ -60,6 +60,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {match!r}?" if match else f"known: {', '.join(names)}"
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Return an error in one line: some messages are empty, a bare key, or a page."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -221,7 +221,7 @@ def evaluate(
     unverified = [UNVERIFIED] if support == "absent" and not dataset.reader.complete else []
     pictures = [dataset.reader.picture(episode.listed, episode.query) for episode in episodes]
     return {
-        **(_nothing(tally) if support == "absent" else figures(tally, dataset.classes)),
+        **(_nothing(tally) if support == "absent" else scores(tally, dataset.classes)),
         "marked": marked,
         **({"stays": stays[0]} if stays else {}),
         "support": support,
@@ -244,7 +244,7 @@ def evaluate(
     }
 
 
-def figures(tally: EpisodeTally, names: Sequence[str]) -> dict[str, Any]:
+def scores(tally: EpisodeTally, names: Sequence[str]) -> dict[str, Any]:
     """Every score of a tally; ``names[class id]`` is the class's name.
 
     ``not_covered`` names the classes that no episode counts for.
@@ -377,4 +377,4 @@ def summary(result: Mapping[str, Any]) -> Iterator[str]:
     if result["leaked_classes"]:
         yield f"leak: the checkpoint was trained on {', '.join(result['leaked_classes'])}"
     elif result["leaked_classes"] is None:
-        yield "perhaps a leak: the checkpoint does not tell the classes it was trained on"
+        yield "perhaps a leak: the checkpoint does not say which classes it was trained on"

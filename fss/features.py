@@ -84,8 +84,9 @@ class LiveFeatures:
     ) -> Iterator[FeatureBatch]:
         """Yield the features of episodes in batches, in order, from episode ``start`` on.
 
-        The last batch may be smaller. Each begins ``stride`` episodes after the one before, by default where
-        that ends; a process of several leaves out the others' episodes so.
+        The last batch may be smaller. Each batch begins ``stride`` episodes after the start of the one before,
+        by default right after its end; with a larger ``stride``, one of several processes leaves out the
+        episodes of the others.
         """
         device = self.model.backbone.mean.device
         pictures = EpisodeDataset(self.dataset, episodes, augment=self.augment, seed=self.seed)
@@ -102,8 +103,8 @@ class CachedFeatures:
 
     Where no cache can be made (the disk is full, the folder cannot be written, the cache would exceed
     its cap of ``FSS_CACHE_GB``, default 20), a line on stderr says why, once, and the pictures go
-    through the backbone each time: the same numbers, later. To make room for a cache below the cap,
-    the longest unused ones go.
+    through the backbone each time: the same numbers, more slowly. To make room for a cache below the
+    cap, those that were not used for the longest time are removed.
 
     Args:
         model: whose backbone extracts.
@@ -234,8 +235,8 @@ def extract(model: DANet, images: Tensor, masks: Tensor, *, first: int = 0) -> t
     The second is None unless the network's prior asks for it (``prior="masked_input"``), and holds
     the pictures from ``first`` on: nobody needs that of a query. Pictures go through the backbone
     in chunks of one size, the last one filled up, so that a picture's features do not depend on
-    what it is extracted with (not so on a GPU, which would waste up to half of its time on it where
-    a process has one episode, and rounds as it likes anyway).
+    those that it is extracted with. A GPU gets chunks that are not filled up: that would take up to
+    half of its time where a process has one episode, and it rounds differently anyway.
     """
     parts, masked = [], []
     # Sixteen of 473 px take 3.5 GB in a ResNet-50 and are slower, each, than four; and a training
@@ -324,7 +325,7 @@ def _create(file: Path, first: dict[str, np.ndarray], total: int, cap: float) ->
 
     Older caches make room where all would exceed the cap. The file is sparse at first, and a disk
     that fills up while a mapped file is written kills the process: so the room for all of it is
-    looked for here.
+    checked here.
     """
     fields = [("key", "S32"), *((name, values.dtype, values.shape[1:]) for name, values in first.items())]
     layout = np.dtype(fields, align=True)

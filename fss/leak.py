@@ -32,7 +32,7 @@ def leaked(trained: dict[str, Any], dataset: Dataset) -> list[str] | None:
 
     All classes that the test split keeps unseen count, also those that are not measured: weights
     that have seen one of a fold's five classes are of another fold. A train or val split is
-    measured on purpose, so nothing leaks there. None means that nobody knows: the header tells no
+    measured on purpose, so nothing leaks there. None means that nobody knows: the header lists no
     classes, and the data it names cannot be opened here.
 
     Args:

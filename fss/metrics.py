@@ -144,8 +144,8 @@ class EpisodeTally:
         Episodes are drawn again within each covered class, 2,000 times; the classes stay fixed, so
         the interval speaks of other episodes of these classes, not of other classes. Episodes with
         an empty union move no sum and are not drawn. A class with n episodes shows (n-1)/n of its
-        variance, none with one: take several a class. The result follows from ``seed`` and the
-        multiset of episodes alone, not from their order.
+        variance, so a class with one episode shows none: take several per class. The result follows from
+        ``seed`` and the multiset of episodes alone, not from their order.
         """
         self.miou()
         return _quantiles(_resampled_mious(self.counts[:, 0], self.counts[:, None, 1:3], seed))

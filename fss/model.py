@@ -29,7 +29,7 @@ from fss.errors import InputError
 from fss.relations import Labelled, Relations, prior_mask
 from fss.resize import Size, resize, share_of
 
-SQUEEZED = 16  # channels between the two convolutions of Eq. 6: as in the paper; about so for any C
+SQUEEZED = 16  # channels between the two convolutions of Eq. 6, as in the paper; roughly as many for any C
 
 __all__ = ["DANet", "DANetConfig", "Prediction", "SupportCode", "prior_mask"]
 
@@ -252,10 +252,10 @@ class DANet(nn.Module):
     def prior(
         self, query: Features, code: SupportCode, *, need_maps: bool = False
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """What the decoder gets beside the features, at the size of block2, and the maps of it.
+        """Return the prior that the decoder gets, at the size of block2, and the maps to show of it.
 
-        The maps are ``prior`` (unless ``prior=None``) and what else ``Prediction`` names of it; the
-        attention over labels only where asked for.
+        The maps are ``prior`` (none with ``prior=None``) and, with ``prior="relations"``, the others that
+        ``Prediction`` lists; the attention over labels is among them only with ``need_maps``.
         """
         size = query.block2.shape[-2:]
         if code.block4 is not None:
@@ -302,7 +302,7 @@ class DANet(nn.Module):
         return share_of(mask, label, like, aligned=self.backbone.aligned)
 
     def head_state(self) -> dict[str, Tensor]:
-        """Return all weights but the frozen backbone's: what training changes."""
+        """Return all weights except the frozen backbone's: what training changes."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")}
 
 

@@ -59,9 +59,10 @@ def predict_files(
         raise InputError(f"size {size} px is too small; choose at least 32")
     if out.suffix.lower() != ".png":
         raise InputError(f"{out}: masks are written as PNG; let the name end in .png")
-    inputs = {path.resolve() for pair in support for path in pair} | {query.resolve()}
+    # Beside the query may lie its own label, by which one wants to judge the prediction.
+    inputs = {path.resolve() for path in (*sum(support, ()), query, query.with_suffix(".png"))}
     if out.resolve() in inputs:
-        raise InputError(f"{out}: is one of the inputs; choose another name for the mask")
+        raise InputError(f"{out}: is one of the inputs, or the mask beside the query; choose another name for the mask")
     if query.resolve() in [image.resolve() for image, _ in support]:
         raise InputError(f"{query}: is both support and query; its mask is known already")
     labels = predict_array(model, [read_pair(*pair) for pair in support], read_rgb(query), size)

@@ -1,7 +1,7 @@
-"""How a query relates to a labelled support: PFENet's prior, or eight maps of one number a place.
+"""How a query relates to a labelled support: PFENet's prior, or eight maps with one number per place.
 
-Features of a few dozen training classes are learnt by heart; these maps hold none. Each of the
-eight says how much a place of the query resembles the object rather than what surrounds it, by
+A network learns the features of a few dozen training classes by heart; these maps hold no features.
+Each of the eight says how much a place of the query resembles the object rather than what surrounds it, by
 cosines of the frozen backbone's features, and a decoder that reads them works for a class it never
 saw.
 """
@@ -90,8 +90,8 @@ class MaskAttention(nn.Module):
     ) -> tuple[Float[Tensor, "B 1 h w"], Float[Tensor, "B K n n"] | None]:
         """Return the attended mask, 0..1, and the map where asked for, or None.
 
-        The map's rows sum to one over all places of all shots. Without it no n x Kn map is built in
-        inference.
+        The map's rows sum to one over all places of all shots. Without ``need_map``, no n x Kn map is
+        built in inference.
         """
         tokens = self.tokens(query, support)
         labels = support.mask.flatten(1)[:, None, :, None]  # B,1,Kn,1

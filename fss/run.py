@@ -100,9 +100,9 @@ class RunFolder:
         """Write the checkpoint that ``--resume`` goes on from."""
         self._save(LAST, self._trained())
 
-    def save_failed(self, **told: Any) -> Path:
+    def save_failed(self, **found: Any) -> Path:
         """Write what the coming step starts from, which is all that is needed to repeat it."""
-        self._save(FAILED, {**self._trained(), "nonfinite": told})
+        self._save(FAILED, {**self._trained(), "nonfinite": found})
         return self.out / FAILED
 
     def _save(self, name: str, trained: dict[str, Any]) -> None:
@@ -121,10 +121,10 @@ class RunFolder:
 
     def _trained(self) -> dict[str, Any]:
         seconds = round(self.seconds + time.perf_counter() - self.started, 1)
-        told = {**self.settings, "step": self.step, "best": self.best, "seconds": seconds}
+        trained = {**self.settings, "step": self.step, "best": self.best, "seconds": seconds}
         if self.accelerator.scaler is not None:
-            told["scaler"] = self.accelerator.scaler.state_dict()
-        return told
+            trained["scaler"] = self.accelerator.scaler.state_dict()
+        return trained
 
     def _write_log(self) -> None:
         if not self.accelerator.is_main_process:

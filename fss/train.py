@@ -1,7 +1,7 @@
 """Training: one plain loop over episodes, on cached or live features of the frozen backbone.
 
 Everything random follows from (seed, step): the episodes, the augmentation and the dropout. So a
-run that was stopped, by whatever, goes on from its last checkpoint bit for bit. The loop is the
+run that was stopped, for whatever reason, goes on from its last checkpoint bit for bit. The loop is the
 same for one process and for several (see ``fss.engine``).
 """
 
@@ -202,7 +202,7 @@ def train(
             that holds another run, or that another process trains into; a resume with other
             settings.
         NonFinite: the loss or its gradient is not finite; ``out/nonfinite.safetensors`` holds all
-            that ``fss replay`` needs to repeat the step (of several processes, but for their dropout).
+            that ``fss replay`` needs to repeat the step (of several processes, except for their dropout).
         Stopped: SIGINT or SIGTERM came; the last step is saved.
     """
     out = Path(out)

@@ -136,8 +136,13 @@ def error_legend() -> list[Patch]:
 
 def add_error_legend(figure: Figure, targets: npt.NDArray[Any]) -> None:
     """Name the colours of error maps below a figure, the stripes only where a pixel is ignored."""
-    handles = error_legend()[: 4 if (targets == IGNORE).any() else 3]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(
+        handles=error_legend()[: 4 if (targets == IGNORE).any() else 3],
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def strip(pictures: Mapping[str, Picture], *, width: float = 9.0, rows: int = 1) -> tuple[Figure, npt.NDArray[Any]]:

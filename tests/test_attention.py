@@ -4,8 +4,7 @@ import math
 import pytest
 import reference
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -47,7 +47,7 @@ BAD = {
     "unknown split": ([*EVAL, "--split", "tset"], "unknown split 'tset'; did you mean 'test'?"),
     "unknown fold": ([*EVAL, "--fold", "4"], "fold 4 does not exist; choose 0..3"),
     "unknown device": ([*EVAL, "--device", "gpu"], "unknown device 'gpu'"),
-    "unknown replay": (["replay", "{world}/run/last.safetensors"], "is not kept of a failed step"),
+    "unknown replay": (["replay", "{world}/run/last.safetensors"], "holds no failed step"),
     "no GPU": ([*EVAL, "--device", "cuda"], "no usable GPU here; use cpu"),
     "no GPU to train": ([*TRAIN, "--device", "cuda:3"], "no usable GPU here; use cpu"),
     "no GPU to predict": ([*PREDICT, *SUPPORT, *OUT, "--device", "cuda"], "no usable GPU here"),

@@ -4,9 +4,7 @@ import sys
 from dataclasses import FrozenInstanceError
 
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import given, settings as hypothesis_settings, strategies as st
 
 from fss.config import ARMS, PRESETS, DANetConfig, TrainConfig, arm, preset
 from fss.errors import InputError

@@ -358,10 +358,7 @@ def test_a_hostile_archive_in_place_of_voc(server, tmp_path, said):
     source = server.publish("VOC.tar", tar(GOOD, ("../evil", b"!")))
     code, out, err = said("pascal5i", "--out", tmp_path / "data", "--quiet", sources={"VOC": source})
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert (
-        "VOC.tar: not unpacked (OutsideDestinationError: '../evil' would be extracted to " in err
-        and "outside the destination" in err
-    )
+    assert "VOC.tar: not unpacked (OutsideDestinationError: " in err and "outside the destination" in err
     assert names(tmp_path) == ["data", "data/VOC.tar"]
 
 

@@ -18,11 +18,11 @@ from fss.evaluate import (
     all_foreground,
     by_prototype,
     evaluate,
-    figures,
+    network as predictor,
     reference,
+    scores,
     tally_episodes,
 )
-from fss.evaluate import network as predictor
 from fss.features import CachedFeatures, FeatureBatch
 from fss.metrics import EpisodeTally
 from fss.resize import resize
@@ -91,7 +91,7 @@ def test_a_result_holds_what_pairs_it_with_another():
     queries = result["counts"].pop("query")
     assert queries == [episode.query for episode in EPISODES]
     tally = EpisodeTally.from_json(result["counts"])
-    assert figures(tally, DATA.classes)["miou"] == result["miou"]
+    assert scores(tally, DATA.classes)["miou"] == result["miou"]
     assert result["support"] == "own"
 
 
@@ -174,7 +174,7 @@ def test_the_truth_scores_one_and_classes_keep_their_names():
 def test_figures_name_classes_by_their_place():
     tally = EpisodeTally()
     tally.update(torch.tensor([[[1, 1]]]), torch.tensor([[[1, 0]]]), torch.tensor([2]))
-    result = figures(tally, ("a", "b", "c"))
+    result = scores(tally, ("a", "b", "c"))
     assert result["per_class"] == {"c": 0.5}
     assert (result["classes"], result["episodes"]) == (1, 1)
     assert result["not_covered"] == ["a", "b"]

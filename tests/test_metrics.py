@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fss.errors import InputError
 from fss.metrics import EpisodeTally, paired_interval

@@ -80,8 +80,8 @@ def test_inputs_are_never_overwritten(folder):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     home = support[0][0].parent
     (folder / "link.png").symlink_to(support[0][1])
-    for out in (support[1][1], home / ".." / home.name / "1.png", folder / "link.png"):
-        with pytest.raises(InputError, match="is one of the inputs; choose another name"):
+    for out in (support[1][1], home / ".." / home.name / "1.png", folder / "link.png", query.with_suffix(".png")):
+        with pytest.raises(InputError, match="is one of the inputs, or the mask beside the query"):
             predict_files(network(), support, query, out, 64)
     assert before.items() <= {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}.items()
 

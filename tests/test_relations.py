@@ -5,8 +5,7 @@ import math
 import pytest
 import reference
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import fss.relations
 from fss.relations import TEMPERATURE, Labelled, MaskAttention, Relations, cosine, pool, prior_mask

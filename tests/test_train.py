@@ -337,7 +337,7 @@ def test_weights_that_explode_stop_the_run(tmp_path):
 
 
 def test_only_a_failed_step_is_replayed_and_only_on_its_data(tmp_path, unbroken, monkeypatch):
-    with pytest.raises(InputError, match="not kept of a failed step; give a run's nonfinite"):
+    with pytest.raises(InputError, match="holds no failed step; give the nonfinite.safetensors of a run"):
         replay(unbroken / "last.safetensors")
     monkeypatch.setattr(training, "episode_loss", nan_in(0, "loss"))
     with pytest.raises(NonFinite):

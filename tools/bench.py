@@ -31,7 +31,7 @@ def notebooks(paths: Sequence[Path]) -> Rows:
     with TemporaryDirectory() as folder:
         environment = os.environ | {"XDG_CACHE_HOME": folder, "OMP_NUM_THREADS": "1"}
         for path in paths:
-            build = [str(ROOT / "tools" / "notebooks.py"), "build", str(path), "--out", folder]
+            build = [str(ROOT / "tools" / "run_notebooks.py"), "build", str(path), "--out", folder]
             start = time.perf_counter()
             done = subprocess.run(
                 [sys.executable, "-c", PEAK, sys.executable, *build],

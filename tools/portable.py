@@ -114,7 +114,7 @@ def run_seed(seed: int) -> dict[str, dict[str, Any]]:
     """Run the notebooks that train with another seed; return what they reported."""
     out = BUILD / f"seed-{seed}"
     paths = [ROOT / "notebooks" / f"{name}.ipynb" for name in TRAIN]
-    command = [sys.executable, str(ROOT / "tools" / "notebooks.py"), "build", *map(str, paths)]
+    command = [sys.executable, str(ROOT / "tools" / "run_notebooks.py"), "build", *map(str, paths)]
     subprocess.run([*command, "--out", str(out), "-p", "SEED", str(seed)], cwd=ROOT, check=True)
     return {key: entry for path in paths for key, entry in of_notebook(out / path.name).items()}
 

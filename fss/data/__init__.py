@@ -1,17 +1,16 @@
 """Data sets by name: `open_dataset("shapes", split="test", fold=0, size=224)`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
-from fss.config import DataConfig, read_value
+from fss.config import DataConfig
 from fss.data import shapes
 from fss.data.dataset import ClassImages, Dataset, Reader, narrowed
 from fss.data.folder import open_folder
-from fss.data.opening import Opening, sound
 from fss.data.pascal import Pascal
+from fss.data.problems import Opening, sound
 from fss.errors import InputError, nearest
+from fss.settings import read_value
 
 __all__ = ["ClassImages", "Dataset", "Reader", "open_dataset", "open_whole", "report"]
 

@@ -1,7 +1,5 @@
 """Pictures of a user's own, in the layout of FSS-1000: `<class>/<n>.jpg` and `<class>/<n>.png`."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,8 +12,8 @@ from PIL import Image
 from fss.config import DataConfig
 from fss.data.dataset import Dataset, Reader, narrowed
 from fss.data.lists import lines_of
-from fss.data.opening import Opening, names_in
 from fss.data.pictures import letterbox, read_mask, read_pair, stamp
+from fss.data.problems import Opening, names_in
 from fss.errors import InputError
 from fss.files import expanded, write_atomically
 

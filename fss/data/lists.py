@@ -1,7 +1,5 @@
 """The lists of Pascal-5i that go around: HSNet's name image and class, PFENet's name images."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

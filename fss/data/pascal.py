@@ -6,8 +6,6 @@ validation pictures make the split "val", so that no novel class helps to choose
 class is lost for training.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +13,8 @@ from pathlib import Path
 from fss.config import DataConfig
 from fss.data.dataset import Dataset, narrowed
 from fss.data.lists import FOLDS, ImageLists, Pair, PairLists, find_lists, labels_of, read_images
-from fss.data.opening import Opening
 from fss.data.pictures import IGNORE
+from fss.data.problems import Opening
 from fss.data.scan import Scan, counted
 from fss.data.voc import CLASSES, OWN, SOURCE, Voc
 from fss.errors import InputError

@@ -1,7 +1,5 @@
 """How many pixels of each label every mask holds: counted once, and anew after a change."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable
@@ -11,8 +9,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fss.data.opening import Opening, sound
 from fss.data.pictures import stamp
+from fss.data.problems import Opening, sound
 from fss.data.voc import Voc
 from fss.errors import InputError
 from fss.files import cache_folder, write_atomically

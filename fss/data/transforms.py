@@ -1,7 +1,5 @@
 """The paper's training augmentation, as a pure function of a picture and a generator."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

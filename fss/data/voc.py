@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from fss.data.dataset import Reader
-from fss.data.opening import names_in
 from fss.data.pictures import IGNORE, check_same_size, decode, letterbox, read_rgb, stamp
+from fss.data.problems import names_in
 from fss.errors import InputError
 from fss.files import expanded
 

@@ -4,15 +4,15 @@
 ``draw_masks`` are widgets for JupyterLab around it; they are imported when first asked for. All scripts lie in
 this folder; nothing is fetched from another host.
 
-Without widgets: ``attended`` (what a network says of an episode), ``explorer`` (what is chosen and shown of it),
+Without widgets: ``attended`` (what a network says of an episode), ``headless`` (what is chosen and shown of it),
 ``panels`` (titled pictures as one PNG), ``networks`` and ``scenes`` (what is offered: networks, episodes), ``paint``
 (from strokes to masks). Widgets: ``explore_widget`` (the explorer and its controls), ``paint_widget`` (the mask
-painter), ``play`` (sliders for a picture of yours), and ``controls``, of which all three are made.
+painter), ``play`` (sliders for a picture of yours), and ``elements``, of which all three are made.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from fss.explorer.explorer import Explorer
+from fss.explorer.headless import Explorer
 from fss.explorer.networks import NETWORKS, network
 
 if TYPE_CHECKING:

@@ -7,11 +7,12 @@ from typing import Any, get_args
 
 import ipywidgets as widgets
 
-from fss.data.shapes import Share, World, classes_of
+from fss.data.shapes import World, classes_of
+from fss.data.shapes.world import Share
 from fss.episodes import EpisodeBatch
 from fss.explorer.attended import MAPS
-from fss.explorer.controls import Box, Picker, Picture, dropdown, labelled, row, slider
-from fss.explorer.explorer import COLDEST, HOTTEST, Explorer
+from fss.explorer.elements import Box, Picker, Picture, dropdown, labelled, row, slider
+from fss.explorer.headless import COLDEST, HOTTEST, Explorer
 from fss.explorer.networks import NETWORKS, network
 from fss.explorer.panels import png
 from fss.explorer.scenes import EMPTY, ITSELF, OTHER, OWN, SUPPORTS, drawn, is_known, swap

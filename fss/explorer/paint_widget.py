@@ -10,7 +10,7 @@ import traitlets
 
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError
-from fss.explorer.controls import LABEL, Box, Painter, Picture, dropdown, labelled, row, slider
+from fss.explorer.elements import LABEL, Box, Painter, Picture, dropdown, labelled, row, slider
 from fss.explorer.explore_widget import NAMES, ExploreBox, explore
 from fss.explorer.paint import TOOLS, Canvas, Stroke, Upload, canvases_in, save_canvases
 from fss.explorer.panels import Panel, sheet

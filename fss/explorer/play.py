@@ -6,7 +6,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from fss.errors import InputError
-from fss.explorer.controls import Box, Picture, dropdown, labelled, row, slider
+from fss.explorer.elements import Box, Picture, dropdown, labelled, row, slider
 
 
 class Play(Box):

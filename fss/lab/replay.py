@@ -31,7 +31,7 @@ def replay(
     header, tensors = read_checkpoint(path)
     trained = header["trained"]
     if "nonfinite" not in trained:
-        raise InputError(f"{path}: is not kept of a failed step; give a run's nonfinite.safetensors")
+        raise InputError(f"{path}: holds no failed step; give the nonfinite.safetensors of a run")
     config = TrainConfig.from_json(trained["train"])
     made = set_up(
         DANetConfig.from_json(header["config"]),

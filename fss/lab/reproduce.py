@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fss.config import DataConfig, Scoring, arm, with_settings
-from fss.config import preset as named_preset
+from fss.config import DataConfig, Scoring, arm, preset as named_preset, with_settings
 from fss.errors import InputError, nearest
 from fss.files import check_writable, held, write_atomically
 from fss.lab.campaign import DECLARATION, Campaign

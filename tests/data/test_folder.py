@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from fss.config import DataConfig
 from fss.data import open_dataset
 from fss.data.folder import FolderReader, open_folder
-from fss.data.opening import gathered
+from fss.data.problems import gathered
 from fss.errors import InputError
 
 SIZE = 32

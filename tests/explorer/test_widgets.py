@@ -12,7 +12,7 @@ from PIL import Image
 from test_attended import episode, model
 
 from fss.explorer import Explorer, draw_masks, explore, explore_world
-from fss.explorer.controls import HINT, Painter, Picker
+from fss.explorer.elements import HINT, Painter, Picker
 from fss.explorer.scenes import DISTRACTOR, EMPTY, ITSELF, OTHER, OWN, SUPPORTS
 
 ARMS = ("published", "best", "base")

@@ -15,8 +15,7 @@ from tiny import tiny_backbones
 from fss.config import DANetConfig
 from fss.errors import InputError
 from fss.lab import bench
-from fss.lab.bench.dense import WAYS, attention, full
-from fss.lab.bench.dense import inputs as given_to_attention
+from fss.lab.bench.dense import WAYS, attention, full, inputs as given_to_attention
 from fss.lab.bench.full_size import two_steps
 from fss.lab.bench.timing import megabytes, peak_mb, timed
 from fss.lab.bench.training import Workload, floor, steps

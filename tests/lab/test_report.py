@@ -109,7 +109,7 @@ def test_a_forest_of_many_shots():
 
 
 def tables(root, *args):
-    return subprocess.run([sys.executable, root / "tools" / "tables.py", *args], capture_output=True, text=True)
+    return subprocess.run([sys.executable, root / "tools" / "render_tables.py", *args], capture_output=True, text=True)
 
 
 def test_the_committed_tables_and_figures_are_current():
@@ -143,7 +143,7 @@ def test_the_committed_picture_of_the_explorer_is_current(tmp_path):
 
 
 def test_what_is_not_current_is_named_and_mended(tmp_path):
-    for name in ("README.md", "docs/results.md", "tools/tables.py"):
+    for name in ("README.md", "docs/results.md", "tools/render_tables.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "results", tmp_path / "results")

@@ -7,55 +7,22 @@ it away. A picture is a pure function of (class, sample, size, knobs); size chan
 not the scene.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 
-from fss.config import Settings
 from fss.data.dataset import Reader
 from fss.data.shapes.appearance import random_outline, random_surface
 from fss.data.shapes.drawing import Placed, ground, paint
 from fss.data.shapes.layout import Arrangement, Look, arrange, occluder
+from fss.data.shapes.world import World as World
 from fss.errors import InputError, nearest
 
 VERSION = 3  # to be raised with every change of what is drawn or of a knob's default
-Share = Literal["none", "texture", "outline"]
 FOLDS, CLASSES_PER_FOLD, SAMPLES = 4, 100, 10
-EXTRA_MAX, EXTRA_SAMPLES = 10_000, 4
+EXTRA_SAMPLES = 4
 TRIES = 60  # arrangements after which the best one so far is taken
-
-
-@dataclass(frozen=True)
-class World(Settings):
-    """The knobs of the world.
-
-    Each of the other objects, the distractors, shares the target's `"texture"` (pattern and palette,
-    not the outline), its `"outline"` (not the surface), or nothing.
-    """
-
-    distractors_min: int = 2
-    distractors_max: int = 4
-    share: Share = "none"
-    occlusion: float = 0.3  # probability that a dull lump in front hides part of one of the objects
-    contrast: float = 0.5  # of the ground, 0 = plain .. 1 = as lively as the objects
-    area_min: float = 0.04  # share of the picture that a whole object covers
-    area_max: float = 0.18
-    extra: int = field(default=0, repr=False)  # classes beyond the folds that join the training
-
-    LEAST = dict(distractors_min=0, distractors_max=0, occlusion=0, contrast=0, area_min=0.01, area_max=0.01, extra=0)
-    MOST = dict(distractors_max=8, occlusion=1, contrast=1, area_max=0.5, extra=EXTRA_MAX)
-
-    def __post_init__(self) -> None:
-        """Raises `InputError` for a knob out of its range."""
-        super().__post_init__()
-        for knob in ("distractors", "area"):
-            least, most = getattr(self, f"{knob}_min"), getattr(self, f"{knob}_max")
-            if least > most:
-                raise InputError(f"World.{knob}_min = {least}: is more than {knob}_max = {most}; set both")
 
 
 def class_name(index: int) -> str:

@@ -3,8 +3,6 @@
 Lengths are in the object's own units, in which its root mean square radius is 1.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

@@ -4,8 +4,6 @@ A canvas is float32 [3, size, size], sRGB 0..1; its sides have length 1, whateve
 px. So what is painted at 112 and at 224 px is the same picture.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple

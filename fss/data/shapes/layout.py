@@ -1,7 +1,5 @@
 """Where the objects of a "shapes" picture lie, decided in relative units for every size alike."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple

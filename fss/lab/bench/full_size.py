@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fss.config import BackboneName, DANetConfig, preset
+from fss.arms import BackboneName
+from fss.config import DANetConfig, preset
 from fss.data import open_dataset
 from fss.data.transforms import PaperAugmentation
 from fss.engine import start

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fss.data.opening import gathered, names_in, sound
+from fss.data.problems import gathered, names_in, sound
 from fss.errors import InputError
 
 

@@ -3,8 +3,6 @@
 `fss check` lists all that an opener yields, and `open_dataset` raises the first as an `InputError`.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Generator
 from pathlib import Path
