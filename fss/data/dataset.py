@@ -32,6 +32,25 @@ class Reader(Protocol):
         """
         raise InputError("these pictures have no size of their own; score at the network's size")
 
+    def shows(self, class_name: str, image_name: str, other: str) -> bool | None:
+        """Whether a picture that is listed under a class shows the class `other`.
+
+        True where a single pixel does, False where its labels are complete for `other` and none is
+        there, None where nobody knows.
+        """
+        return True if other == class_name else None
+
+    def read_other(self, class_name: str, image_name: str, other: str, size: int) -> np.ndarray:
+        """Mask of the class `other` in that picture, uint8 [size, size] in {0, 1, 255}.
+
+        Raises `InputError` where it is not known.
+        """
+        raise InputError(f"nobody knows where {class_name}/{image_name} shows {other!r}; its mask marks one class")
+
+    def picture(self, class_name: str, image_name: str) -> str:
+        """A name of the picture that is the same whatever class it is listed under."""
+        return f"{class_name}/{image_name}"
+
 
 @dataclass(frozen=True)
 class Dataset:
