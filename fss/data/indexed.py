@@ -13,8 +13,6 @@ from fss.data.dataset import Reader
 from fss.data.pictures import IGNORE, check_same_size, decode, letterbox, read_rgb, stamp
 from fss.errors import InputError
 
-Colour = Sequence[int]  # red, green, blue, 0..255
-
 
 class Indexed(Reader):
     """Reads a picture and one class of its mask; a layout says where both lie and what the labels mean.
@@ -95,11 +93,13 @@ def _shown(reader: Indexed, name: str, changed: str) -> frozenset[int]:
     return frozenset(np.unique(reader.labels(name)).tolist())
 
 
-def read_indices(path: Path, colours: Iterable[tuple[int, Colour]], *, painted: bool = False) -> np.ndarray:
+def read_indices(
+    path: Path, colours: Iterable[tuple[int, Sequence[int] | np.ndarray]], *, painted: bool = False
+) -> np.ndarray:
     """Read a mask's labels, [H, W]: its values, or those that its colours stand for.
 
-    `colours` are labels with a colour each. They are what an RGB mask is read by, and, where the
-    masks are `painted`, one with a palette too. Raises `InputError` for another colour.
+    `colours` are labels, each with a colour (red, green, blue; 0..255). An RGB mask is read by them,
+    and, where the masks are `painted`, one with a palette too. Raises `InputError` for another colour.
     """
     image = decode(path, upright=False)
     if image.mode not in ("RGB", "RGBA", *(["P"] if painted else [])):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from unicodedata import normalize
 
@@ -13,8 +12,13 @@ from fss.data.lists import lines_of
 from fss.data.pictures import IGNORE
 from fss.errors import InputError
 
-Row = tuple[int, str, tuple[int, ...]]  # label, name, and colour (red, green, blue) or nothing
-GROUND, VOID = ("background", "_background_"), ("void", "ignore", "ignored")  # names of the labels 0 and 255
+LINES = {
+    "classes.txt": r"(?P<name>.+)",
+    "labelmap.txt": r"(?P<name>[^:]+):(?P<red>\d+),(?P<green>\d+),(?P<blue>\d+)(:.*)?",
+    "_classes.csv": r"(?P<label>\d+)\s*,\s*(?P<name>.+)",
+}
+HEADERS = ("#", "Pixel Value")
+NAMED = {"background": 0, "_background_": 0, "void": IGNORE, "ignore": IGNORE, "ignored": IGNORE}
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Legend:
     Attributes:
         source: the file that says so.
         names: the labels of classes, 1 to 254, each with its name.
-        colours: labels with the colours that masks show them by; none where masks hold the labels.
+        colours: labels with the colours (red, green, blue) that masks show them by; none where masks
+            hold the labels.
     """
 
     source: Path
@@ -35,34 +40,46 @@ class Legend:
 def find_legend(root: Path) -> Legend:
     """Read a folder's `classes.txt`, else its `labelmap.txt`, else a `_classes.csv` (see `tables`).
 
-    Line n of `classes.txt` names label n; where the first line is `background`, it names label 0.
-    In `labelmap.txt`, `background` is label 0, `void`, `ignore` and `ignored` are label 255, and the
-    other labels are counted from 1. Raises `InputError` for a folder without any of these files,
-    for a line of another form, a name, label or colour that stands twice, a class at 0 or beyond 254,
-    and a file that names no class.
+    Line n of `classes.txt` names label n. `labelmap.txt` has a label a line, after a header. In both,
+    lines are counted from the one after a first `background`, which is label 0; `void`, `ignore` and
+    `ignored` are label 255. Raises `InputError` for a folder without any of these files, a line of
+    another form, a name, label or colour that stands twice, a class at 0 or beyond 254, and a file
+    that names no class.
     """
-    files = [path for path in (root / "classes.txt", root / "labelmap.txt", *tables(root)) if path.is_file()]
-    if not files:
+    source = next(
+        (path for path in (root / "classes.txt", root / "labelmap.txt", *tables(root)) if path.is_file()), None
+    )
+    if source is None:
         raise InputError(
             f"nothing in {root} names the labels; add classes.txt, whose line n names label n, "
             "CVAT's labelmap.txt or Roboflow's _classes.csv"
         )
-    source = files[0]
-    lines = [(number, normalize("NFC", line)) for number, line in lines_of(source)]
-    rows = {"classes.txt": _plain, "labelmap.txt": _cvat}.get(source.name, _roboflow)(source, lines)
-    for column in zip(*rows, strict=True):
-        for value, times in Counter(column).items():
-            if times > 1 and value not in (IGNORE, ()):
+    names: list[tuple[int, str]] = []
+    colours: list[tuple[int, tuple[int, ...]]] = []
+    start = 0
+    for number, line in lines_of(source):
+        found = re.fullmatch(LINES[source.name], line)
+        if line.startswith(HEADERS):
+            start = number
+        elif not found:
+            raise InputError(f"{source}, line {number}: {line!r} is not as in other files of that name; correct it")
+        else:
+            parts, name = found.groupdict(), normalize("NFC", found["name"])
+            known = NAMED.get(name.casefold())
+            if known == 0 and not names:
+                start = number
+            label = int(parts.get("label") or (number - start if known is None else known))
+            if known is None:
+                names.append((label, name))
+            if "red" in parts:
+                colours.append((label, tuple(int(parts[each]) for each in ("red", "green", "blue"))))
+    for values in (*zip(*names, strict=True), [colour for _, colour in colours]):
+        for value, times in Counter(values).items():
+            if times > 1:
                 raise InputError(f"{source} lists {value} twice; give every class a name, label and colour of its own")
-    for label, name, _ in rows:
-        if not 0 < label < IGNORE and name.casefold() not in (VOID if label else GROUND):
-            raise InputError(
-                f"{source} gives {name} the label {label}; classes have 1 to 254, 0 is background, 255 void"
-            )
-    names = tuple((label, name) for label, name, _ in rows if 0 < label < IGNORE)
-    if not names:
-        raise InputError(f"{source} names no class; write one name a line, that of label n in line n")
-    return Legend(source, names, tuple((label, colour) for label, _, colour in rows if colour))
+    if not names or not 0 < min(names)[0] <= max(names)[0] < IGNORE:
+        raise InputError(f"{source} has to name one class or more, with labels from 1 to 254")
+    return Legend(source, tuple(names), tuple(colours))
 
 
 def tables(root: Path) -> list[Path]:
@@ -74,32 +91,3 @@ def tables(root: Path) -> list[Path]:
     if len({file.read_bytes() for file in files}) > 1:
         raise InputError(f"the files _classes.csv in the folders of {root} differ; open each folder by itself")
     return files
-
-
-def _plain(source: Path, lines: list[tuple[int, str]]) -> list[Row]:
-    first = int(bool(lines) and lines[0][1].casefold() in GROUND)
-    return [(number - first, name, ()) for number, name in lines]
-
-
-def _cvat(source: Path, lines: list[tuple[int, str]]) -> list[Row]:
-    rows: list[Row] = []
-    free = count(1)
-    for number, line in lines:
-        found = re.fullmatch(r"([^:]+):(\d+),(\d+),(\d+)(:.*)?", line)
-        if found:
-            plain = found[1].casefold()
-            label = 0 if plain in GROUND else IGNORE if plain in VOID else next(free)
-            rows.append((label, found[1], (int(found[2]), int(found[3]), int(found[4]))))
-        elif not line.startswith("#"):
-            raise InputError(f"{source}, line {number}: {line!r} is not of the form name:red,green,blue::")
-    return rows
-
-
-def _roboflow(source: Path, lines: list[tuple[int, str]]) -> list[Row]:
-    rows: list[Row] = []
-    for number, line in lines[1:]:  # the first one is the header
-        found = re.fullmatch(r"(\d+)\s*,\s*(.+)", line)
-        if not found:
-            raise InputError(f"{source}, line {number}: {line!r} is not of the form label, name")
-        rows.append((int(found[1]), found[2], ()))
-    return rows

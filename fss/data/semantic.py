@@ -17,7 +17,7 @@ from fss.data.dataset import Dataset, narrowed
 from fss.data.folder import paired
 from fss.data.indexed import Indexed, check_labels, read_indices
 from fss.data.legend import Legend, find_legend, tables
-from fss.data.lists import lines_of
+from fss.data.lists import Pair, lines_of
 from fss.data.opening import Opening, names_in
 from fss.data.pictures import IGNORE
 from fss.data.scan import Scan, counted, grouped, large
@@ -72,11 +72,9 @@ class Layout(Indexed):
 
     def names(self) -> Opening[list[str]]:
         """Return the names of all pictures that have a mask; yields a line for any file without the other."""
-        if not self.mark:
-            return [*(yield from paired(self.images, self.masks))]
         names = []
-        for folder in (table.parent for table in tables(self.images)):
-            found = yield from paired(folder, mark=self.mark)
+        for folder in [table.parent for table in tables(self.images)] or [self.images]:
+            found = yield from paired(folder, None if self.mark else self.masks, self.mark)
             names += [(folder / name).relative_to(self.images).as_posix() for name in found]
         return names
 
@@ -136,11 +134,6 @@ class Semantic:
         """The label of every class."""
         return {name: label for label, name in self.layout.legend.names}
 
-    @property
-    def least(self) -> int:
-        """Pixels of its mask from which on a picture counts for a class."""
-        return MIN_PIXELS if self.options.min_pixels is None else self.options.min_pixels
-
     def open(self, spec: str, split: str, fold: int | None, size: int) -> Opening[Dataset]:
         """Open a split of a fold, or all classes where `fold` is None.
 
@@ -168,26 +161,26 @@ class Semantic:
                     f"give lists by --lists DIR, or in {self.folder}/folds/{fold}"
                 )
         chosen = narrowed(names, self.options.classes, f"the {split} split of {spec}")
-        pairs = large(counts, self._labels(chosen), self.least)
+        pairs = self._pairs(counts, chosen)
         if split == "train" and self.options.novel == "drop":
             pairs = [pair for pair in pairs if not tested & counts[pair[0]].keys()]
         pictures = grouped(pairs, {name: self.classes[name] for name in chosen})
-        own = fold if self._folds() else None
-        return Dataset(spec, split, own, size, pictures, self.layout, tuple(notes), all_classes=tuple(names))
+        fold = fold if self._folds() else None
+        return Dataset(spec, split, fold, size, pictures, self.layout, tuple(notes), all_classes=tuple(names))
 
     def report(self) -> Opening[list[str]]:
         """Return a line for each class, and for each fold how many pictures show two classes of a split."""
         counts = yield from self._counts()
-        lines = [f"{len(counts)} pictures, {len(self.classes)} classes, counted from {self.least:,} pixels on"]
+        lines = [f"{len(counts)} pictures, {len(self.classes)} classes"]
         for name, label in self.classes.items():
-            pixels = [counts[picture] for picture, _ in large(counts, {label}, self.least)]
+            pixels = [counts[picture] for picture, _ in self._pairs(counts, [name])]
             share = sum(p[label] for p in pixels) / max(1, sum(sum(p.values()) for p in pixels))
             lines.append(f"{name}: {len(pixels)} pictures, {100 * share:.1f} % of their area")
         for fold in self._folds() or [0]:
             splits = shared_out(self.classes, self._lists(fold))
             shown = []
             for split, names in splits.items():
-                found = Counter(picture for picture, _ in large(counts, self._labels(names), self.least))
+                found = Counter(picture for picture, _ in self._pairs(counts, names))
                 shown.append(f"{sum(number > 1 for number in found.values())} of {split}")
             left = sum(not self._labels(splits["test"]) & pixels.keys() for pixels in counts.values())
             where = f"fold {fold}: " if self._folds() else ""
@@ -198,6 +191,10 @@ class Semantic:
         """How many pixels of each label the mask of every picture holds."""
         names = yield from self.layout.names()
         return (yield from counted(self.layout, names))
+
+    def _pairs(self, counts: Scan, names: list[str]) -> list[Pair]:
+        """The pictures that count for each of some classes."""
+        return large(counts, self._labels(names), self.options.min_pixels or MIN_PIXELS)
 
     def _labels(self, names: list[str]) -> set[int]:
         return {self.classes[name] for name in names}
@@ -239,12 +236,13 @@ def _labelled(path: Path, known: list[str]) -> tuple[tuple[str, tuple[str, ...]]
     """Read lines `pattern: class class ...`, with commas where a name has spaces; nothing where there is no file."""
     rows = []
     for number, line in lines_of(path) if path.is_file() else []:
-        pattern, colon, rest = (part.strip() for part in normalize("NFC", line).partition(":"))
-        classes = [name for name in re.split(r"\s*,\s*" if "," in rest else r"\s+", rest) if name]
-        if not (pattern and colon and classes):
-            raise InputError(f"{path}, line {number}: {line!r} is not of the form pattern: class class ...")
+        pattern, _, rest = line.partition(":")
+        classes = re.split(r"\s*,\s*" if "," in rest else r"\s+", normalize("NFC", rest.strip()))
         for name in classes:
             if name not in known:
-                raise InputError(f"{path}, line {number}: no class {name!r}; {nearest(name, known)}")
-        rows.append((pattern, tuple(classes)))
+                hint = nearest(name, known)
+                raise InputError(
+                    f"{path}, line {number}: {name!r} in {line!r} is no class; write PATTERN: CLASS ...; {hint}"
+                )
+        rows.append((pattern.strip(), tuple(classes)))
     return tuple(rows)
