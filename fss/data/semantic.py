@@ -175,7 +175,7 @@ class Semantic:
         for name, label in self.classes.items():
             pixels = [counts[picture] for picture, _ in self._pairs(counts, [name])]
             share = sum(p[label] for p in pixels) / max(1, sum(sum(p.values()) for p in pixels))
-            lines.append(f"{name}: {len(pixels)} pictures, {100 * share:.1f} % of their area")
+            lines.append(f"{name}: pictures {len(pixels)}, share of their area {100 * share:.1f} %")
         for fold in self._folds() or [0]:
             splits = shared_out(self.classes, self._lists(fold))
             shown = []
