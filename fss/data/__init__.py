@@ -17,10 +17,7 @@ from fss.errors import InputError, nearest
 __all__ = ["ClassImages", "Dataset", "Reader", "open_dataset", "open_whole", "report"]
 
 KINDS = ("shapes", "folder", "semantic", "fss1000", "pascal5i")
-SCANNED: dict[str, type[Pascal | Semantic]] = {
-    "pascal5i": Pascal,
-    "semantic": Semantic,
-}
+SCANNED: dict[str, type[Pascal | Semantic]] = {"pascal5i": Pascal, "semantic": Semantic}
 SPLITS = ("train", "val", "test")
 
 
@@ -38,8 +35,8 @@ def open_dataset(
     `folder:PATH`, `semantic:PATH`, `fss1000:PATH` or `pascal5i:PATH` (a VOCdevkit). `split` is
     train, val or test; `fold` matters where the data set has folds (None means 0) and is ignored
     elsewhere: 0..3, or a folder of `PATH/folds` for `semantic`. Pictures are read at `size` x `size`
-    px, and `options` choose among pictures and classes. Raises
-    `InputError` for anything it cannot open, and for a split without classes.
+    px, and `options` choose among pictures and classes. Raises `InputError` for anything it cannot
+    open, and for a split without classes.
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; {nearest(split, SPLITS)}")

@@ -94,7 +94,7 @@ class Layout(Indexed):
 
     def label(self, class_name: str) -> int:
         """Return the label of a class, 1 to 254."""
-        return next(label for label, name in self.legend.names if name == class_name)
+        return {name: label for label, name in self.legend.names}[class_name]
 
     def labels(self, name: str) -> np.ndarray:
         """Read a mask as uint8 [H, W] of labels: 0 = background, 255 = void.
@@ -171,7 +171,8 @@ class Semantic:
     def report(self) -> Opening[list[str]]:
         """Return a line for each class, and for each fold how many pictures show two classes of a split."""
         counts = yield from self._counts()
-        lines = [f"{len(counts)} pictures, {len(self.classes)} classes"]
+        least = self.options.min_pixels or MIN_PIXELS
+        lines = [f"{len(counts)} pictures, {len(self.classes)} classes; a picture counts from {least:,} pixels on"]
         for name, label in self.classes.items():
             pixels = [counts[picture] for picture, _ in self._pairs(counts, [name])]
             share = sum(p[label] for p in pixels) / max(1, sum(sum(p.values()) for p in pixels))

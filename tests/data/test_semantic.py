@@ -353,7 +353,7 @@ def test_report(tree):
     lines = report(f"semantic:{tree}", DataConfig(min_pixels=1))
     area = HEIGHT * WIDTH
     assert lines == [
-        "5 pictures, 5 classes",
+        "5 pictures, 5 classes; a picture counts from 1 pixels on",
         f"ant: pictures 1, share of their area {100 * 2400 / area:.1f} %",
         f"bee: pictures 2, share of their area {100 * 3000 / 2 / area:.1f} %",
         f"cat: pictures 1, share of their area {100 * 1800 / area:.1f} %",
@@ -369,7 +369,9 @@ def test_check_in_a_process(tree, tmp_path):
     process = Fss(*check, folder=tmp_path)
     assert process.end() == 0 and process.err == ""
     lines = process.out.splitlines()
-    assert lines[0] == "5 pictures, 5 classes" and lines[-1].endswith("every picture is sound")
+    assert lines[0] == "5 pictures, 5 classes; a picture counts from 1,024 pixels on" and lines[-1].endswith(
+        "every picture is sound"
+    )
     for path in (picture, mask):
         path.write_bytes(path.read_bytes()[:-30])
     process = Fss(*check, folder=tmp_path)
