@@ -23,7 +23,10 @@ from fss.errors import InputError, Stopped, nearest, on_signals, one_line
 
 _help = tyro.conf.arg
 Data = Annotated[
-    str, _help(help="shapes, shapes:KNOB=VALUE,..., folder:PATH, fss1000:PATH or pascal5i:PATH", metavar="SPEC")
+    str,
+    _help(
+        help="shapes, shapes:KNOB=VALUE,..., folder:PATH, semantic:PATH, fss1000:PATH or pascal5i:PATH", metavar="SPEC"
+    ),
 ]
 # Their fields are options of the command itself: --lists, --classes ..., and --at, --void.
 Options = Annotated[DataConfig, _help(name="", help="which pictures and classes")]

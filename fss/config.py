@@ -16,15 +16,16 @@ class DataConfig(Settings):
     """Which pictures and classes of a data set are used: what differs between codebases.
 
     Attributes:
-        lists: folder of lists: for fss1000 and folder the classes of each split, for pascal5i
-            HSNet's or PFENet's lists, or "scan" for the masks themselves; default: the lists that
-            lie with the data, else none.
+        lists: folder of lists: for fss1000, folder and semantic the classes of each split, for
+            pascal5i HSNet's or PFENet's lists, or "scan" for the masks themselves; default: the
+            lists that lie with the data, else none.
         classes: only these classes, separated by commas.
         allow_missing: go on without what a list names and the disk lacks, and say how much is left.
-        novel: pascal5i's training pictures that also show a class of the test: keep them, those
-            pixels as background (PFENet, HSNet), or drop them (BAM).
-        min_pixels: pascal5i: a picture counts for a class from so many pixels on; default: 2048, as
-            in PFENet, or as HSNet's lists have it.
+        novel: training pictures of pascal5i and semantic that also show a class of the test: keep
+            them, those pixels as background (PFENet, HSNet), or drop them (BAM).
+        min_pixels: pascal5i and semantic: a picture counts for a class from so many pixels of its
+            mask on; default: for pascal5i 2048, as in PFENet, or as HSNet's lists have it, for
+            semantic 1024.
     """
 
     lists: str | None = None

@@ -95,7 +95,7 @@ def _another_class(
         if support == "other":
             if other != class_name and shown and query in dataset.images[other]:
                 return other
-        elif shown is False or (shown is None and not reader.complete):
+        elif shown is False or (shown is None and not reader.knows_absence):
             return other
     return None
 

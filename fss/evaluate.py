@@ -218,7 +218,7 @@ def evaluate(
         progress=progress,
     )
     marked, *stays = (fsum(part) / len(tally) for part in zip(*gather_object(shares), strict=True))  # in any order
-    unverified = [UNVERIFIED] if support == "absent" and not dataset.reader.complete else []
+    unverified = [UNVERIFIED] if support == "absent" and not dataset.reader.knows_absence else []
     pictures = [dataset.reader.picture(episode.listed, episode.query) for episode in episodes]
     return {
         **(_nothing(tally) if support == "absent" else scores(tally, dataset.classes)),

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from fss.data.lists import FOLDS, PairLists, find_lists, labels_of
-from fss.data.pascal import MIN_PIXELS, large
-from fss.data.scan import scan
+from fss.data.pascal import MIN_PIXELS
+from fss.data.scan import large, scan
 from fss.data.voc import Voc
 from fss.errors import InputError
 

@@ -9,12 +9,14 @@ from fss.data.dataset import ClassImages, Dataset, Reader, narrowed
 from fss.data.folder import open_folder
 from fss.data.pascal import Pascal
 from fss.data.problems import Opening, sound
+from fss.data.semantic import Semantic
 from fss.errors import InputError, nearest
 from fss.settings import read_value
 
 __all__ = ["ClassImages", "Dataset", "Reader", "open_dataset", "open_whole", "report"]
 
-KINDS = ("shapes", "folder", "fss1000", "pascal5i")
+KINDS = ("shapes", "folder", "semantic", "fss1000", "pascal5i")
+SCANNED: dict[str, type[Pascal | Semantic]] = {"pascal5i": Pascal, "semantic": Semantic}
 SPLITS = ("train", "val", "test")
 
 
@@ -29,10 +31,11 @@ def open_dataset(
     """Open one split of a data set.
 
     `spec` is `shapes`, `shapes:knob=value,...` (the knobs are the fields of `shapes.World`),
-    `folder:PATH`, `fss1000:PATH` or `pascal5i:PATH` (a VOCdevkit). `split` is train, val or test;
-    `fold` 0..3 matters where the data set has folds (None means 0) and is ignored elsewhere.
-    Pictures are read at `size` x `size` px, and `options` choose among pictures and classes. Raises
-    `InputError` for anything it cannot open, and for a split without classes.
+    `folder:PATH`, `semantic:PATH`, `fss1000:PATH` or `pascal5i:PATH` (a VOCdevkit). `split` is
+    train, val or test; `fold` matters where the data set has folds (None means 0) and is ignored
+    elsewhere: 0..3, or a folder of `PATH/folds` for `semantic`. Pictures are read at `size` x `size`
+    px, and `options` choose among pictures and classes. Raises `InputError` for anything it cannot
+    open, and for a split without classes.
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; {nearest(split, SPLITS)}")
@@ -46,28 +49,28 @@ def open_dataset(
 def open_whole(
     spec: str, *, fold: int | None = None, size: int, options: DataConfig = DataConfig()
 ) -> Opening[tuple[list[str], list[Dataset]]]:
-    """Open all there is to check: every split, and of pascal5i the pictures of every fold.
+    """Open all there is to check: every split, and of pascal5i and semantic the pictures of every fold.
 
     Yields every problem; returns what there is to say of the data (`report`, and the notes of each
     split), and the data sets of what is sound.
     """
     kind, _, rest = _parts(spec, options, fold)
-    whole = kind == "pascal5i"
+    splits = {"pascal5i": ("train", "val"), "semantic": ("train",)}.get(kind, SPLITS)
     datasets = []
-    for split in ("train", "val") if whole else SPLITS:
-        datasets.append((yield from _open(spec, split, None if whole else fold, size, options)))
-    lines = (yield from Pascal(Path(rest), options).report()) if whole else []
+    for split in splits:
+        datasets.append((yield from _open(spec, split, None if kind in SCANNED else fold, size, options)))
+    lines = (yield from SCANNED[kind](Path(rest), options).report()) if kind in SCANNED else []
     return [*lines, *(note for dataset in datasets for note in dataset.notes)], datasets
 
 
 def report(spec: str, options: DataConfig = DataConfig()) -> list[str]:
-    """Return lines about a data set as a whole: for pascal5i the pairs of each fold, else nothing."""
+    """Return lines about a data set as a whole: of pascal5i and semantic what each fold shows, else nothing."""
     kind, _, rest = _parts(spec, options)
-    return sound(Pascal(Path(rest), options).report()) if kind == "pascal5i" else []
+    return sound(SCANNED[kind](Path(rest), options).report()) if kind in SCANNED else []
 
 
 def _open(spec: str, split: str, fold: int | None, size: int, options: DataConfig) -> Opening[Dataset]:
-    """Open a split: yields problems, returns what is sound, be it nothing. Fold None of pascal5i is all folds."""
+    """Open a split: yields problems, returns what is sound, be it nothing. Fold None is all folds, where we scan."""
     kind, colon, rest = _parts(spec, options, fold)
     if size < 32:
         raise InputError(f"size {size} px is too small; choose at least 32")
@@ -78,8 +81,8 @@ def _open(spec: str, split: str, fold: int | None, size: int, options: DataConfi
         chosen = {name: images[name] for name in names}
         reader = shapes.Shapes(world)
         return Dataset(spec, split, fold or 0, size, chosen, reader, all_classes=tuple(images))
-    if kind == "pascal5i":
-        return (yield from Pascal(Path(rest), options).open(spec, split, fold, size))
+    if kind in SCANNED:
+        return (yield from SCANNED[kind](Path(rest), options).open(spec, split, fold, size))
     return (yield from open_folder(Path(rest), split, size, spec=spec, options=options))
 
 
@@ -90,12 +93,12 @@ def _parts(spec: str, options: DataConfig, fold: int | None = None) -> tuple[str
         raise InputError(f"unknown data set {spec!r}; {nearest(kind, KINDS)}")
     if kind != "shapes" and not rest:
         raise InputError(f"data set {spec!r} names no folder; write '{kind}:PATH'")
-    idle = {"pascal5i": (), "shapes": ("lists", "allow_missing", "novel", "min_pixels")}
+    idle = {"pascal5i": (), "semantic": ("allow_missing",), "shapes": ("lists", "allow_missing", "novel", "min_pixels")}
     for name in idle.get(kind, ("novel", "min_pixels")):
         if getattr(options, name) != getattr(DataConfig(), name):
             option = name.replace("_", "-")
             raise InputError(f"--{option} says nothing about {kind!r} data; leave it out")
-    if fold is not None and fold not in range(shapes.FOLDS):
+    if fold is not None and kind != "semantic" and fold not in range(shapes.FOLDS):
         raise InputError(f"fold {fold} does not exist; choose 0..{shapes.FOLDS - 1}")
     return kind, colon, rest
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:  # opening and checking a data set need not wait for torch
 
 
 class Reader(Protocol):
-    """Reads or draws one labelled picture; picklable, so that loader workers can hold it.
+    """Reads or draws one labelled picture; picklable, so that loader workers can hold it."""
 
-    `complete` says whether `shows` can tell that a class is absent, at least in some pictures.
-    """
-
-    complete: bool = False
+    @property
+    def knows_absence(self) -> bool:
+        """Whether `shows` can say that a class is not there, at least of some pictures."""
+        return False
 
     def read(self, class_name: str, image_name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Picture, uint8 [size, size, 3] RGB, and mask, uint8 [size, size] in {0, 1, 255}."""

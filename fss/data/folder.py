@@ -1,7 +1,7 @@
 """Pictures of a user's own, in the layout of FSS-1000: `<class>/<n>.jpg` and `<class>/<n>.png`."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
@@ -11,15 +11,13 @@ from PIL import Image
 
 from fss.config import DataConfig
 from fss.data.dataset import Dataset, Reader, narrowed
-from fss.data.lists import lines_of
 from fss.data.pictures import letterbox, read_mask, read_pair, stamp
 from fss.data.problems import Opening, names_in
+from fss.data.splits import in_order, read_lists, shared_out, some
 from fss.errors import InputError
 from fss.files import expanded, write_atomically
 
 SUFFIXES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # .png is the mask
-LISTS = {"train": ("train.txt", "trn.txt"), "val": ("val.txt",), "test": ("test.txt",)}
-VAL_EVERY = 8
 
 
 @dataclass(frozen=True)
@@ -75,25 +73,18 @@ def open_folder(
     if not root.is_dir():
         raise InputError(f"no folder {root}; give the path of the folder that holds the classes")
     # A list made on one system may spell an accent in two code points and the disk in one.
-    there = yield from _utf8(root)
+    there = yield from utf8(root)
     folders = {normalize("NFC", name): name for name in there if (root / name).is_dir()}
     if not folders:
         raise InputError(f"no class folders in {root}; expected {root}/<class>/<n>.jpg and <n>.png")
     lists = root if options.lists is None else expanded(options.lists)
-    listed = {name: _read_list(lists, name) for name in LISTS}
-    if options.lists is not None and all(names is None for names in listed.values()):
-        raise InputError(f"no lists of classes in {lists}; expected trn.txt, val.txt, test.txt")
-    shared = sorted({*(listed["train"] or ()), *(listed["val"] or ())} & {*(listed["test"] or ())})
-    if shared:
-        raise InputError(
-            f"{_some(shared)} in {lists}: listed both for training and in test.txt; take them out of one list"
-        )
-    wanted = _shared_out(folders, listed)[split]
+    listed = read_lists(lists, needed=options.lists is not None)
+    wanted = shared_out(folders, listed)[split]
     names = [folders[name] for name in wanted if name in folders]
     absent = [name for name in wanted if name not in folders]
     notes = []
     if absent:
-        few = f"{len(absent)} of the {len(wanted)} {split} classes have no folder in {root}: {_some(absent)}"
+        few = f"{len(absent)} of the {len(wanted)} {split} classes have no folder in {root}: {some(absent)}"
         if options.allow_missing:
             notes.append(few)
         else:
@@ -106,31 +97,11 @@ def open_folder(
         )
     images = {}
     for name in narrowed(names, options.classes, f"the {split} split of {spec}"):
-        images[name] = yield from _pictures(root / name)
+        images[name] = yield from paired(root / name)
     return Dataset(spec, split, None, size, images, FolderReader(root), tuple(notes), all_classes=tuple(names))
 
 
-def _shared_out(folders: Iterable[str], listed: Mapping[str, list[str] | None]) -> dict[str, list[str]]:
-    """The classes of each split in order: those listed, and a share of those in no list."""
-    train, val, test = (listed[name] for name in ("train", "val", "test"))
-    free = _in_order({*folders} - {name for names in listed.values() for name in names or ()})
-    if train is None and test is None:
-        cut = max(1, 7 * len(free) // 10)
-        train, test = free[:cut], free[cut:]
-    train = _in_order({*(free if train is None else train)} - {*(val or ())})
-    if val is None:
-        val = train[::VAL_EVERY] if len(train) > 1 else []
-        train = [name for name in train if name not in val]
-    return {"train": train, "val": _in_order({*val}), "test": _in_order({*(free if test is None else test)})}
-
-
-def _read_list(folder: Path, split: str) -> list[str] | None:
-    """The names in a split's list, or None where there is no list."""
-    path = next((folder / name for name in LISTS[split] if (folder / name).is_file()), None)
-    return None if path is None else [normalize("NFC", line) for _, line in lines_of(path)]
-
-
-def _utf8(folder: Path) -> Opening[list[str]]:
+def utf8(folder: Path) -> Opening[list[str]]:
     """Names in a folder, but for those that are not UTF-8."""
     names = []
     for name in names_in(folder):
@@ -141,38 +112,37 @@ def _utf8(folder: Path) -> Opening[list[str]]:
     return names
 
 
-def _pictures(folder: Path) -> Opening[tuple[str, ...]]:
-    """File names of a class's pictures that have a mask, in order."""
-    files = [Path(name) for name in (yield from _utf8(folder))]
-    masks = {file.stem for file in files if file.suffix == ".png"}
+def paired(folder: Path, masks: Path | None = None, mark: str = "") -> Opening[tuple[str, ...]]:
+    """File names, in order, of the pictures in a folder that have a mask `<stem><mark>.png`.
+
+    Masks lie in `masks`, or beside the pictures, and then no picture is a `.png`. Yields a line for
+    a picture without a mask, a mask without a picture, two pictures with one mask, and for a folder
+    without either.
+    """
+    files = [Path(name) for name in (yield from utf8(folder))]
+    others = files if masks is None else [Path(name) for name in (yield from utf8(masks))]
+    suffixes = SUFFIXES if masks is None else (*SUFFIXES, ".png")
+    masked = {file.stem.removesuffix(mark) for file in others if file.suffix == ".png" and file.stem.endswith(mark)}
     pictures: dict[str, str] = {}
     for file in files:
-        if file.suffix.lower() not in SUFFIXES:
+        if file.suffix.lower() not in suffixes:
             continue
         if file.stem in pictures:
             yield f"{folder / file} and {pictures[file.stem]} share one mask; rename or remove one"
         pictures[file.stem] = file.name
-    if not pictures and not masks:
+    if not pictures and not masked:
         yield (
             f"no pictures in {folder}; expected <n>.jpg with its mask <n>.png, "
             "or give the folder that holds the classes"
         )
-    for stem in _in_order(set(pictures) - masks):
-        yield f"no mask for {folder / pictures[stem]}; add {stem}.png beside it, or remove the picture"
-    for stem in _in_order(masks - set(pictures)):
-        yield f"no picture for the mask {folder / f'{stem}.png'}; add {stem}.jpg beside it, or remove the mask"
-    return tuple(pictures[stem] for stem in _in_order(set(pictures) & masks))
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
-    """Numbers by value, then other names as text."""
-    return sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    where = f"in {masks}" if masks else "beside it"
+    for stem in in_order(set(pictures) - masked):
+        yield f"no mask for {folder / pictures[stem]}; add {stem}{mark}.png {where}, or remove the picture"
+    where = f"in {folder}" if masks else "beside it"
+    for stem in in_order(masked - set(pictures)):
+        mask = (masks or folder) / f"{stem}{mark}.png"
+        yield f"no picture for the mask {mask}; add {stem}.jpg {where}, or remove the mask"
+    return tuple(pictures[stem] for stem in in_order(set(pictures) & masked))
 
 
 def save_folder(dataset: Dataset, root: Path, classes: Iterable[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from fss.files import expanded
 
 FOLDS = 4
 CLASSES_A_FOLD = 5
-Pair = tuple[str, int]  # picture, label 1..20
+Pair = tuple[str, int]  # picture, label
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fss.data.dataset import Dataset, narrowed
 from fss.data.lists import FOLDS, ImageLists, Pair, PairLists, find_lists, labels_of, read_images
 from fss.data.pictures import IGNORE
 from fss.data.problems import Opening
-from fss.data.scan import Scan, counted
+from fss.data.scan import counted, grouped, large
 from fss.data.voc import CLASSES, OWN, SOURCE, Voc
 from fss.errors import InputError
 from fss.files import expanded
@@ -88,7 +88,7 @@ class Pascal:
                 f"{split}: {len(found)} of {len(pairs)} listed pairs of a picture and a class are "
                 f"there; {len(absent)} of {len(images)} pictures are missing: {first}"
             )
-        pictures = {name: tuple(sorted(n for n, label in found if CLASSES[label - 1] == name)) for name in chosen}
+        pictures = grouped(found, {name: self.voc.label(name) for name in chosen})
         return Dataset(spec, split, fold, size, pictures, self.voc, tuple(notes), all_classes=tuple(names))
 
     def _listed(self, part: str, labels: set[int]) -> Opening[tuple[list[Pair], set[str]]]:
@@ -144,13 +144,3 @@ class Pascal:
                 f"255 (ignored): {100 * ignored / pixels:.1f} % of the pixels of {len(counts)} validation masks"
             )
         return lines
-
-
-def large(counts: Scan, labels: set[int], least: int) -> list[Pair]:
-    """Pairs of a picture and a label with at least `least` pixels, and at least one."""
-    return [
-        (name, label)
-        for name, pixels in counts.items()
-        for label in sorted(labels & pixels.keys())
-        if pixels[label] >= least
-    ]

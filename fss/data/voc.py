@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from fss.data.dataset import Reader
-from fss.data.pictures import IGNORE, check_same_size, decode, letterbox, read_rgb, stamp
+from fss.data.indexed import Indexed, check_labels, read_indices
 from fss.data.problems import names_in
 from fss.errors import InputError
 from fss.files import expanded
@@ -49,7 +47,7 @@ SBD = ("cls", "sbd/cls", "SBD/cls", "dataset/cls", "benchmark_RELEASE/dataset/cl
 
 
 @dataclass(frozen=True)
-class Voc(Reader):
+class Voc(Indexed):
     """A VOC 2012 tree; reads a picture and one class of its mask.
 
     Masks are looked for in the folders `masks` in order. So the merge of VOC and SBD need not be
@@ -58,6 +56,11 @@ class Voc(Reader):
 
     root: Path
     masks: tuple[Path, ...]
+
+    @property
+    def knows_absence(self) -> bool:
+        """Always: every object of VOC's classes is labelled."""
+        return True
 
     @classmethod
     def find(cls, path: Path) -> Voc:
@@ -86,7 +89,12 @@ class Voc(Reader):
             raise InputError(f"{root} is {whole}, without {' and '.join(missing)}; {SOURCE}")
         return cls(root, masks)
 
-    def picture(self, name: str) -> Path:
+    @property
+    def key(self) -> str:
+        """The folders of the masks."""
+        return "\n".join(str(folder.resolve()) for folder in self.masks)
+
+    def path(self, name: str) -> Path:
         """Return where a picture lies."""
         return self.root / "JPEGImages" / f"{name}.jpg"
 
@@ -103,36 +111,13 @@ class Voc(Reader):
         """Return the names of all pictures that have a mask."""
         return set[str]().union(*(_stems(folder, MASKS) for folder in self.masks))
 
+    def label(self, class_name: str) -> int:
+        """Return the label of a class, 1 to 20."""
+        return CLASSES.index(class_name) + 1
+
     def labels(self, name: str) -> np.ndarray:
         """Read a mask as uint8 [H, W] of labels 0..20 and 255; see `read_labels`."""
         return read_labels(self.mask(name))
-
-    def read(self, class_name: str, image_name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Picture, uint8 [size, size, 3] RGB, and mask, uint8 [size, size] in {0, 1, 255}.
-
-        Both are letterboxed. Pixels of other classes are background. Raises `InputError` that
-        names the file for a broken one, and for a mask without the class.
-        """
-        image, mask = read_rgb(self.picture(image_name)), self.own_mask(class_name, image_name)
-        check_same_size(image, mask, self.picture(image_name), self.mask(image_name))
-        return letterbox(image, mask, size)
-
-    def own_mask(self, class_name: str, image_name: str) -> np.ndarray:
-        """Mask of one class at its own size, uint8 [H, W] in {0, 1, 255}."""
-        labels, label = self.labels(image_name), CLASSES.index(class_name) + 1
-        mask = (labels == label).astype(np.uint8)
-        if not mask.any():
-            raise InputError(
-                f"mask {self.mask(image_name)} has no pixel of {class_name} ({label}), for which "
-                "it is listed; correct the list"
-            )
-        mask[labels == IGNORE] = IGNORE
-        return mask
-
-    def fingerprint(self, class_name: str, image_name: str) -> str:
-        """Class, and size in bytes and time of change of picture and mask; reads neither."""
-        files = self.picture(image_name), self.mask(image_name)
-        return " ".join([class_name, image_name, *map(stamp, files)])
 
 
 def read_labels(path: Path) -> np.ndarray:
@@ -152,14 +137,8 @@ def read_labels(path: Path) -> np.ndarray:
                 f"mask {path} is no mask of SBD ({type(error).__name__}: {error}); get SBD anew"
             ) from error
     else:
-        image = decode(path, upright=False)
-        labels = np.asarray(image) if image.mode not in ("RGB", "RGBA") else _by_colour(image.convert("RGB"), path)
-    if labels.ndim != 2 or labels.dtype != np.uint8:
-        raise InputError(f"mask {path} holds no labels of 8 bits; save it as a palette or grey PNG")
-    odd = [n for n in np.flatnonzero(np.bincount(labels.ravel())) if n > 20 and n != IGNORE]
-    if odd:
-        raise InputError(f"mask {path} holds the label {odd[0]}; VOC's are 0 to 20, and 255 for ignored pixels")
-    return labels
+        labels = read_indices(path, enumerate(palette()))
+    return check_labels(labels, range(len(CLASSES) + 1), path, "VOC's are 0 to 20, and 255 for ignored pixels")
 
 
 def palette() -> np.ndarray:
@@ -173,20 +152,6 @@ def palette() -> np.ndarray:
     for bit in range(8):
         colours[:, bit % 3] |= ((labels >> bit & 1) << 7 - bit // 3).astype(np.uint8)
     return colours
-
-
-def _by_colour(image: Image.Image, path: Path) -> np.ndarray:
-    """Labels [H, W] of an RGB picture's colours."""
-    known = [*range(len(CLASSES) + 1), IGNORE]
-    pixels = np.asarray(image)
-    same = (pixels[:, :, None] == palette()[known]).all(3)  # [H, W, labels]
-    unknown = pixels[~same.any(2)]
-    if len(unknown):
-        raise InputError(
-            f"mask {path} is RGB with the colour {tuple(unknown[0].tolist())}, which VOC's palette does not "
-            "give to any label; save it as a palette PNG of labels"
-        )
-    return np.array(known, np.uint8)[same.argmax(2)]
 
 
 def _stems(folder: Path, suffixes: tuple[str, ...]) -> set[str]:

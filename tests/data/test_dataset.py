@@ -1,9 +1,12 @@
 """A data set by the names of its classes and pictures, whatever it is read from."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import voc
+from PIL import Image
 from tiny import write_boxes
 
 from fss.data import Dataset, open_dataset
@@ -11,10 +14,23 @@ from fss.data.pictures import to_tensor
 from fss.errors import InputError
 
 
-@pytest.fixture(params=["shapes", "folder", "pascal5i"])
+def write_semantic(root: Path) -> Path:
+    """Two pictures of each of four classes."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for n in range(8):
+        labels = voc.labels({1 + n // 2: voc.LARGE})
+        Image.fromarray(voc.palette()[labels]).save(root / "images" / f"{n}.jpg")
+        Image.fromarray(labels).save(root / "masks" / f"{n}.png")
+    voc.write(root / "classes.txt", "abcd")
+    return root
+
+
+@pytest.fixture(params=["shapes", "folder", "semantic", "pascal5i"])
 def data(request, tmp_path) -> Dataset:
     paths = {
         "folder": lambda: f"folder:{write_boxes(tmp_path / 'own', classes=4, pictures=3)}",
+        "semantic": lambda: f"semantic:{write_semantic(tmp_path / 'several')}",
         "pascal5i": lambda: f"pascal5i:{voc.voc(tmp_path / 'voc')}",
     }
     spec = paths.get(request.param, lambda: "shapes")()

@@ -79,6 +79,14 @@ def test_pair_is_read_and_letterboxed(tmp_path):
     assert image[0, 4, 4].item() == pytest.approx(127 / 255)
 
 
+def test_a_mask_of_one_class_says_nothing_of_others(tmp_path):
+    reader = opened(tree(tmp_path, "cup", "dog"), "train").reader
+    assert reader.shows("cup", "1.jpg", "cup") is True and reader.shows("cup", "1.jpg", "dog") is None
+    assert reader.picture("cup", "1.jpg") == "cup/1.jpg" != reader.picture("dog", "1.jpg")
+    with pytest.raises(InputError, match=r"cup/1\.jpg shows 'dog'; its mask marks one class"):
+        reader.read_other("cup", "1.jpg", "dog", SIZE)
+
+
 def test_both_names_of_the_layout_open(tmp_path):
     tree(tmp_path, "cup", "dog")
     assert open_dataset(f"fss1000:{tmp_path}", split="test", size=SIZE).classes == ("dog",)

@@ -105,6 +105,16 @@ def test_reading_one_class_keeps_255(tree):
     assert pickle.loads(pickle.dumps(data.reader)) == data.reader
 
 
+def test_vocs_labels_are_complete(tree):
+    reader = opened(tree, fold=1).reader
+    shown = [reader.shows("bus", "v-mixed", other) for other in CLASSES]
+    assert shown == [other in ("bus", "car") for other in CLASSES]
+    np.testing.assert_array_equal(
+        reader.read_other("bus", "v-mixed", "car", SIZE), reader.read("car", "v-mixed", SIZE)[1]
+    )
+    assert reader.picture("bus", "v-mixed") == reader.picture("car", "v-mixed") == "v-mixed"
+
+
 def test_listed_without_a_pixel(tree):
     write(tree / "fold_lists" / "val_fold0.txt", ["v02-0__01"])
     with pytest.raises(InputError, match=r"v02-0.*no pixel of aeroplane"):

@@ -67,7 +67,11 @@ class Shapes(Reader):
     """The reader of the world: draws the picture that a class and a sample name."""
 
     world: World = World()
-    complete = True
+
+    @property
+    def knows_absence(self) -> bool:
+        """Always: the world knows what it drew."""
+        return True
 
     def read(self, class_name: str, image_name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Picture uint8 [size, size, 3] and mask uint8 [size, size] of the visible target."""

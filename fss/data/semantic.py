@@ -1,0 +1,254 @@
+"""Pictures with masks of several classes, as people keep them for semantic segmentation."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from unicodedata import normalize
+
+import numpy as np
+
+from fss.config import DataConfig
+from fss.data.dataset import Dataset, narrowed
+from fss.data.folder import paired
+from fss.data.indexed import Indexed, check_labels, read_indices
+from fss.data.legend import Legend, find_legend, tables
+from fss.data.lists import Pair, lines_of
+from fss.data.pictures import IGNORE
+from fss.data.problems import Opening, names_in
+from fss.data.scan import Scan, counted, grouped, large
+from fss.data.splits import LISTS, Lists, read_lists, shared_out, some
+from fss.errors import InputError, nearest
+from fss.files import expanded
+
+IMAGES = ("images", "JPEGImages")  # the latter and SegmentationClass are CVAT's
+MASKS = ("masks", "labels", "annotations", "SegmentationClass")
+MIN_PIXELS = 1024
+GREYS = tuple((label, (label, label, label)) for label in range(256))
+
+
+@dataclass(frozen=True)
+class Layout(Indexed):
+    """Reads a picture by its file's name, and the mask of the same stem.
+
+    Attributes:
+        images: folder of the pictures.
+        masks: folder of the masks.
+        mark: what the stem of a mask has beyond that of its picture.
+        legend: what the labels mean.
+        labelled: patterns of pictures' names, each with the classes whose objects all are labelled.
+    """
+
+    images: Path
+    masks: Path
+    mark: str
+    legend: Legend
+    labelled: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @classmethod
+    def find(cls, path: Path) -> Layout:
+        """Find out how a folder is laid out: by folders of pictures and of masks, or as Roboflow does.
+
+        Raises `InputError` that names what is missing, or the line of a file that is not sound.
+        """
+        root = expanded(path)
+        if not root.is_dir():
+            raise InputError(f"no folder {root}; give the folder that holds the pictures and their masks")
+        legend = find_legend(root)
+        labelled = _labelled(root / "labelled.txt", [name for _, name in legend.names])
+        if legend.source.suffix == ".csv":
+            return cls(root, root, "_mask", legend, labelled)
+        images, masks = _first(root, IMAGES, "pictures"), _first(root, MASKS, "masks")
+        return cls(images, masks, "", legend, labelled)
+
+    @property
+    def key(self) -> str:
+        """The folder of the masks, and what their labels mean."""
+        return f"{self.masks.resolve()} {self.legend.names} {self.legend.colours}"
+
+    def names(self) -> Opening[list[str]]:
+        """Return the names of all pictures that have a mask; yields a line for any file without the other."""
+        names = []
+        for folder in [table.parent for table in tables(self.images)] or [self.images]:
+            found = yield from paired(folder, None if self.mark else self.masks, self.mark)
+            names += [(folder / name).relative_to(self.images).as_posix() for name in found]
+        return names
+
+    def fingerprint(self, class_name: str, image_name: str) -> str:
+        """What the masks of other layouts depend on, and what the labels mean; reads neither file."""
+        meaning = self.label(class_name), self.legend.colours
+        return f"{super().fingerprint(class_name, image_name)} {meaning}"
+
+    def path(self, name: str) -> Path:
+        """Return where a picture lies."""
+        return self.images / name
+
+    def mask(self, name: str) -> Path:
+        """Return where a picture's mask lies."""
+        picture = self.masks / name
+        return picture.with_name(f"{picture.stem}{self.mark}.png")
+
+    def label(self, class_name: str) -> int:
+        """Return the label of a class, 1 to 254."""
+        return {name: label for label, name in self.legend.names}[class_name]
+
+    def labels(self, name: str) -> np.ndarray:
+        """Read a mask as uint8 [H, W] of labels: 0 = background, 255 = void.
+
+        Where the legend gives colours, a mask with a palette or of RGB is read by them; otherwise a
+        palette's indices and greys are the labels. Raises `InputError` for a label without a name, for
+        a colour that stands for no label, and for a file that cannot be read.
+        """
+        path, colours = self.mask(name), self.legend.colours
+        labels = read_indices(path, colours or GREYS, painted=bool(colours))
+        hint = f"{self.legend.source} does not name it; add its name, or paint what nobody knows with {IGNORE}"
+        return check_labels(labels, [label for label, _ in self.legend.names], path, hint)
+
+    @property
+    def knows_absence(self) -> bool:
+        """Where there is a `labelled.txt`."""
+        return bool(self.labelled)
+
+    def complete(self, name: str, class_name: str) -> bool:
+        """Whether `labelled.txt` says that every object of a class is labelled in a picture."""
+        spellings = {name, Path(name).name, Path(name).stem}
+        return any(
+            class_name in classes and any(fnmatchcase(spelling, pattern) for spelling in spellings)
+            for pattern, classes in self.labelled
+        )
+
+
+@dataclass(frozen=True)
+class Semantic:
+    """The splits of one folder, as the options say."""
+
+    folder: Path
+    options: DataConfig
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the pictures and masks lie, and what the labels mean."""
+        return Layout.find(self.folder)
+
+    @cached_property
+    def classes(self) -> dict[str, int]:
+        """The label of every class."""
+        return {name: label for label, name in self.layout.legend.names}
+
+    def open(self, spec: str, split: str, fold: int | None, size: int) -> Opening[Dataset]:
+        """Open a split of a fold, or all classes where `fold` is None.
+
+        The classes of a split stand in the lists of `options.lists`, else of `folds/<fold>`;
+        classes in no list are shared out as `fss.data.splits` says, and a note says so. A picture
+        counts for a class from `options.min_pixels` of its mask's own pixels on, by default 1,024.
+        With `options.novel` "drop", a picture that shows a single pixel of a test class is left out
+        of training. Pictures of a class are in order of their names, which are those of their files.
+
+        Yields a line for a picture without a mask, a mask without a picture, and a mask that cannot
+        be read or holds a label without a name. Raises `InputError` for a folder of another layout,
+        names or lists that are not sound, and a fold that is not there.
+        """
+        counts = yield from self._counts()
+        names, tested, notes = [*self.classes], set[int](), []
+        if not self.layout.labelled:
+            notes.append(f"no labelled.txt in {self.folder}: that a picture lacks a class is not verified")
+        if fold is not None:
+            listed = self._lists(fold)
+            splits = shared_out(self.classes, listed)
+            names, tested = splits[split], self._labels(splits["test"])
+            if listed[split] is None:
+                notes.append(
+                    f"no list of the {split} classes, so they are a fixed share of the sorted names; "
+                    f"give lists by --lists DIR, or in {self.folder}/folds/{fold}"
+                )
+        chosen = narrowed(names, self.options.classes, f"the {split} split of {spec}")
+        pairs = self._pairs(counts, chosen)
+        if split == "train" and self.options.novel == "drop":
+            pairs = [pair for pair in pairs if not tested & counts[pair[0]].keys()]
+        pictures = grouped(pairs, {name: self.classes[name] for name in chosen})
+        fold = fold if self._folds() else None
+        return Dataset(spec, split, fold, size, pictures, self.layout, tuple(notes), all_classes=tuple(names))
+
+    def report(self) -> Opening[list[str]]:
+        """Return a line for each class, and for each fold how many pictures show two classes of a split."""
+        counts = yield from self._counts()
+        least = self.options.min_pixels or MIN_PIXELS
+        lines = [f"{len(counts)} pictures, {len(self.classes)} classes; a picture counts from {least:,} pixels on"]
+        for name, label in self.classes.items():
+            pixels = [counts[picture] for picture, _ in self._pairs(counts, [name])]
+            share = sum(p[label] for p in pixels) / max(1, sum(sum(p.values()) for p in pixels))
+            lines.append(f"{name}: pictures {len(pixels)}, share of their area {100 * share:.1f} %")
+        for fold in self._folds() or [0]:
+            splits = shared_out(self.classes, self._lists(fold))
+            shown = []
+            for split, names in splits.items():
+                found = Counter(picture for picture, _ in self._pairs(counts, names))
+                shown.append(f"{sum(number > 1 for number in found.values())} of {split}")
+            left = sum(not self._labels(splits["test"]) & pixels.keys() for pixels in counts.values())
+            where = f"fold {fold}: " if self._folds() else ""
+            lines.append(f"{where}pictures with two classes: {', '.join(shown)}; without a test class: {left}")
+        return lines
+
+    def _counts(self) -> Opening[Scan]:
+        """How many pixels of each label the mask of every picture holds."""
+        names = yield from self.layout.names()
+        return (yield from counted(self.layout, names))
+
+    def _pairs(self, counts: Scan, names: list[str]) -> list[Pair]:
+        """The pictures that count for each of some classes."""
+        return large(counts, self._labels(names), self.options.min_pixels or MIN_PIXELS)
+
+    def _labels(self, names: list[str]) -> set[int]:
+        return {self.classes[name] for name in names}
+
+    def _folds(self) -> list[int]:
+        """The folds that have lists, unless others are asked for."""
+        folder = expanded(self.folder) / "folds"
+        if self.options.lists is not None or not folder.is_dir():
+            return []
+        return sorted(int(name) for name in names_in(folder) if name.isdecimal())
+
+    def _lists(self, fold: int) -> Lists:
+        """The classes that each split lists in a fold."""
+        folds, folder = self._folds(), expanded(self.options.lists or self.folder / "folds" / str(fold))
+        if folds and fold not in folds:
+            raise InputError(f"no fold {fold} in {folder.parent}; choose among {', '.join(map(str, folds))}")
+        if not folds and self.options.lists is None:
+            return dict.fromkeys(LISTS)
+        listed = read_lists(folder, needed=True)
+        for split, names in listed.items():
+            for name in sorted({*(names or ())} - self.classes.keys()):
+                raise InputError(f"no class {name!r}, which {folder} lists for {split}; {nearest(name, self.classes)}")
+        if twice := {*(listed["train"] or ())} & {*(listed["val"] or ())}:
+            raise InputError(
+                f"{some(sorted(twice))} in {folder}: listed for train and for val; take them out of one list"
+            )
+        return listed
+
+
+def _first(root: Path, names: tuple[str, ...], what: str) -> Path:
+    """The first of some folders that is there."""
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise InputError(f"no folder of {what} in {root}; expected {' or '.join(names)}")
+
+
+def _labelled(path: Path, known: list[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Read lines `pattern: class class ...`, with commas where a name has spaces; nothing where there is no file."""
+    rows = []
+    for number, line in lines_of(path) if path.is_file() else []:
+        pattern, _, rest = line.partition(":")
+        classes = re.split(r"\s*,\s*" if "," in rest else r"\s+", normalize("NFC", rest.strip()))
+        for name in classes:
+            if name not in known:
+                hint = nearest(name, known)
+                raise InputError(
+                    f"{path}, line {number}: {name!r} in {line!r} is no class; write PATTERN: CLASS ...; {hint}"
+                )
+        rows.append((pattern.strip(), tuple(classes)))
+    return tuple(rows)
