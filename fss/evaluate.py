@@ -130,7 +130,7 @@ def tally_episodes(
     whole = np.empty((len(episodes), *tally.counts.shape[1:]), np.int64)
     for rows, counts in gather_object([(mine, tally.counts)]):
         whole[rows] = counts
-    return EpisodeTally(whole)
+    return EpisodeTally(whole, [dataset.reader.picture(each.class_name, each.query) for each in episodes])
 
 
 def _comparable(predicted: np.ndarray, own: np.ndarray, scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +171,7 @@ def evaluate(
         The public result format, fractions in 0..1, to every process; ``seconds`` is the only key
         that differs from run to run, whatever the number of processes. ``marked`` is the mean share
         of a query's labelled pixels that are predicted as object, at the network's size; ``counts``
-        holds the integers of every episode, in the list's order, and the name of its query.
+        holds the integers of every episode, in the list's order, and the name of its query picture.
 
     Raises:
         InputError: a bad picture, an episode list of other data, or a leak.
@@ -210,7 +210,7 @@ def evaluate(
         **figures(tally, dataset.classes),
         "marked": fsum(gather_object(shares)) / len(tally),  # exact, so the order does not matter
         "support": "own",
-        "counts": {**tally.to_json(), "query": [episode.query for episode in episodes]},
+        "counts": tally.to_json(),
         "episodes_sha256": episodes.sha256,
         "data": dataset.spec,
         "split": dataset.split,

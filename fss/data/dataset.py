@@ -32,6 +32,10 @@ class Reader(Protocol):
         """
         raise InputError("these pictures have no size of their own; score at the network's size")
 
+    def picture(self, class_name: str, image_name: str) -> str:
+        """A name of the picture that is the same whatever class it is listed under."""
+        return f"{class_name}/{image_name}"
+
 
 @dataclass(frozen=True)
 class Dataset:

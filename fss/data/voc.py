@@ -86,7 +86,11 @@ class Voc(Reader):
             raise InputError(f"{root} is {whole}, without {' and '.join(missing)}; {SOURCE}")
         return cls(root, masks)
 
-    def picture(self, name: str) -> Path:
+    def picture(self, class_name: str, image_name: str) -> str:
+        """A name of the picture that is the same whatever class it is listed under."""
+        return image_name
+
+    def path(self, name: str) -> Path:
         """Return where a picture lies."""
         return self.root / "JPEGImages" / f"{name}.jpg"
 
@@ -113,8 +117,8 @@ class Voc(Reader):
         Both are letterboxed. Pixels of other classes are background. Raises `InputError` that
         names the file for a broken one, and for a mask without the class.
         """
-        image, mask = read_rgb(self.picture(image_name)), self.own_mask(class_name, image_name)
-        check_same_size(image, mask, self.picture(image_name), self.mask(image_name))
+        image, mask = read_rgb(self.path(image_name)), self.own_mask(class_name, image_name)
+        check_same_size(image, mask, self.path(image_name), self.mask(image_name))
         return letterbox(image, mask, size)
 
     def own_mask(self, class_name: str, image_name: str) -> np.ndarray:
@@ -131,7 +135,7 @@ class Voc(Reader):
 
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """Class, and size in bytes and time of change of picture and mask; reads neither."""
-        files = self.picture(image_name), self.mask(image_name)
+        files = self.path(image_name), self.mask(image_name)
         return " ".join([class_name, image_name, *map(stamp, files)])
 
 

@@ -29,7 +29,7 @@ def test_it_is_a_voc(tree):
     training, tested = names(tree, "trainaug"), names(tree, "val")
     assert (len(training), len(tested)) == (40, 20)
     assert voc.pictures() == voc.labelled() == {*training, *tested}
-    assert read_rgb(voc.picture(tested[0])).shape == (HEIGHT, WIDTH, 3)
+    assert read_rgb(voc.path(tested[0])).shape == (HEIGHT, WIDTH, 3)
     for n, name in enumerate(tested):  # the class that it is drawn for lies on top
         assert n + 1 in np.unique(voc.labels(name))
 
