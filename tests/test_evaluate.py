@@ -172,7 +172,7 @@ def test_the_truth_scores_one_and_classes_keep_their_names():
 
 def test_figures_name_classes_by_their_place():
     tally = EpisodeTally()
-    tally.update(torch.tensor([[[1, 1]]]), torch.tensor([[[1, 0]]]), torch.tensor([2]))
+    tally.update(torch.tensor([[[1, 1]]]), torch.tensor([[[1, 0]]]), torch.tensor([2]), query_ids=["q"])
     result = figures(tally, ("a", "b", "c"))
     assert result["per_class"] == {"c": 0.5}
     assert (result["classes"], result["episodes"]) == (1, 1)
