@@ -82,7 +82,7 @@ def over_runs(a: Sequence[float], b: Sequence[float], paired: Estimate) -> Estim
     """Estimate mean(a) - mean(b) over other training runs and other query pictures (Welch, 1947).
 
     The sides' runs may spread differently. Runs that were measured on one list share what the list does to
-    them, so the variance of the difference over its pictures is added. A side of one run adds none of its own.
+    them, so the variance of the difference over its pictures is added. A side of one run adds nothing more.
 
     Args:
         a: the scores of one side's runs.
