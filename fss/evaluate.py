@@ -131,7 +131,7 @@ def tally_episodes(
     whole = np.empty((len(episodes), *tally.counts.shape[1:]), np.int64)
     for rows, counts in gather_object([(mine, tally.counts)]):
         whole[rows] = counts
-    return EpisodeTally(whole)
+    return EpisodeTally(whole, [dataset.reader.picture(each.listed, each.query) for each in episodes])
 
 
 def _comparable(predicted: np.ndarray, own: np.ndarray, scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
@@ -219,14 +219,13 @@ def evaluate(
     )
     marked, *stays = (fsum(part) / len(tally) for part in zip(*gather_object(shares), strict=True))  # in any order
     unverified = [UNVERIFIED] if support == "absent" and not dataset.reader.knows_absence else []
-    pictures = [dataset.reader.picture(episode.listed, episode.query) for episode in episodes]
     return {
         **(_nothing(tally) if support == "absent" else scores(tally, dataset.classes)),
         "marked": marked,
         **({"stays": stays[0]} if stays else {}),
         "support": support,
-        "pictures": len({*pictures}),
-        "counts": {**tally.to_json(), "query": pictures},
+        "pictures": len({*tally.queries}),
+        "counts": tally.to_json(),
         "episodes_sha256": episodes.sha256,
         "data": dataset.spec,
         "split": dataset.split,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 
@@ -23,11 +24,9 @@ class Estimate(NamedTuple):
     variance: float
     degrees: float
 
-    def interval(self) -> tuple[float, float]:
-        """Return Student's interval (low, high) of 95 %; the value alone where nothing varies."""
-        from scipy.stats import t  # takes a third of a second
-
-        half = float(t.ppf((1 + LEVEL) / 2, self.degrees)) * self.variance**0.5 if self.variance else 0.0
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Return Student's interval (low, high) of that level; the value alone where nothing varies."""
+        half = float(stdtrit(self.degrees, (1 + level) / 2)) * self.variance**0.5
         return self.value - half, self.value + half
 
 
@@ -48,18 +47,29 @@ def over_pictures(
     """
     ids, of_class = np.unique(classes, return_inverse=True)
     names, of_picture = np.unique(pictures, return_inverse=True)
-    asked = np.zeros((len(names), len(ids)), np.int64)
-    np.add.at(asked, (of_picture, of_class), 1)
-    sums = np.zeros((len(names), len(ids), *counts.shape[1:]), np.int64)
-    np.add.at(sums, (of_picture, of_class), counts)
-    whole = sums.sum(0)
-    value = _mious(whole) @ np.asarray(contrast)
-    without = _mious(whole - sums) @ np.asarray(contrast)
-    group = asked.argmax(1)
+    # One row for each picture and class that it is asked for: they are far fewer than both multiplied.
+    asked, of_row, times = np.unique(of_picture * len(ids) + of_class, return_inverse=True, return_counts=True)
+    picture, of_class = np.divmod(asked, len(ids))
+    rows = np.zeros((len(asked), *counts.shape[1:]), np.int64)
+    np.add.at(rows, of_row, counts)
+    whole = np.zeros((len(ids), *counts.shape[1:]), np.int64)
+    np.add.at(whole, of_class, rows)
+    ious, covered = _ious(whole)
+    lesser, still_covered = _ious(whole[of_class] - rows)
+    sums, numbers = np.tile(ious.sum(0), (len(names), 1)), np.tile(covered.sum(0), (len(names), 1))
+    np.add.at(sums, picture, lesser - ious[of_class])
+    np.subtract.at(numbers, picture, covered[of_class] & ~still_covered)
+    value = ious.sum(0) / np.maximum(covered.sum(0), 1) @ np.asarray(contrast)
+    without = sums / np.maximum(numbers, 1) @ np.asarray(contrast)
+
+    most = np.lexsort((of_class, -times, picture))
+    group = of_class[most][np.unique(picture[most], return_index=True)[1]]
     group[np.bincount(group)[group] == 1] = len(ids)
-    squares = {int(g): np.sum((without[group == g] - without[group == g].mean()) ** 2) for g in np.unique(group)}
-    sizes = {g: int(np.sum(group == g)) for g in squares}
-    parts = [(float(squares[g]) * (n - 1) / n, n - 1) for g, n in sizes.items() if n > 1]
+    parts = []
+    for each in np.unique(group):
+        values = without[(group == each) & (numbers > 0).all(1)]  # that leave every tally a class
+        if len(values) > 1:
+            parts.append((float(np.var(values)) * (len(values) - 1), len(values) - 1))
     return Estimate(float(value), *_summed(parts))
 
 
@@ -71,25 +81,23 @@ def over_values(values: Sequence[float]) -> Estimate:
 def over_runs(a: Sequence[float], b: Sequence[float], paired: Estimate) -> Estimate:
     """Estimate mean(a) - mean(b) over other training runs and other query pictures (Welch, 1947).
 
-    The sides' runs, three or more each, may spread differently. Runs that were measured on one list share what
-    the list does to them, so the variance of the difference over its pictures is added.
+    The sides' runs may spread differently. Runs that were measured on one list share what the list does to
+    them, so the variance of the difference over its pictures is added. A side of one run adds nothing more.
 
     Args:
         a: the scores of one side's runs.
         b: those of the other side.
         paired: the same difference over pictures, with the runs as they are.
     """
-    sides = [over_values(a), over_values(b)]
-    variances = [(each.variance, each.degrees) for each in (*sides, paired)]
-    return Estimate(sides[0].value - sides[1].value, *_summed(variances))
+    parts = [over_values(side) for side in (a, b) if len(side) > 1]
+    variances = [(each.variance, each.degrees) for each in (*parts, paired)]
+    return Estimate(float(np.mean(a) - np.mean(b)), *_summed(variances))
 
 
-def _mious(sums: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return mIoUs [..., T] over the classes C whose union is not empty, from sums [..., C, T, 2] of (I, U)."""
+def _ious(sums: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return I / U [N, T] of sums [N, T, 2], 0 where the union is empty, and where it is not."""
     intersection, union = sums[..., 0], sums[..., 1]
-    covered = union > 0
-    ious = np.divide(intersection, union, out=np.zeros(union.shape), where=covered)
-    return ious.sum(-2) / np.maximum(covered.sum(-2), 1)
+    return intersection / np.maximum(union, 1), union > 0
 
 
 def _summed(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -1,8 +1,8 @@
-"""Integer tallies of episodes, and the scores made from them: mIoU, FB-IoU, bootstrap intervals.
+"""Integer tallies of episodes, and the scores made from them: mIoU, FB-IoU and their intervals.
 
-An episode leaves five integers: its class, and the intersection and union of foreground and of
-background. Every score is a ratio of sums of them, so tallies from several processes add up to
-exactly the tally of one.
+An episode leaves five integers, its class and the intersection and union of foreground and of
+background, and the name of its query picture. Every score is a ratio of sums of the integers, so
+tallies from several processes add up to exactly the tally of one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,10 @@ import torch
 
 from fss.data.pictures import IGNORE
 from fss.errors import InputError
+from fss.intervals import Estimate, over_pictures, over_runs, over_values
 
 COLUMNS = ("class", "fg_intersection", "fg_union", "bg_intersection", "bg_union")
-RESAMPLES = 2000
+QUERY = "query"
 
 Labels = torch.Tensor | npt.ArrayLike
 
@@ -47,17 +48,27 @@ class EpisodeTally:
     (4, 0.75)
     """
 
-    def __init__(self, counts: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(self, counts: npt.NDArray[np.int64] | None = None, queries: Sequence[str] = ()) -> None:
         self.counts = np.zeros((0, len(COLUMNS)), np.int64) if counts is None else counts
         """One row an episode, in the order of the updates; the columns are ``COLUMNS``."""
+        self.queries = list(queries)
+        """The names of the query pictures in the same order; fewer than episodes where not all were given."""
 
-    def update(self, prediction: Labels, target: Labels, class_ids: Labels) -> None:
+    def update(
+        self,
+        prediction: Labels,
+        target: Labels,
+        class_ids: Labels,
+        query_ids: Sequence[str | int] | None = None,
+    ) -> None:
         """Add the B episodes of a batch.
 
         Args:
             prediction: label map [B,H,W] of integers or bools, 1 = object, 0 = background.
             target: label map [B,H,W] of integers, 1 = object, 0 = background, 255 = ignored.
             class_ids: integers [B].
+            query_ids: names or numbers of the B query pictures, the same for the same picture
+                whatever class it is asked for; ``interval`` and ``paired_interval`` need them.
 
         Tensors of any device, arrays and nested lists are taken.
 
@@ -75,6 +86,9 @@ class EpisodeTally:
             )
         if classes.shape != predicted.shape[:1]:
             raise InputError(f"class_ids {list(classes.shape)} must be [{len(predicted)}]: one for each episode")
+        queries = [] if query_ids is None else [str(each) for each in query_ids]
+        if query_ids is not None and len(queries) != len(predicted):
+            raise InputError(f"query_ids has {len(queries)} names, not {len(predicted)}: one for each episode")
         object_hit, object_label, valid = predicted == 1, labels == 1, labels != IGNORE
         for name, held, allowed, known in (
             ("prediction", predicted, object_hit | (predicted == 0), "0 and 1"),
@@ -89,12 +103,13 @@ class EpisodeTally:
         pixels = valid.sum((1, 2))
         rows = np.stack([classes, intersection, union, pixels - union, pixels - intersection], axis=1)
         self.counts = np.concatenate([self.counts, rows.astype(np.int64)])
+        self.queries += queries
 
     def __len__(self) -> int:
         return len(self.counts)
 
     def __add__(self, other: "EpisodeTally") -> "EpisodeTally":
-        return EpisodeTally(np.concatenate([self.counts, other.counts]))
+        return EpisodeTally(np.concatenate([self.counts, other.counts]), self.queries + other.queries)
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -138,30 +153,42 @@ class EpisodeTally:
         ious = (intersection + empty)[measured] / (union + empty)[measured]
         return fsum(ious) / len(ious)
 
-    def interval(self, seed: int = 0) -> tuple[float, float]:
-        """Return the 95 % percentile-bootstrap interval (lo, hi) of the mIoU.
+    def interval(self, seed: int = 0, over: str = "queries") -> tuple[float, float]:
+        """Return the 95 % interval (lo, hi) of the mIoU, within 0..1.
 
-        Episodes are drawn again within each covered class, 2,000 times; the classes stay fixed, so
-        the interval speaks of other episodes of these classes, not of other classes. Episodes with
-        an empty union move no sum and are not drawn. A class with n episodes shows (n-1)/n of its
-        variance, so a class with one episode shows none: take several per class. The result follows from
-        ``seed`` and the multiset of episodes alone, not from their order.
+        Args:
+            seed: makes no difference, since nothing is drawn at random; it was a bootstrap's.
+            over: what would be others another time. "queries": the query pictures, each with all of
+                its episodes (``fss.intervals.over_pictures``); classes and support pictures stay.
+                "episodes": the same as if every episode asked a picture that no other asks, which
+                is too narrow where they share pictures. "classes": the classes, as Student has it.
+
+        Raises:
+            InputError: no mIoU; "queries" without the pictures' names; "classes" with fewer than two.
         """
         self.miou()
-        return _quantiles(_resampled_mious(self.counts[:, 0], self.counts[:, None, 1:3], seed))
+        if over == "classes":
+            if len(self.classes) < 2:
+                raise InputError(f"an interval over classes of class {self.classes[0]} alone: it takes two or more")
+            estimate = over_values(list(self.per_class().values()))
+        else:
+            estimate = over_pictures(self.counts[:, 0], _pictures(self, over), self.counts[:, None, 1:3], (1,))
+        low, high = np.clip(estimate.interval(), 0, 1).tolist()
+        return low, high
 
-    def to_json(self) -> dict[str, list[int]]:
-        """Return the integers as columns, ready for ``json.dump``; ``from_json`` reads them."""
-        return dict(zip(COLUMNS, self.counts.T.tolist(), strict=True))
+    def to_json(self) -> dict[str, list[int] | list[str]]:
+        """Return the columns, ready for ``json.dump``; the names of the pictures only where all are known."""
+        columns: dict[str, list[int] | list[str]] = dict(zip(COLUMNS, self.counts.T.tolist(), strict=True))
+        return columns | ({QUERY: list(self.queries)} if self.queries and _named(self) else {})
 
     @classmethod
-    def from_json(cls, columns: Mapping[str, Sequence[int]]) -> Self:
+    def from_json(cls, columns: Mapping[str, Sequence[int] | Sequence[str]]) -> Self:
         """Return the tally that ``to_json`` wrote; ``InputError`` where it cannot be one."""
-        if set(columns) != set(COLUMNS):
+        if set(columns) - {QUERY} != set(COLUMNS):
             raise InputError(f"a tally has the columns {list(COLUMNS)}, not {sorted(columns)}")
-        if len({len(columns[name]) for name in COLUMNS}) > 1:
+        if len({len(column) for column in columns.values()}) > 1:
             raise InputError("the columns of a tally differ in length: the record is damaged")
-        tally = cls()
+        tally = cls(queries=[str(name) for name in columns.get(QUERY, ())])
         if columns["class"]:
             rows = [_integers(name, columns[name], "the record is damaged") for name in COLUMNS]
             tally.counts = np.stack(rows, axis=1).astype(np.int64)
@@ -175,62 +202,64 @@ class EpisodeTally:
 Tallies = EpisodeTally | Sequence[EpisodeTally]
 
 
-def paired_interval(a: Tallies, b: Tallies, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % interval (lo, hi) of the difference of two mIoUs, a - b.
+def paired_interval(a: Tallies, b: Tallies, seed: int = 0, over: str = "queries") -> tuple[float, float]:
+    """Return the 95 % interval (lo, hi) of the difference of two mIoUs, a - b: that of ``paired_estimate``.
+
+    ``seed`` makes no difference, since nothing is drawn at random; it was a bootstrap's.
+    """
+    return paired_estimate(a, b, over).interval()
+
+
+def paired_estimate(a: Tallies, b: Tallies, over: str = "queries") -> Estimate:
+    """Estimate the difference of two mIoUs, a - b, each the mean of its side's tallies.
 
     All tallies hold the same episodes in the same order (the caller compares the episode lists'
-    SHA-256). Each draw takes the same episodes from all, so that what makes an episode hard for
-    both sides cancels; otherwise as ``EpisodeTally.interval``. Where a side is several tallies,
-    one a training seed, its mIoU is their mean, and each draw also draws the seeds again, so that
-    the interval speaks of other trainings as far as so many can tell.
+    SHA-256), so what makes a picture hard for both sides cancels. A side of several tallies, one a
+    training run, also counts how far its runs spread (``fss.intervals.over_runs``). A side of one is
+    taken as it is: of two single networks the estimate says nothing about other trainings of theirs.
+
+    Args:
+        a: one tally, or three or more.
+        b: likewise.
+        over: "queries" or "episodes", as for ``EpisodeTally.interval``.
 
     Raises:
-        InputError: where the class ids differ, or one of the tallies has no mIoU.
+        InputError: class ids or query pictures that differ; a tally without mIoU; two on a side.
     """
     sides = [[side] if isinstance(side, EpisodeTally) else list(side) for side in (a, b)]
+    for side in sides:
+        if len(side) in (0, 2):
+            raise InputError(f"{len(side)} tallies on one side: an interval over runs takes three runs or more")
     tallies = sides[0] + sides[1]
-    classes = tallies[0].counts[:, 0]
+    first = tallies[0]
     for tally in tallies:
-        if not np.array_equal(tally.counts[:, 0], classes):
+        same_classes = np.array_equal(tally.counts[:, 0], first.counts[:, 0])
+        if not same_classes or (_named(tally) and _named(first) and tally.queries != first.queries):
             raise InputError(
-                f"the tallies hold different episodes ({len(tallies[0])} and {len(tally)}, or "
-                "other classes): run both over one episode list, in its order"
+                f"the tallies hold different episodes ({len(first)} and {len(tally)}, or other classes or query "
+                "pictures): run both over one episode list, in its order"
             )
-        tally.miou()
+        _pictures(tally, over)
+    ours, theirs = ([tally.miou() for tally in side] for side in sides)
+    contrast = [sign / len(side) for side, sign in zip(sides, (1, -1), strict=True) for _ in side]
     counts = np.stack([tally.counts[:, 1:3] for tally in tallies], axis=1)
-    mious = _resampled_mious(classes, counts, seed)
-    rng = np.random.default_rng([seed, 1])
-    means = []
-    for side in np.split(mious, [len(sides[0])], axis=1):
-        seeds = rng.integers(side.shape[1], size=side.shape)
-        means.append(np.take_along_axis(side, seeds, axis=1).mean(1))
-    return _quantiles(means[0] - means[1])
+    return over_runs(ours, theirs, over_pictures(first.counts[:, 0], _pictures(first, over), counts, contrast))
 
 
-def _resampled_mious(
-    classes: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], seed: int
-) -> npt.NDArray[np.float64]:
-    """Return [RESAMPLES, T] mIoUs of T tallies, from ``counts`` [N,T,2] of (I, U)."""
-    drawn = counts[..., 1].any(1)
-    classes, counts = classes[drawn], counts[drawn].reshape(-1, 2 * counts.shape[1])
-    order = np.lexsort((*counts.T, classes))
-    classes, counts = classes[order], counts[order]
-    rng = np.random.default_rng(seed)
-    total = np.zeros((RESAMPLES, counts.shape[1] // 2))
-    covered = np.zeros_like(total)
-    for episodes in np.split(counts, np.flatnonzero(np.diff(classes)) + 1):
-        n = len(episodes)
-        times_drawn = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-        intersection, union = np.moveaxis((times_drawn @ episodes).reshape(RESAMPLES, -1, 2), 2, 0)
-        total += intersection / np.maximum(union, 1)
-        covered += union > 0
-    # Of a pair, one tally's only covered class may rest on episodes that a draw leaves out.
-    return np.divide(total, covered, out=np.full_like(total, np.nan), where=covered > 0)
+def _named(tally: EpisodeTally) -> bool:
+    return len(tally.queries) == len(tally)
 
 
-def _quantiles(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    lo, hi = np.nanquantile(values, [0.025, 0.975])
-    return float(lo), float(hi)
+def _pictures(tally: EpisodeTally, over: str) -> Sequence[str] | range:
+    """Return what tells the query pictures of the episodes apart."""
+    if over not in ("queries", "episodes"):
+        raise InputError(f"over = {over!r}: use 'queries' or 'episodes', or of one tally 'classes'")
+    if over == "queries" and not _named(tally):
+        raise InputError(
+            f"the query pictures of {len(tally) - len(tally.queries)} of {len(tally)} episodes have no name: pass "
+            'query_ids to update, or ask for over="episodes", as if no two episodes shared a picture'
+        )
+    return tally.queries if over == "queries" else range(len(tally))
 
 
 def _integers(name: str, values: Labels, fix: str) -> npt.NDArray[np.generic]:

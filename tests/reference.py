@@ -61,6 +61,45 @@ def mean_episode_iou(episodes: Sequence[tuple[int, Picture, Picture]]) -> float:
     return sum(ious) / len(ious)
 
 
+def miou_of_counts(episodes: Sequence[tuple[int, str, int, int]]) -> float:
+    """Mean of the classes' IoUs, from (class id, picture, I, U) of every episode."""
+    ious = []
+    for class_id in sorted({episode[0] for episode in episodes}):
+        intersection = sum(i for other, _, i, _ in episodes if other == class_id)
+        union = sum(u for other, _, _, u in episodes if other == class_id)
+        if union > 0:
+            ious.append(intersection / union)
+    return sum(ious) / len(ious) if ious else 0.0
+
+
+def jackknife(sides, contrast):
+    """Value, variance and degrees of freedom of a sum of mIoUs, picture after picture left out.
+
+    ``sides`` holds a list of (class id, picture, I, U) for each mIoU, of one list of episodes.
+    """
+
+    def value_without(name):
+        kept = [[episode for episode in side if episode[1] != name] for side in sides]
+        return sum(factor * miou_of_counts(side) for side, factor in zip(kept, contrast, strict=True))
+
+    groups = {}
+    for name in sorted({episode[1] for episode in sides[0]}):
+        classes = [episode[0] for episode in sides[0] if episode[1] == name]
+        most = max(sorted(set(classes)), key=classes.count)  # the first of those asked as often
+        groups.setdefault(most, []).append(name)
+    alone = [names[0] for names in groups.values() if len(names) == 1]
+    variance = spread = 0.0
+    for names in [*(names for names in groups.values() if len(names) > 1), alone]:
+        n = len(names)
+        if n < 2:
+            continue
+        values = [value_without(name) for name in names]
+        center = sum(values) / n
+        part = (n - 1) / n * sum((value - center) ** 2 for value in values)
+        variance, spread = variance + part, spread + part**2 / (n - 1)
+    return value_without(None), variance, variance**2 / spread
+
+
 # Attention (Eq. 2-7) and the prior, position by position. Arrays are numpy, one batch item a time:
 # query [C,H,W], support [K,C,H,W], mask [K,H,W]; a projection is (weight [out,in], bias or None).
 

@@ -165,6 +165,8 @@ def test_help_explains_every_option(command, capsys):
         elif name != "return":
             positional = {
                 "failed": "fss replay .*PATH",
+                "a": r"fss compare .*A\.json",
+                "b": r"fss compare .*B\.json",
                 "campaign": "fss ablate .*FOLDER",
                 "what": "fss download .*NAME",
                 "table": "fss reproduce .*TABLE",

@@ -88,8 +88,7 @@ def test_the_result_has_the_public_format():
 
 def test_a_result_holds_what_pairs_it_with_another():
     result = measure()
-    queries = result["counts"].pop("query")
-    assert queries == [episode.query for episode in EPISODES]
+    assert result["counts"]["query"] == [f"{episode.class_name}/{episode.query}" for episode in EPISODES]
     tally = EpisodeTally.from_json(result["counts"])
     assert scores(tally, DATA.classes)["miou"] == result["miou"]
     assert result["support"] == "own"
@@ -173,7 +172,7 @@ def test_the_truth_scores_one_and_classes_keep_their_names():
 
 def test_figures_name_classes_by_their_place():
     tally = EpisodeTally()
-    tally.update(torch.tensor([[[1, 1]]]), torch.tensor([[[1, 0]]]), torch.tensor([2]))
+    tally.update(torch.tensor([[[1, 1]]]), torch.tensor([[[1, 0]]]), torch.tensor([2]), query_ids=["q"])
     result = scores(tally, ("a", "b", "c"))
     assert result["per_class"] == {"c": 0.5}
     assert (result["classes"], result["episodes"]) == (1, 1)

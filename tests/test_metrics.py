@@ -1,5 +1,4 @@
 import json
-import time
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from fss.errors import InputError
-from fss.metrics import EpisodeTally, paired_interval
+from fss.metrics import EpisodeTally
 
 pytestmark = pytest.mark.numbers
 
@@ -45,7 +44,6 @@ def figures(tally):
         tally.fb_iou(),
         tally.mean_episode_iou(),
         tally.per_class(),
-        tally.interval(),
         len(tally),
     )
 
@@ -137,7 +135,7 @@ def test_class_without_union_is_not_covered():
     tally = tally_of(empty, empty, [8]) + tally_of(seen, seen, [1])
     assert tally.per_class() == {1: 1.0}
     assert tally.miou() == 1.0
-    assert tally.interval() == (1.0, 1.0)
+    assert tally.interval(over="episodes") == (1.0, 1.0)
     assert len(tally) == 2
     # a false alarm covers the class: its IoU is 0
     assert (tally + tally_of(seen, empty, [8])).per_class() == {1: 1.0, 8: 0.0}
@@ -192,8 +190,10 @@ def test_bad_input_is_refused_and_leaves_the_tally_alone(prediction, target, cla
     tally = tally_of(ZEROS, ZEROS + 1, [0, 1])
     before = tally.counts.copy()
     with pytest.raises(InputError, match=message):
-        tally.update(prediction, target, class_ids)
-    assert np.array_equal(tally.counts, before)
+        tally.update(prediction, target, class_ids, query_ids=["a", "b"])
+    with pytest.raises(InputError, match="query_ids has 3 names, not 2"):
+        tally.update(ZEROS, ZEROS, [0, 1], query_ids=["a", "b", "c"])
+    assert np.array_equal(tally.counts, before) and tally.queries == []
 
 
 # Properties
@@ -208,8 +208,8 @@ def test_all_figures_lie_between_0_and_1(seed, height, width):
     tally = tally_of(prediction, target, class_ids)
     values = [tally.miou(), tally.fb_iou(), tally.mean_episode_iou(), *tally.per_class().values()]
     assert all(0 <= value <= 1 for value in values)
-    lo, hi = tally.interval()
-    assert 0 <= lo <= hi <= 1 + 1e-12
+    lo, hi = tally.interval(over="episodes")
+    assert 0 <= lo <= hi <= 1
 
 
 @given(seeds, st.integers(1, 11))
@@ -219,6 +219,7 @@ def test_split_batch_and_merged_tallies_are_one_tally(seed, cut):
     split = tally_of(prediction[:cut], target[:cut], class_ids[:cut])
     rest = tally_of(prediction[cut:], target[cut:], class_ids[cut:])
     assert figures(rest + split) == figures(whole) == figures(split + rest)
+    assert (rest + split).interval(over="episodes") == pytest.approx(whole.interval(over="episodes"), abs=1e-12)
     split.update(prediction[cut:], target[cut:], class_ids[cut:])
     assert np.array_equal(split.counts, whole.counts)
     assert len(rest) == 12 - cut
@@ -241,92 +242,6 @@ def test_foreground_iou_is_symmetric_where_nothing_is_ignored(seed):
     assert there.fb_iou() == back.fb_iou()
 
 
-# Intervals
-
-
-def spread_tally(episodes, classes=10, seed=0, gain=0.0):
-    rng = np.random.default_rng(seed)
-    class_ids = np.arange(episodes) % classes
-    return tally_with_ious(rng.uniform(0.2, 0.8, episodes) + gain, class_ids)
-
-
-def test_interval_holds_the_estimate_and_narrows_with_episodes():
-    few, many = spread_tally(100), spread_tally(900)
-    widths = []
-    for tally in few, many:
-        lo, hi = tally.interval()
-        assert lo < tally.miou() < hi
-        widths.append(hi - lo)
-    # nine times the episodes: a third of the width
-    assert widths[1] == pytest.approx(widths[0] / 3, rel=0.2)
-
-
-def test_interval_agrees_with_the_normal_approximation():
-    tally = spread_tally(1000)
-    lo, hi = tally.interval()
-    # equal unions: the mIoU is the mean of episode IoUs, uniform with deviation 0.6 / sqrt 12
-    assert hi - lo == pytest.approx(2 * 1.96 * 0.6 / 12**0.5 / 1000**0.5, rel=0.1)
-
-
-def test_interval_is_stratified_by_class():
-    # Classes differ, episodes within a class do not: nothing is left to vary.
-    tally = tally_with_ious([0.2, 0.2, 0.2, 0.9, 0.9, 0.9], [0, 0, 0, 1, 1, 1])
-    assert tally.interval() == pytest.approx((0.55, 0.55))
-
-
-def test_interval_follows_from_seed_and_contents_alone():
-    tally = spread_tally(60)
-    shuffled = EpisodeTally()
-    shuffled.counts = np.random.default_rng(1).permutation(tally.counts)
-    assert shuffled.counts.tolist() != tally.counts.tolist()
-    assert same_multiset(shuffled, tally)
-    assert tally.interval(seed=3) == tally.interval(seed=3) == shuffled.interval(seed=3)
-    assert tally.interval(seed=3) != tally.interval(seed=4)
-    empty = np.zeros((5, 2, 3), int)
-    assert (tally + tally_of(empty, empty, [0] * 5)).interval() == tally.interval()
-
-
-def test_interval_of_the_papers_1000_episodes_takes_less_than_a_second():
-    tally = spread_tally(1000, classes=100)
-    start = time.process_time()
-    tally.interval()
-    assert time.process_time() - start < 1
-
-
-def test_paired_interval_cancels_what_is_hard_for_both():
-    a, b = spread_tally(200, gain=0.03), spread_tally(200)
-    assert paired_interval(a, b) == pytest.approx((0.03, 0.03), abs=1e-9)
-    assert a.interval()[0] < b.interval()[1]  # unpaired, the two overlap
-    lo, hi = paired_interval(b, spread_tally(200, seed=1), seed=2)
-    assert lo < b.miou() - spread_tally(200, seed=1).miou() < hi
-    assert paired_interval(a, a) == (0, 0)
-
-
-def test_paired_interval_turns_sign_when_swapped():
-    a, b = spread_tally(100, seed=1), spread_tally(100, seed=2)
-    lo, hi = paired_interval(a, b)
-    # other draws, since the pairs are sorted otherwise: equal up to the bootstrap's own noise
-    assert paired_interval(b, a) == pytest.approx((-hi, -lo), abs=0.01)
-
-
-def test_paired_interval_leaves_out_draws_that_a_tally_cannot_answer():
-    target = np.array([[[1, 1, 1]], [[0, 0, 0]]])
-    right, wrong = tally_of(target, target, [0, 0]), tally_of(1 - target, target, [0, 0])
-    # Only `wrong` has a union in the second episode: where that alone is drawn, `right` has no IoU.
-    assert (right.miou(), wrong.miou()) == (1, 0)
-    assert paired_interval(right, wrong) == (1, 1)
-
-
-def test_paired_interval_refuses_other_episodes():
-    a = spread_tally(20)
-    with pytest.raises(InputError, match="one episode list"):
-        paired_interval(a, spread_tally(20, classes=5))
-    with pytest.raises(InputError, match="20 and 30"):
-        paired_interval(a, spread_tally(30))
-    with pytest.raises(InputError, match="no class"):
-        paired_interval(EpisodeTally(), EpisodeTally())
-
-
 # JSON
 
 
@@ -338,6 +253,24 @@ def test_json_round_trip():
     assert len(EpisodeTally.from_json(EpisodeTally().to_json())) == 0
 
 
+def test_names_of_query_pictures_go_along():
+    batch = random_batch(0)
+    named, more, unnamed = EpisodeTally(), EpisodeTally(), tally_of(*batch)
+    named.update(*batch, query_ids=[f"a/{n}" for n in range(12)])
+    more.update(*batch, query_ids=range(12))
+    both = named + more
+    assert both.queries == [*(f"a/{n}" for n in range(12)), *map(str, range(12))]
+    assert len(named.queries) == 12  # a sum leaves its parts as they are
+    record = json.loads(json.dumps(both.to_json()))
+    assert record["query"] == both.queries
+    again = EpisodeTally.from_json(record)
+    assert (again.queries, figures(again)) == (both.queries, figures(both))
+    assert "query" not in unnamed.to_json()
+    assert "query" not in (named + unnamed).to_json()
+    empty = EpisodeTally()
+    assert (empty + named).queries == named.queries and "query" not in empty.to_json()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -347,6 +280,7 @@ def test_json_round_trip():
         ({"bg_union": [5, 5]}, "length"),
         ({"fg_union": [3.5]}, "fg_union is float64"),
         ({"extra": [1]}, "columns"),
+        ({"query": ["a", "b"]}, "length"),
     ],
 )
 def test_damaged_json_is_refused(change, message):
@@ -354,15 +288,3 @@ def test_damaged_json_is_refused(change, message):
     EpisodeTally.from_json(record)
     with pytest.raises(InputError, match=message):
         EpisodeTally.from_json(record | change)
-
-
-def test_paired_interval_draws_the_seeds_again():
-    def one(intersection):
-        tally = EpisodeTally()
-        tally.update([[[1] * intersection + [0] * (4 - intersection)]], [[[1] * 4]], class_ids=[0])
-        return tally
-
-    # A single episode leaves only the seeds to be drawn: means of (1/4, 3/4) are 1/4, 1/2 or 3/4.
-    assert paired_interval([one(1), one(3)], one(1)) == (0, 0.5)
-    assert paired_interval([one(1), one(3)], [one(1), one(3)]) == (-0.5, 0.5)
-    assert paired_interval([one(3)], one(1)) == paired_interval(one(3), one(1)) == (0.5, 0.5)

@@ -22,7 +22,7 @@ LAYERS = {
     "To train, measure and show": "losses train run evaluate predict viz leak features engine check",
     "The network": "model attention relations decoder backbones checkpoint",
     "The data": "data episodes metrics config arms download",
-    "What all rest on": "resize files settings errors",
+    "What all rest on": "resize files settings intervals errors",
 }
 ENTRANCES = ("__init__", "__main__")  # which have no place: they put the others together
 

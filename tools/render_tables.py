@@ -42,7 +42,8 @@ def marked_table(name: str) -> str:
     return (
         f"{results_table(rows)}\n"
         f"{row['episodes']} episodes of {row['classes']} test classes, list seed {row['seed']}, "
-        f"one training run an arm; 95 % bootstrap intervals over the episodes; "
+        f"one training run an arm; 95 % "
+        f"{'intervals over query pictures' if 'counts' in row else 'bootstrap intervals over the episodes'}; "
         f"{machine['cpu']}, torch {machine['torch']}. Made by\n"
         f"`{result['command']}`\n"
     )
@@ -73,7 +74,7 @@ def _campaign_table(campaign: str, data: str) -> str:
         f"{table(rows)}\n"
         f"{made} of {len(here)} runs; {trained}the same {run.episodes} "
         f"test episodes for all, list seed {run.list_seed}; ± is the standard deviation over the "
-        f"seeds, the intervals are over episodes and seeds; {machine['cpu']}, one core a run, "
+        f"seeds, the intervals are over runs and query pictures; {machine['cpu']}, one core a run, "
         f"torch {machine['torch']}. Made by\n`fss ablate results/{campaign}`\n"
     )
 

@@ -68,7 +68,7 @@ out of the training folds. The backbone is frozen; its weights are not in the fi
 - time: {trained["seconds"] / 60:.0f} minutes to that step; cached features took none
 
 Measured once (a single run) on {row["episodes"]} episodes of the {row["classes"]} test classes,
-seed {row["seed"]}, in per cent with 95 % bootstrap intervals over the episodes:
+seed {row["seed"]}, in per cent with 95 % intervals over the query pictures:
 
 {results_table(shown)}
 {USE[row["data"].partition(":")[0]]}

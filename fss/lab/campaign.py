@@ -19,10 +19,12 @@ from typing import Any, Self
 
 from fss.config import DANetConfig, DataConfig, Scoring, TrainConfig
 from fss.errors import InputError
+from fss.evaluate import REFERENCES
 from fss.lab.declaration import Run, runs_of
-from fss.metrics import COLUMNS, EpisodeTally, paired_interval
+from fss.metrics import EpisodeTally, paired_interval
 
 DECLARATION = "campaign.toml"
+RUNS = 3  # fewer on a side say too little about how far others would spread
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Campaign:
             record["rows"] = record.get("rows") or _older_rows(record)
             tallies, also, record["figures"] = {}, {}, {}
             for row in record["rows"]:
-                tally = EpisodeTally.from_json({name: row["counts"][name] for name in COLUMNS})
+                tally = EpisodeTally.from_json(row["counts"])
                 if row["on"] is None:
                     tallies[row["shots"]], record["figures"][str(row["shots"])] = tally, row
                 else:
@@ -151,7 +153,10 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
         Per row ``data``, ``arm``, ``shots``, ``seeds``; ``miou`` and ``fb_iou``, means over the
         seeds; ``spread``, the standard deviation of the mIoU over the seeds (None for one); and
         ``gain`` with ``gain_interval``, the difference of the mIoU to ``baseline`` and its 95 %
-        interval over episodes and seeds (None for the baseline, or where it has no results).
+        interval over runs and query pictures (both None for the baseline, or where it has no
+        results; the interval also below ``RUNS`` seeds on a side, unless that is a reference, which
+        no seed changes). ``over`` is "queries", or "episodes" for results from before their query
+        pictures were named: the interval then counts every episode as another picture.
         All are fractions.
     """
     groups: dict[tuple[str, str, int], list[EpisodeTally]] = {}
@@ -174,11 +179,15 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
             "spread": stdev(mious) if len(mious) > 1 else None,
             "gain": None,
             "gain_interval": None,
+            "over": "episodes",
         }
         base = groups.get((data, baseline, shots), [])
+        if all(len(tally.queries) == len(tally) for tally in (*tallies, *base)):
+            row["over"] = "queries"
         if base and name != baseline:
             row["gain"] = row["miou"] - mean(tally.miou() for tally in base)
-            row["gain_interval"] = paired_interval(tallies, base)
+            if all(arm in REFERENCES or len(side) >= RUNS for arm, side in ((name, tallies), (baseline, base))):
+                row["gain_interval"] = paired_interval(tallies, base, over=row["over"])
         rows.append(row)
     return rows
 

@@ -1,4 +1,4 @@
-"""The lab's commands: ``fss bench | ablate | reproduce | replay``. Importing this module registers them."""
+"""The lab's commands: ``fss bench | compare | ablate | reproduce | replay``. Importing this module registers them."""
 
 import os
 import shlex
@@ -89,6 +89,25 @@ def bench(
         command = f"fss bench --only {only}" if only else "fss bench"
         write_json(json, {"command": command, **result})
     print(tables(result), end="")
+
+
+def compare(
+    a: Annotated[Path, _help(help="written by fss eval --json", metavar="A.json"), tyro.conf.Positional],
+    b: Annotated[Path, _help(help="likewise, of the same episodes", metavar="B.json"), tyro.conf.Positional],
+    json: Annotated[  # noqa: A002
+        Path | None, _help(help="write the difference there", metavar="PATH")
+    ] = None,
+) -> None:
+    """Give the difference of two measurements of the same episodes, with its interval."""
+    from fss.files import check_writable, write_json
+    from fss.lab.compare import compare as difference, lines
+
+    if json is not None:
+        check_writable(json)
+    compared = difference(a, b)
+    if json is not None:
+        write_json(json, compared)
+    print(*lines(compared), sep="\n")
 
 
 def ablate(
@@ -190,7 +209,7 @@ def replay(
     print(f"{failed}: the loss is {loss:.6g} here, which is finite")
 
 
-COMMANDS |= {"bench": bench, "ablate": ablate, "reproduce": reproduce, "replay": replay}
+COMMANDS |= {"bench": bench, "compare": compare, "ablate": ablate, "reproduce": reproduce, "replay": replay}
 SHARING.add("ablate")  # one run of a campaign: --only
 
 

@@ -14,6 +14,11 @@ PAPER = gains()
 LOOKS = ((HIT, "o"), (FALSE_ALARM, "s"), ("#009E73", "D"), ("#555555", "^"))
 """Colour and mark of each number of shots in a figure, from the fewest on."""
 
+OLDER = (
+    "These results do not name their query pictures: the intervals count every episode as another picture, and are "
+    "somewhat too narrow where episodes share one."
+)
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -21,8 +26,9 @@ def table(rows: Rows) -> str:
     """Return one data set's rows of a summary as a Markdown table, an arm a line.
 
     For each number of shots: the mIoU in per cent as a mean over the seeds, with their standard
-    deviation, and the gain over the baseline in points with its interval; the paper's beside it
-    where that is a gain over base with 1 and 5 shots.
+    deviation, and the gain over the baseline in points with its interval, a dash where there are
+    too few seeds for one; the paper's beside it where that is a gain over base with 1 and 5 shots.
+    A last line says so where intervals count every episode as another picture.
     """
     shots = sorted({row["shots"] for row in rows})
     paper = shots == [1, 5] and any(row["arm"] == "base" for row in rows)
@@ -40,7 +46,8 @@ def table(rows: Rows) -> str:
             if paper:
                 line.append(f"{PAPER[arm][place]:+.2f}" if arm in PAPER else "–")
         lines.append(line)
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    older = any(row["gain_interval"] is not None and row["over"] == "episodes" for row in rows)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (f"\n{OLDER}\n" if older else "")
 
 
 def _cells(row: Mapping[str, Any] | None) -> list[str]:
@@ -49,15 +56,16 @@ def _cells(row: Mapping[str, Any] | None) -> list[str]:
     spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
     gain = "–"
     if row["gain"] is not None:
-        low, high = row["gain_interval"]
-        gain = f"{100 * row['gain']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+        ends = [f"{100 * end:+.1f}" for end in row["gain_interval"] or ()]
+        gain = f"{100 * row['gain']:+.1f} [{', '.join(ends) or '–'}]"
     return [f"{100 * row['miou']:.1f}{spread}", gain]
 
 
 def forest(rows: Rows, *, title: str | None = None, baseline: str = "base") -> NotebookFigure:
     """Draw the gains over the baseline with their intervals, an arm a line; references left out.
 
-    A filled mark is an interval that excludes zero, an empty one an interval that does not.
+    A filled mark is an interval that excludes zero, an empty one an interval that does not; a mark
+    without a line has too few seeds for an interval.
 
     Raises:
         InputError: more numbers of shots than ``LOOKS`` tells apart.
@@ -76,15 +84,16 @@ def forest(rows: Rows, *, title: str | None = None, baseline: str = "base") -> N
     for place, (k, (color, marker)) in enumerate(zip(shots, LOOKS, strict=False)):
         for row in (row for row in rows if row["shots"] == k):
             y = arms.index(row["arm"]) + 0.22 * (place - (len(shots) - 1) / 2)
-            low, high = (100 * end for end in row["gain_interval"])
-            axis.plot([low, high], [y, y], color=color, linewidth=2)
+            low, high = (100 * end for end in row["gain_interval"] or (0, 0))
+            if row["gain_interval"] is not None:
+                axis.plot([low, high], [y, y], color=color, linewidth=2)
             face = color if low > 0 or high < 0 else "white"
             axis.plot(100 * row["gain"], y, marker, color=color, markerfacecolor=face)
         axis.plot([], [], marker, color=color, label=f"{k}-shot")
     seeds = {row["arm"]: row["seeds"] for row in rows}
     axis.set_yticks(range(len(arms)), [f"{arm} ({seeds[arm]})" for arm in arms])
     axis.set_ylim(len(arms) - 0.5, -0.5)
-    label = f"mIoU minus {baseline}'s, points (95 % interval over episodes and seeds)"
+    label = f"mIoU minus {baseline}'s, points (95 % interval over runs and pictures)"
     axis.set_xlabel(label, loc="right")  # it may be longer than the axis, and ends where that ends
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right", "left"]].set_visible(False)

@@ -9,6 +9,7 @@ from tiny import tally
 from fss.config import DANetConfig, DataConfig, Scoring
 from fss.errors import InputError
 from fss.lab.campaign import Campaign, summary
+from fss.metrics import paired_interval
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 DECLARED = """
@@ -35,10 +36,7 @@ def folder(tmp_path):
 def write(campaign, name, episodic, *, sha256="a", also_tallies=(), **changed):
     run = {run.name: run for run in campaign.runs}[name]
     tallies = {None: episodic, **dict(also_tallies)}
-    rows = [
-        {"on": on, "shots": 1, "episodes_sha256": sha256, "counts": {**each.to_json(), "query": ["0"] * len(each)}}
-        for on, each in tallies.items()
-    ]
+    rows = [{"on": on, "shots": 1, "episodes_sha256": sha256, "counts": each.to_json()} for on, each in tallies.items()]
     record = {"settings": {**run.settings(), **changed}, "rows": rows}
     path = campaign.path(run)
     path.parent.mkdir(exist_ok=True)
@@ -250,9 +248,31 @@ def test_summary_by_hand(folder):
     assert rows["base"]["gain"] is rows["base"]["gain_interval"] is None
     assert (rows["base"]["seeds"], rows["no-prior"]["spread"]) == (2, None)
     assert rows["no-prior"]["gain"] == pytest.approx(0.5)
-    low, high = rows["no-prior"]["gain_interval"]
-    assert low == pytest.approx(1 - 3 / 4) and high == pytest.approx(1 - 1 / 4)
     assert rows["prototype"]["gain"] == pytest.approx(0.1 - 0.5)
+    assert rows["no-prior"]["gain_interval"] is rows["prototype"]["gain_interval"] is None  # base has two seeds
+
+
+@pytest.mark.parametrize("over", ["queries", "episodes"])
+def test_intervals_from_three_seeds_on(folder, over):
+    (folder / "campaign.toml").write_text(
+        DECLARED.replace("seeds = 2", "seeds = 3").replace('set = ["prior', 'seeds = 3, set = ["prior')
+    )
+    campaign = Campaign.read(folder)
+    counts = {
+        "prototype": [((1, 10), (2, 10), (3, 10))],
+        "base": [((1, 2), (3, 4), (2, 4)), ((1, 2), (1, 4), (2, 4)), ((1, 2), (2, 4), (2, 4))],
+        "no-prior": [((2, 2), (4, 4), (3, 4)), ((2, 2), (3, 4), (3, 4)), ((1, 2), (3, 4), (4, 4))],
+    }
+    tallies = {arm: [tally(*each) for each in runs] for arm, runs in counts.items()}
+    for arm, runs in tallies.items():
+        for seed, each in enumerate(runs):
+            each.queries = ["a", "b", "b"] if over == "queries" else []
+            write(campaign, f"mine/{arm}-{seed}", each)
+    rows = {row["arm"]: row for row in summary(campaign.results())}
+    assert {row["over"] for row in rows.values()} == {over}
+    for arm in ("prototype", "no-prior"):  # the reference is there once, which is all there is of it
+        assert rows[arm]["gain_interval"] == paired_interval(tallies[arm], tallies["base"], over=over)
+    assert rows["base"]["gain_interval"] is None
 
 
 def test_summary_of_other_data(folder):

@@ -10,7 +10,7 @@ from fss.lab.commands import jobs_of
 
 
 def test_the_lab_registers_its_commands_and_the_core_alone_has_none_of_them():
-    assert list(COMMANDS)[-4:] == ["bench", "ablate", "reproduce", "replay"]
+    assert list(COMMANDS)[-5:] == ["bench", "compare", "ablate", "reproduce", "replay"]
     script = (
         "import sys, fss.cli; print(*fss.cli.COMMANDS, *(name for name in sys.modules if 'lab' in name.split('.')))"
     )

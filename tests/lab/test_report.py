@@ -30,6 +30,7 @@ def row(arm, shots=1, *, seeds=2, miou=0.5, spread=0.0123, gain=None, interval=N
         "spread": spread,
         "gain": gain,
         "gain_interval": interval,
+        "over": "queries",
     }
 
 
@@ -70,6 +71,20 @@ def test_a_table_by_hand():
         "+0.81",
     ]
     assert lines[5] == ["mine", "1", "70.0", "+20.0 [+10.0, +30.0]", "–", "–", "–", "–"]
+
+
+def test_a_gain_of_too_few_seeds_has_no_interval():
+    few = row("mine", seeds=2, gain=0.2)
+    assert "+20.0 [–]" in table([row("base"), few])
+    (axis,) = forest([few]).axes
+    assert [len(line.get_xdata()) for line in axis.lines] == [2, 1, 0]  # zero, the mark, the legend's
+
+
+def test_a_table_says_where_intervals_are_over_episodes():
+    older = [each | {"over": "episodes"} for each in ROWS]
+    assert table(older).splitlines()[-1].startswith("These results do not name their query pictures")
+    assert table(older).startswith(table(ROWS))
+    assert "name" not in table([row("base"), row("mine", gain=0.2) | {"over": "episodes"}])
 
 
 def test_a_table_of_other_shots_says_nothing_of_the_paper():
