@@ -54,6 +54,7 @@ def test_the_result_has_the_public_format():
         "not_covered",
         "marked",
         "support",
+        "pictures",
         "counts",
         "episodes_sha256",
         "data",

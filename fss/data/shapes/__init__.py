@@ -168,9 +168,8 @@ def _scene(index: int, sample: int, world: World) -> list[tuple[Placed, int]]:
     looks = [own if label == 1 else others[label - 2] for label in labels]
     found = _arrangement(looks, (world.area_min, world.area_max), index, sample)
     scene = [(found.things[n], labels[n]) for n in found.order]
-    if often < world.occlusion:
-        scene.append((occluder(found, np.random.default_rng([VERSION, 4, index, sample])), 0))
-    return scene
+    lump = occluder(found, np.random.default_rng([VERSION, 4, index, sample])) if often < world.occlusion else None
+    return scene if lump is None else [*scene, (lump, 0)]
 
 
 def _arrangement(looks: list[Look], areas: tuple[float, float], index: int, sample: int) -> Arrangement:

@@ -48,8 +48,8 @@ def arrange(looks: Sequence[Look], areas: tuple[float, float], rng: Generator) -
     return Arrangement(things, wholes, order, min(_shares(wholes, order)))
 
 
-def occluder(scene: Arrangement, rng: Generator) -> Placed:
-    """A dull lump over the edge of any object, moved outwards until enough of all of them shows."""
+def occluder(scene: Arrangement, rng: Generator) -> Placed | None:
+    """A dull lump over the edge of any object, further out each time until enough of all shows, or None."""
     outline, surface = random_outline(rng), random_surface(rng)
     at = int(rng.integers(len(scene.things)))
     thing, whole = scene.things[at], scene.wholes[at]
@@ -60,16 +60,16 @@ def occluder(scene: Arrangement, rng: Generator) -> Placed:
         thing.centre,
         _matrix(area, outline.stretch, rng.uniform(0, 2 * np.pi), 0.0),
     )
-    turn, show = rng.uniform(0, 2 * np.pi), rng.uniform(0.65, 0.9)
-    step = 0.15 * _reach(_area(thing)) * np.array([np.cos(turn), np.sin(turn)])
-    for n in range(3, 20):
-        x, y = np.array(thing.centre) + n * step
+    show = rng.uniform(0.65, 0.9)
+    for away in np.arange(0.45, 3, 0.15) * _reach(_area(thing)):
+        turn = rng.uniform(0, 2 * np.pi)
+        x, y = thing.centre[0] + away * np.cos(turn), thing.centre[1] + away * np.sin(turn)
         lump = replace(lump, centre=(float(x), float(y)))
         covered = coverage(lump)
         left = min(_shares(scene.wholes, scene.order, covered))
         if (whole & ~covered).sum() >= show * whole.sum() and left >= min(0.5, scene.shown):
-            break
-    return lump
+            return lump
+    return None
 
 
 def _place(look: Look, area: float, around: list[Placed], rng: Generator) -> Placed:
