@@ -325,7 +325,7 @@ def test_the_api_reference_is_made_from_the_docstrings(real):
     assert pages["index.html"].find("a", href="api/fss.html")
     page = BeautifulSoup((out / "api" / "fss" / "attention.html").read_text(), "html.parser")
     light = page.find(id="LightAttention")
-    assert "whole rows ask whole rows" in light.get_text() and page.find(id="LightAttention.forward")
+    assert "whole rows attend to whole rows" in light.get_text() and page.find(id="LightAttention.forward")
     assert page.math and page.find(id="register")
     assert BeautifulSoup((out / "api" / "fss.html").read_text(), "html.parser").find(id="load")
     for path in (out / "api").rglob("*.html"):
