@@ -1,7 +1,5 @@
 """Pictures whose masks hold the labels of several classes, wherever a layout keeps the two."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache

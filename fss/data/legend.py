@@ -1,7 +1,5 @@
 """What the labels of masks are called: by `classes.txt`, or by the files that CVAT and Roboflow write."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from dataclasses import dataclass

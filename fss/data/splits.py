@@ -1,7 +1,5 @@
 """Which classes a split has: those that lists name, and a fixed share of those in no list."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from unicodedata import normalize
