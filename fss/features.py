@@ -191,7 +191,8 @@ def features_of(
 ) -> FeatureSource:
     """Return the source of a data set's features, through the cache on disk or without it.
 
-    A cache holds pictures as they are, in float32. Of several processes, the first one fills it.
+    With the cache, pictures are not augmented and the backbone computes in float32: ``augment``, ``seed`` and
+    ``autocast`` are for features without it. Of several processes, the first one fills the cache.
     """
     if not cache:
         return LiveFeatures(model, dataset, augment=augment, seed=seed, workers=workers, autocast=autocast)

@@ -18,7 +18,6 @@ from runs import (  # noqa: F401  fixtures
     SPLITS,
     equal,
     log,
-    open_boxes,
     run,
     stop_after,
     tiny_world,

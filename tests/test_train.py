@@ -9,7 +9,6 @@ import pytest
 import torch
 from processes import Fss
 from runs import (  # noqa: F401  fixtures
-    HEAD,
     NETWORK,
     SHORT,
     SPLITS,
@@ -17,7 +16,6 @@ from runs import (  # noqa: F401  fixtures
     log,
     open_boxes,
     run,
-    stop_after,
     tiny_world,
     unbroken,
     weights,
