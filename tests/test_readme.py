@@ -66,7 +66,7 @@ def commands():
     for block in UNTESTED.findall("\n".join(PAGES.values())):
         done = subprocess.run(
             ["bash", "-euc", SAY + block],
-            env=os.environ | {"VOC": "VOC"},
+            env=os.environ | {name: name for name in ("VOC", "PHOTOS", "SCENES")},
             capture_output=True,
             text=True,
             check=True,
