@@ -12,7 +12,7 @@ NOTEBOOKS := .venv/bin/python tools/run_notebooks.py
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help setup run-all run-full test quick portable refresh lint fix lab site e2e bench weights photos ablation \
-  leakage protocol tables lock clean
+  tables lock clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Threads that wait by spinning slow small operations many times over when the cores are busy.
@@ -91,34 +91,33 @@ bench: $(READY) ## time the kit and every notebook on this machine (eight minute
 	$(RUN) pytest -q -rs tests/e2e -k fifty_clicks  # in the browser, where make e2e has been
 	$(MAKE) tables
 
-weights: $(READY) ## train, measure and ship the weights in fss/weights (two hours)
-	$(RUN) fss ablate results/shipped-shapes
-	.venv/bin/python tools/ship.py results/shipped-shapes more-shapes/intended-0 intended-lite0-shapes
-	.venv/bin/python tools/ship.py results/shipped-shapes shapes/published-0 published-lite0-shapes
-	$(MAKE) tables
-
-photos: $(READY) ## train, measure and ship the weights for photographs: make photos PHOTOS=path
-	@[ -d "$(PHOTOS)" ] || { echo "give a folder of pictures: make photos PHOTOS=path"; exit 2; }
-	# build/mixed is gone on with; for other pictures, make clean first
-	[ -d build/mixed ] || .venv/bin/python tools/mix.py "$(PHOTOS)" build/mixed --shapes 20
-	MIXED=build/mixed $(RUN) fss ablate results/shipped-photos
-	.venv/bin/python tools/ship.py results/shipped-photos photos/best-0 best-lite0-photos
-	.venv/bin/python tools/qualitative.py build/photos --data folder:build/mixed \
-	  --checkpoint best-lite0-photos
-	$(MAKE) tables
-
-ablation: $(READY) ## the runs that the campaigns still lack (a day): make ablation PHOTOS=path
-	for campaign in table3 decisions best; do \
-	  PHOTOS="$(PHOTOS)" $(RUN) fss ablate results/$$campaign || exit; \
+weights: $(READY) ## train, measure and ship the weights of drawn shapes (two hours): make weights SCENES=path
+	@[ -d "$(SCENES)" ] || { echo "give a folder of pictures with masks: make weights SCENES=path"; exit 2; }
+	SCENES="$(SCENES)" $(RUN) fss ablate results/shipped-shapes
+	for arm in published intended best; do \
+	  .venv/bin/python tools/ship.py results/shipped-shapes shapes/$$arm-0 $$arm-lite0-shapes \
+	    --beside results/table3 results/scenes || exit; \
 	done
 	$(MAKE) tables
 
-leakage: $(READY) ## train on the test classes and without them, and measure both (15 minutes)
-	$(RUN) fss ablate results/leakage
+photos: $(READY) ## train, measure and ship the weights for one's own pictures: make photos PHOTOS=path SCENES=path
+	@[ -d "$(PHOTOS)" ] && [ -d "$(SCENES)" ] || \
+	  { echo "give two folders of pictures: make photos PHOTOS=path SCENES=path [WITHOUT=file]"; exit 2; }
+	# build/mixed is gone on with; for other pictures, make clean first
+	[ -d build/mixed ] || .venv/bin/python tools/mix.py "$(PHOTOS)" "$(SCENES)" build/mixed \
+	  $(if $(WITHOUT),--without "$(WITHOUT)")
+	MIXED=build/mixed PHOTOS="$(PHOTOS)" $(RUN) fss ablate results/shipped-photos
+	.venv/bin/python tools/ship.py results/shipped-photos own/best-0 best-lite0-photos \
+	  --beside results/scenes results/table3
+	.venv/bin/python tools/qualitative.py build/photos --data "folder:$(PHOTOS)" \
+	  --checkpoint best-lite0-photos
 	$(MAKE) tables
 
-protocol: $(READY) ## measure what the protocol's choices do on Pascal-5i: make protocol VOC=path
-	VOC="$(VOC)" $(RUN) fss ablate results/protocol
+ablation: $(READY) ## the runs that the campaigns still lack (two hours): make ablation SCENES=path
+	@[ -d "$(SCENES)" ] || { echo "give a folder of pictures with masks: make ablation SCENES=path"; exit 2; }
+	for campaign in table3 leakage scenes; do \
+	  SCENES="$(SCENES)" $(RUN) fss ablate results/$$campaign || exit; \
+	done
 	$(MAKE) tables
 
 tables: $(READY) ## put the measured numbers of results/, and how the kit is built, into README.md and docs/

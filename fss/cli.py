@@ -183,11 +183,12 @@ def predict(
         raise InputError("--support: give at least one labelled picture, --support IMAGE MASK")
     from fss.checkpoint import load
     from fss.engine import check_device
-    from fss.predict import predict_files
+    from fss.predict import NOTHING_FOUND, predict_files
 
     check_device(device)
     model = load(checkpoint, pretrained=backbone_weights or True).to(device)
-    print(f"{out}: {100 * predict_files(model, support, query, out, size):.1f} % of the picture is object")
+    share = predict_files(model, support, query, out, size)
+    print(f"{out}: {100 * share:.1f} % of the picture is object" if share else NOTHING_FOUND.format(query))
 
 
 def check(

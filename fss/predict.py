@@ -11,6 +11,9 @@ from fss.data.pictures import letterbox_image, letterbox_mask, read_pair, read_r
 from fss.errors import InputError
 from fss.model import DANet
 
+NOTHING_FOUND = "nothing found: no pixel of {} is marked; the query may not show what the support's mask marks"
+"""Said of a query, by its name, whose prediction is background alone."""
+
 
 @torch.no_grad()
 def predict_array(
@@ -45,10 +48,11 @@ def predict_files(
 ) -> float:
     """Write the predicted mask of ``query`` to ``out``: a PNG of 0 and 255 at the query's size.
 
+    Where nothing is found, it is 0 everywhere: then the query may lack the object, which is no error.
     ``size`` is that of ``predict_array``, by default the one that the network was trained at.
 
     Returns:
-        The share of the picture that is object, 0..1.
+        The share of the picture that is object, 0..1; 0 only where no pixel is.
 
     Raises:
         InputError: a file that is no picture or mask, a query that is a support picture, a size

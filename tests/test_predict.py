@@ -1,9 +1,12 @@
+# ruff: noqa: F811  fixtures are imported
 import numpy as np
 import pytest
 import torch
+from bad_input import said  # noqa: F401  a fixture
 from PIL import Image
 from tiny import Boxes, network, write_boxes
 
+from fss.checkpoint import save_checkpoint
 from fss.data.pictures import letterbox_image, letterbox_mask, read_pair, read_rgb
 from fss.errors import InputError
 from fss.predict import predict_array, predict_files
@@ -73,6 +76,26 @@ def test_the_file_is_a_mask_of_0_and_255(folder):
     expected = predict_array(model, [read_pair(*pair) for pair in support], read_rgb(query), 64)
     assert np.array_equal(found, expected * 255)
     assert share == pytest.approx(expected.mean())
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_the_command_says_what_was_found_or_that_nothing_was(folder, said, label):
+    model = network()
+    model.decoder.classify[-1].weight.data.zero_()
+    model.decoder.classify[-1].bias.data.copy_(torch.eye(2)[label])  # every pixel is of that label
+    save_checkpoint(model, folder / "one.safetensors", trained={"size": 64})
+    support, query = pairs(folder)
+    out = folder / "mask.png"
+    ask = ("predict", "--checkpoint", folder / "one.safetensors", "--query", query, "--out", out)
+    found = said(*ask, "--support", *support[0])
+    with Image.open(out) as mask:
+        assert mask.size == (50, 90)
+        assert (np.asarray(mask) == 255 * label).all()
+    if label:
+        assert found == (0, f"{out}: 100.0 % of the picture is object\n", "")
+        return
+    nothing = f"nothing found: no pixel of {query} is marked; the query may not show what the support's mask marks\n"
+    assert found == (0, nothing, "")
 
 
 def test_inputs_are_never_overwritten(folder):

@@ -1,12 +1,15 @@
 """Put the weights of a campaign's run into the package, with a card of their data, training and scores.
 
-    python tools/ship.py results/shipped-shapes shapes/published-0 published-lite0-shapes
+    python tools/ship.py results/shipped-shapes shapes/published-0 published-lite0-shapes --beside results/table3
 
-``fss ablate CAMPAIGN`` made the run; its weights lie below ``runs/``.
+``fss ablate CAMPAIGN`` made the run; its weights lie below ``runs/``. Its scores stand beside those of the
+references and of the arm ``blind``, which this campaign or another one measured on the same episodes.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -18,10 +21,12 @@ from fss.lab.report import results_table
 
 USE = {
     "shapes": "Trained on drawn shapes only: on photographs it is a starting point, not a tool.",
-    "folder": "The photographs are not distributed with the kit. The training classes stand in "
+    "semantic": "The photographs are not distributed with the kit. The training classes stand in "
     'the\nweights\' header: `fss.load(...).trained["classes"]`.',
 }
-SHOWN = ("name", "shots", "miou", "miou_interval", "fb_iou")
+SHOWN = ("name", "data", "support", "shots", "miou", "miou_interval", "fb_iou", "marked", "stays", "pictures")
+BLIND = "blind"
+Row = Mapping[str, Any]
 
 
 def ship(
@@ -29,6 +34,7 @@ def ship(
     run: tyro.conf.Positional[str],
     name: tyro.conf.Positional[str],
     runs: Path = Path("runs"),
+    beside: tuple[Path, ...] = (),
 ) -> None:
     """Write the weights and their card.
 
@@ -37,22 +43,38 @@ def ship(
         run: DATA/ARM-SEED.
         name: of the weights in the package.
         runs: folder that holds the weights of campaigns.
+        beside: further campaigns whose references and blind networks the card shows.
     """
     results = Campaign.read(campaign).results()
     if run not in results:
         raise InputError(f"{campaign}: {run} has no result; make it by fss ablate {campaign}")
-    beside = [each for each in results.values() if each.run.reference and each.run.data == results[run].run.data]
+    others = [each for folder in beside for each in Campaign.read(folder).results().values()]
     weights = runs / campaign.resolve().name / run / "best.safetensors"
     write_atomically(WEIGHTS / f"{name}.safetensors", weights.read_bytes())
     command = f"fss ablate {campaign} --only {run}"
-    write_atomically(WEIGHTS / f"{name}.md", card(name, command, results[run], beside).encode())
+    write_atomically(WEIGHTS / f"{name}.md", card(name, command, results[run], [*results.values(), *others]).encode())
 
 
-def card(name: str, command: str, result: Result, beside: list[Result]) -> str:
+def asked(row: Row) -> tuple[Any, ...]:
+    """What a row was measured on; episodes of two data sets may have the same names."""
+    return row["data"], row["support"], row["shots"], row["episodes_sha256"]
+
+
+def rows_of(result: Result, others: list[Result]) -> list[Row]:
+    """Return the rows of a result, each followed by those of references and blind networks of the same episodes."""
+    rows = [row for each in others if each.run.reference or each.run.arm == BLIND for row in each.record["rows"]]
+    shown = {}
+    for own in result.record["rows"]:
+        for row in [own, *(row for row in rows if asked(row) == asked(own))]:
+            shown.setdefault((row["name"], *asked(row)), row)
+    return list(shown.values())
+
+
+def card(name: str, command: str, result: Result, others: list[Result]) -> str:
     """Return what is to be known of shipped weights: data, training, scores, command, machine."""
     row = result.record["rows"][0]
     trained, machine = row["trained"], result.record["machine"]
-    shown = [{key: row[key] for key in SHOWN} for each in [result, *beside] for row in each.record["rows"]]
+    shown = [{key: row.get(key) for key in SHOWN} for row in rows_of(result, others)]
     fold = "" if row["fold"] is None else f", fold {row['fold']}"
     return f"""# {name}
 
@@ -67,8 +89,11 @@ out of the training folds. The backbone is frozen; its weights are not in the fi
 - machine: {", ".join(f"{key} {value}" for key, value in machine.items())}
 - time: {trained["seconds"] / 60:.0f} minutes to that step; cached features took none
 
-Measured once (a single run) on {row["episodes"]} episodes of the {row["classes"]} test classes,
-seed {row["seed"]}, in per cent with 95 % intervals over the query pictures:
+Measured once (a single run), each line on {row["episodes"]} episodes of test classes (list seed {row["seed"]}),
+in per cent with 95 % intervals over the query pictures. *Absent*: the support is of a class that the
+query does not show; *marked* is the share of the picture that is called object. *Other*: the query is
+asked for another of its objects; *stays* is the share of the first one that is still marked. *Blind* is
+a network that gets no support.
 
 {results_table(shown)}
 {USE[row["data"].partition(":")[0]]}

@@ -16,6 +16,7 @@ from fss.explorer.paint import TOOLS, Canvas, Stroke, Upload, canvases_in, save_
 from fss.explorer.panels import Panel, sheet
 from fss.explorer.scenes import of_pictures
 from fss.model import DANet
+from fss.predict import NOTHING_FOUND
 
 MOST = 5  # support pictures
 SIZE = 256  # pixels, at which the shipped network for photographs was trained
@@ -197,7 +198,8 @@ class PaintBox(Box):
         else:
             self.result.ask(self.episode)
         share = float((self.result.explorer.attended.prediction == 1).float().mean())
-        self.say(f"Segmented with {self.result.network.label}: {100 * share:.3g} % of the query.")
+        found = f"{100 * share:.3g} % of the query" if share else NOTHING_FOUND.format("the query")
+        self.say(f"Segmented with {self.result.network.label}: {found}.")
 
     def _save(self, clicked: Any) -> None:
         root = Path(self.target.value.strip() or ".").expanduser()

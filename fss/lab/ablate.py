@@ -24,7 +24,7 @@ from fss.checkpoint import load, read_checkpoint
 from fss.config import Scoring
 from fss.data.dataset import Dataset
 from fss.engine import check_device, start
-from fss.episodes import check_shots
+from fss.episodes import EpisodeList, Support, check_shots
 from fss.errors import InputError, Stopped
 from fss.evaluate import evaluate, reference
 from fss.features import CachedFeatures
@@ -51,7 +51,7 @@ def make_run(
     workers: int = 0,
     progress: bool = False,
 ) -> None:
-    """Train, measure on the test lists of every number of shots, and write the result.
+    """Train, measure on the test lists of every number of shots and on the controls, and write the result.
 
     Args:
         campaign: where the result goes.
@@ -81,15 +81,19 @@ def make_run(
         model = model.to(start(device).device)
     predict = reference(run.arm, model) if run.reference else None
     rows = []
-    for on, shots in [*((None, k) for k in run.shots), *((name, 1) for name in run.also)]:
+    for on, shots, support in run.asked:
         spec = run.spec if on is None else run.also[on]
         dataset = run.open("test", None if on is None else spec)
+        own = on is None and support == "own"
+        episodes = _drawn(run, dataset, shots, run.lists if own else 1, support)
+        if episodes is None:
+            continue
         row = evaluate(
             model,
             dataset,
-            run.episodes_of(dataset, shots, run.lists if on is None else 1),
+            episodes,
             predict=predict,
-            scoring=run.scoring if on is None else Scoring(),
+            scoring=run.scoring if own else Scoring(),
             # Of one data set's own splits, its lists decide; the row names what they share.
             allow_leak=run.allow_leak or (on is None and run.trained and run.train_fold == run.fold),
             cache=run.schedule.cache,
@@ -107,6 +111,19 @@ def make_run(
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(v)}" for key, v in record.items())
     write_atomically(path, f"{{\n{lines}\n}}\n".encode())
+
+
+def _drawn(run: Run, dataset: Dataset, shots: int, lists: int, support: Support) -> EpisodeList | None:
+    """The episodes of a row; None for a control that there is no picture for."""
+    try:
+        if support == "other":  # refused at once where a label says nothing of other classes
+            name = dataset.classes[0]
+            dataset.reader.read_other(name, dataset.images[name][0], name, dataset.size)
+        return run.episodes_of(dataset, shots, lists, support)
+    except InputError:
+        if support == "own":
+            raise
+        return None
 
 
 def _without_paths(run: Run, spec: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ table that the kit measures is one: arms that it trains, weights that exist, or 
 
 A result holds ``settings``, ``machine`` and ``rows``, one for each measurement: what ``fss eval
 --json`` writes, with the arm's ``name`` and ``on``, the name of the other data that it was measured
-on, or null. A training leaves its ``log`` and its ``seconds``.
+on, or null. Its ``support`` is own, or that of a control, absent or other, which is measured with the
+fewest shots and where the data have pictures for it. A training leaves its ``log`` and its ``seconds``.
 """
 
 import json
@@ -17,10 +18,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Self
 
-from fss.config import DANetConfig, DataConfig, Scoring, TrainConfig
+from fss.config import DANetConfig, TrainConfig
 from fss.errors import InputError
 from fss.evaluate import REFERENCES
-from fss.lab.declaration import Run, runs_of
+from fss.lab.declaration import Asked, Run, runs_of
 from fss.metrics import EpisodeTally, paired_interval
 
 DECLARATION = "campaign.toml"
@@ -33,15 +34,20 @@ class Result:
 
     Attributes:
         run: what it is a run of.
-        tallies: shots -> the integers of every episode, list after list.
-        also: name of other data -> the integers of every episode there, with one shot.
-        record: the whole file, with ``figures``, the rows of the own data by the shots.
+        tallies: shots -> the integers of every episode with own supports, list after list.
+        also: name of other data -> the integers of every episode there, with one shot and own supports.
+        record: the whole file, with ``figures``, the rows of the own data and supports by the shots.
     """
 
     run: Run
     tallies: Mapping[int, EpisodeTally]
     also: Mapping[str, EpisodeTally]
     record: Mapping[str, Any]
+
+    def row(self, on: str | None, shots: int, support: str) -> Mapping[str, Any] | None:
+        """Return a measurement, or None where there is none."""
+        asked = on, shots, support
+        return next((row for row in self.record["rows"] if _asked(row) == asked), None)
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ class Campaign:
         for name, result in found.items():
             for row in result.record["rows"]:
                 sha256 = row.get("episodes_sha256")
-                first, other = lists.setdefault((result.run.data, row["on"], row["shots"]), (name, sha256))
+                first, other = lists.setdefault((result.run.data, *_asked(row)), (name, sha256))
                 if other != sha256:
                     raise InputError(
                         f"{self.path(result.run)}: measured on other episodes than "
@@ -121,14 +127,15 @@ class Campaign:
         try:
             record = json.loads(path.read_bytes())
             declared, made = run.settings(), _completed(record["settings"])
-            record["rows"] = record.get("rows") or _older_rows(record)
             tallies, also, record["figures"] = {}, {}, {}
             for row in record["rows"]:
-                tally = EpisodeTally.from_json(row["counts"])
-                if row["on"] is None:
+                tally, (on, _, support) = EpisodeTally.from_json(row["counts"]), _asked(row)
+                if support != "own":
+                    continue
+                if on is None:
                     tallies[row["shots"]], record["figures"][str(row["shots"])] = tally, row
                 else:
-                    also[row["on"]] = tally
+                    also[on] = tally
         except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
             raise InputError(f"{path}: no result of a run ({error}); remove it") from error
         for name, value in _flat(declared).items():
@@ -155,19 +162,22 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
         ``gain`` with ``gain_interval``, the difference of the mIoU to ``baseline`` and its 95 %
         interval over runs and query pictures (both None for the baseline, or where it has no
         results; the interval also below ``RUNS`` seeds on a side, unless that is a reference, which
-        no seed changes). ``over`` is "queries", or "episodes" for results from before their query
-        pictures were named: the interval then counts every episode as another picture.
-        All are fractions.
+        no seed changes). Means over the seeds of the controls: ``marked``, the share of a picture that
+        is marked with an absent support; ``other``, the mIoU with other supports, and ``stays``, the
+        share of the first object that is still marked then; and the number of ``pictures`` that were
+        asked so. These four are None where that was not measured. All but numbers are fractions.
     """
-    groups: dict[tuple[str, str, int], list[EpisodeTally]] = {}
+    groups: dict[tuple[str, str, int], list[Result]] = {}
     for result in results.values():
-        tallies_of = result.tallies
-        if also is not None:
-            tallies_of = {1: result.also[also]} if also in result.also else {}
-        for shots, tally in tallies_of.items():
-            groups.setdefault((result.run.data, result.run.arm, shots), []).append(tally)
+        for shots in result.tallies if also is None else [1] if also in result.also else []:
+            groups.setdefault((result.run.data, result.run.arm, shots), []).append(result)
+    tallies_of = {
+        key: [result.tallies[key[2]] if also is None else result.also[also] for result in found]
+        for key, found in groups.items()
+    }
     rows = []
-    for (data, name, shots), tallies in groups.items():
+    for (data, name, shots), found in groups.items():
+        tallies = tallies_of[data, name, shots]
         mious = [tally.miou() for tally in tallies]
         row: dict[str, Any] = {
             "data": data,
@@ -179,15 +189,16 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
             "spread": stdev(mious) if len(mious) > 1 else None,
             "gain": None,
             "gain_interval": None,
-            "over": "episodes",
+            "marked": _mean_of(found, also, shots, "absent", "marked"),
+            "other": _mean_of(found, also, shots, "other", "miou"),
+            "stays": _mean_of(found, also, shots, "other", "stays"),
+            "pictures": _mean_of(found, also, shots, "other", "pictures"),
         }
-        base = groups.get((data, baseline, shots), [])
-        if all(len(tally.queries) == len(tally) for tally in (*tallies, *base)):
-            row["over"] = "queries"
+        base = tallies_of.get((data, baseline, shots), [])
         if base and name != baseline:
             row["gain"] = row["miou"] - mean(tally.miou() for tally in base)
             if all(arm in REFERENCES or len(side) >= RUNS for arm, side in ((name, tallies), (baseline, base))):
-                row["gain_interval"] = paired_interval(tallies, base, over=row["over"])
+                row["gain_interval"] = paired_interval(tallies, base)
         rows.append(row)
     return rows
 
@@ -200,22 +211,20 @@ def notes(runs: Sequence[Run]) -> list[str]:
     )
 
 
-def _older_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of a result from before there were any, by shots and by the other data's name."""
-    lists = record["episodes_sha256"]
-    own = [
-        {**record["figures"][k], "on": None, "shots": int(k), "counts": counts, "episodes_sha256": lists[k]}
-        for k, counts in record["tallies"].items()
-    ]
-    return own + [
-        {"on": name, "shots": 1, "counts": counts, "episodes_sha256": lists[name]}
-        for name, counts in record.get("also", {}).items()
-    ]
+def _asked(row: Mapping[str, Any]) -> Asked:
+    """What a row measures; one from before there were controls has own supports."""
+    return Asked(row["on"], row["shots"], row.get("support", "own"))
+
+
+def _mean_of(found: Sequence[Result], on: str | None, shots: int, support: str, key: str) -> float | None:
+    """The mean of a key over the seeds that were measured so; None where none was."""
+    measured = [row[key] for result in found if (row := result.row(on, shots, support))]
+    return mean(measured) if measured else None
 
 
 def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with those that did not exist yet when they were written; each has its default."""
-    completed = {"lists": 1, "options": DataConfig().to_json(), "scoring": Scoring().to_json(), **settings}
+    """Settings with those of network and training that are younger, each with its default."""
+    completed = dict(settings)
     if "config" in settings:
         completed["config"] = DANetConfig.from_json(settings["config"]).to_json()
     if "train" in settings:

@@ -5,15 +5,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from fss.checkpoint import read_checkpoint
 from fss.config import DANetConfig, DataConfig, Scoring, TrainConfig, arm, preset, with_settings
 from fss.data import open_dataset
 from fss.data.dataset import Dataset
-from fss.episodes import EpisodeList
+from fss.episodes import EpisodeList, Support
 from fss.errors import InputError, nearest
 from fss.evaluate import REFERENCES
+
+CONTROLS: tuple[Support, ...] = ("absent", "other")
+"""Supports of another class than the query's own, by which every run is measured as well."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")  # of a file or folder, on every system
 KEYS: dict[str, dict[str, Any]] = {
@@ -39,6 +42,14 @@ KEYS: dict[str, dict[str, Any]] = {
 fold, ``options`` (those of ``DataConfig``) and ``scoring`` are the campaign's where it gives none.
 An arm is trained, on another ``fold`` than the test's where it gives one, or it is a ``checkpoint``;
 ``allow_leak`` measures it also on classes that it was trained on."""
+
+
+class Asked(NamedTuple):
+    """One row of a result: the name of the other data, or None for the run's own; shots; whose supports."""
+
+    on: str | None
+    shots: int
+    support: Support
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,13 @@ class Run:
         """Whether the run trains a network."""
         return not (self.reference or self.checkpoint)
 
+    @property
+    def asked(self) -> list[Asked]:
+        """What the run measures: own supports, and with the fewest shots the controls, absent and other ones."""
+        rows = [Asked(None, shots, "own") for shots in self.shots]
+        rows += [Asked(None, min(self.shots), support) for support in CONTROLS]
+        return rows + [Asked(name, 1, support) for name in self.also for support in ("own", *CONTROLS)]
+
     def settings(self) -> dict[str, Any]:
         """Everything that the scores depend on besides the code, as JSON values."""
         how = {
@@ -137,10 +155,10 @@ class Run:
             options=self.options if spec is None else DataConfig(),
         )
 
-    def episodes_of(self, dataset: Dataset, shots: int, lists: int) -> EpisodeList:
+    def episodes_of(self, dataset: Dataset, shots: int, lists: int, support: Support = "own") -> EpisodeList:
         """Draw so many lists, one after another."""
         drawn = [
-            EpisodeList.sample(dataset, shots=shots, episodes=self.episodes, seed=self.list_seed + n)
+            EpisodeList.sample(dataset, shots=shots, episodes=self.episodes, seed=self.list_seed + n, support=support)
             for n in range(lists)
         ]
         return EpisodeList(tuple(chain.from_iterable(drawn)), drawn[0].source)

@@ -9,7 +9,7 @@ from fss.errors import InputError
 from fss.lab.ablate import logged, needed, steps_of
 from fss.lab.campaign import Campaign, Result, notes
 from fss.lab.cost import Cost, count
-from fss.lab.declaration import Run
+from fss.lab.declaration import CONTROLS, Run
 from fss.lab.report import results_table
 
 
@@ -87,7 +87,8 @@ def _work(run: Run, cost: Cost, steps: int, begun: int) -> float:
     schedule = run.schedule
     validations = -(-steps // schedule.val_every) - begun // schedule.val_every
     validated = validations * schedule.val_episodes * cost.episodes[schedule.shots]
-    tested = run.lists * run.episodes * sum(cost.episodes[k] for k in run.shots)
+    controls = len(CONTROLS) * run.episodes * cost.episodes[min(run.shots)]
+    tested = run.lists * run.episodes * sum(cost.episodes[k] for k in run.shots) + controls
     return (steps - begun) * cost.step + validated + tested
 
 

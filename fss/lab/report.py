@@ -14,10 +14,8 @@ PAPER = gains()
 LOOKS = ((HIT, "o"), (FALSE_ALARM, "s"), ("#009E73", "D"), ("#555555", "^"))
 """Colour and mark of each number of shots in a figure, from the fewest on."""
 
-OLDER = (
-    "These results do not name their query pictures: the intervals count every episode as another picture, and are "
-    "somewhat too narrow where episodes share one."
-)
+CONTROL_COLUMNS = {"marked": "absent: marked (%)", "other": "other: mIoU (%)", "stays": "stays (%)"}
+"""What a summary says of the controls, and the columns of a table that hold it."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -28,7 +26,8 @@ def table(rows: Rows) -> str:
     For each number of shots: the mIoU in per cent as a mean over the seeds, with their standard
     deviation, and the gain over the baseline in points with its interval, a dash where there are
     too few seeds for one; the paper's beside it where that is a gain over base with 1 and 5 shots.
-    A last line says so where intervals count every episode as another picture.
+    Then ``CONTROL_COLUMNS`` where they were measured: how much is marked with an absent support, the mIoU
+    with other supports, and how much of the first object stays marked then.
     """
     shots = sorted({row["shots"] for row in rows})
     paper = shots == [1, 5] and any(row["arm"] == "base" for row in rows)
@@ -36,7 +35,9 @@ def table(rows: Rows) -> str:
     for k in shots:
         heads += [f"{k}-shot mIoU (%)", "gain [95 %]", *(["the paper's"] if paper else [])]
         aligned += ["---:"] * (3 if paper else 2)
-    lines = [heads, aligned]
+    controls = [key for key in CONTROL_COLUMNS if any(row.get(key) is not None for row in rows)]
+    heads += [CONTROL_COLUMNS[key] for key in controls]
+    lines = [heads, [*aligned, *["---:"] * len(controls)]]
     for arm in dict.fromkeys(row["arm"] for row in rows):
         found = {row["shots"]: row for row in rows if row["arm"] == arm}
         seeds = max(row["seeds"] for row in found.values())
@@ -45,9 +46,10 @@ def table(rows: Rows) -> str:
             line += _cells(found.get(k))
             if paper:
                 line.append(f"{PAPER[arm][place]:+.2f}" if arm in PAPER else "–")
+        for key in controls:
+            line.append(next((f"{100 * row[key]:.1f}" for row in found.values() if row.get(key) is not None), "–"))
         lines.append(line)
-    older = any(row["gain_interval"] is not None and row["over"] == "episodes" for row in rows)
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (f"\n{OLDER}\n" if older else "")
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _cells(row: Mapping[str, Any] | None) -> list[str]:
@@ -107,11 +109,13 @@ def forest(rows: Rows, *, title: str | None = None, baseline: str = "base") -> N
 def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows as a Markdown table; columns in the order in which their keys first occur.
 
-    Keys that end in ``iou`` hold fractions and are written in per cent to one decimal, with
-    ``<key>_interval`` ([lo, hi], fractions) behind them in brackets. What a row lacks is a dash.
+    Keys that end in ``iou``, ``marked`` and ``stays`` hold fractions and are written in per cent to one
+    decimal, with ``<key>_interval`` ([lo, hi], fractions) behind them in brackets. What a row lacks is
+    a dash.
     """
     keys = [key for key in dict.fromkeys(k for row in rows for k in row) if "_interval" not in key]
     titles = {"miou": "mIoU (%)", "fb_iou": "FB-IoU (%)", "mean_episode_iou": "episode IoU (%)"}
+    titles |= {"marked": "marked (%)", "stays": "stays (%)"}
     lines = [
         [titles.get(key, key.replace("_", " ")) for key in keys],
         [":---" if key == "name" else "---:" for key in keys],
@@ -124,7 +128,7 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if value is None:
         return "–"
-    if not key.endswith("iou"):
+    if not key.endswith(("iou", "marked", "stays")):
         return str(value).replace("|", r"\|")
     shares = [value, *row.get(f"{key}_interval", ())]
     if not all(0 <= share <= 1 for share in shares):

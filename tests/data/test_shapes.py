@@ -91,6 +91,24 @@ def test_the_world_goes_on_beyond_the_folds():
     assert all(mask.any() for _, mask in drawn)
 
 
+@pytest.mark.parametrize(
+    ("knobs", "index", "sample", "colours", "areas"),
+    [
+        ({}, 7, 0, [596690, 429976, 392060], [3265, 308, 230, 293]),
+        (dict(share="texture", occlusion=1), 123, 4, [524836, 560549, 652925], [2649, 351, 128, 315, 446, 207]),
+        (
+            dict(share="outline", contrast=1, distractors_max=8, area_max=0.4),
+            *(309, 9, [596215, 590314, 583079], [1586, 210, 237, 371, 305, 362, 780, 245]),
+        ),
+    ],
+)
+def test_pictures_change_with_the_version_alone(knobs, index, sample, colours, areas):
+    assert shapes.VERSION == 3  # the sums are of its pictures; processors round a little differently
+    image, instances = shapes.draw(index, sample, 64, World(**knobs))
+    np.testing.assert_allclose(image.sum((0, 1)), colours, rtol=1e-4)
+    np.testing.assert_allclose(np.bincount(instances.ravel()), areas, atol=3)
+
+
 @pytest.mark.parametrize("size", [32, 57, 224])
 def test_arrays_have_the_size_asked_for(size):
     image, mask = Shapes().read("shape-0123", "4", size)

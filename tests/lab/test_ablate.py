@@ -105,10 +105,12 @@ def test_what_a_campaign_leaves_and_refuses(world):
     (result,) = Campaign.read(world / "one").results().values()
     record = result.record
     assert [row["step"] for row in record["log"] if "val_miou" in row] == [10, 20, 30]
-    assert [(row["name"], row["on"], row["shots"]) for row in record["rows"]] == [
-        ("published", None, 1),
-        ("published", None, 2),
-        ("published", "again", 1),
+    assert [(row["name"], row["on"], row["shots"], row["support"]) for row in record["rows"]] == [
+        ("published", None, 1, "own"),
+        ("published", None, 2, "own"),
+        ("published", None, 1, "absent"),  # no label says that a picture shows another class: no other ones
+        ("published", "again", 1, "own"),
+        ("published", "again", 1, "absent"),
     ]
     assert record["rows"][0].keys() > {"miou", "miou_interval", "marked", "support", "counts", "config", "trained"}
     assert {len(row["counts"]["query"]) for row in record["rows"]} == {6} and result.also.keys() == {"again"}
@@ -136,6 +138,31 @@ def test_what_a_campaign_leaves_and_refuses(world):
     mixed = Fss("ablate", world / "one", "--quiet", folder=world / "one-said")
     assert mixed.end() == 2
     assert "published-0.json: was made with steps = 30, and campaign.toml declares 40" in mixed.err
+
+
+def test_controls_are_measured_where_the_data_have_pictures_for_them(tmp_path):
+    (tmp_path / "campaign.toml").write_text(
+        'baseline = "ours"\nshots = [2, 1]\nepisodes = 3\nreferences = ["all-foreground"]\nset = ["size=64"]\n'
+        '[data.shapes]\nalso = { alike = "shapes:share=texture" }\n'
+        '[arms]\nours = { checkpoint = "best-lite0-photos" }\n'
+    )
+    campaign = Campaign.read(tmp_path)
+    (run,) = (run for run in campaign.runs if run.reference)
+    with tiny.tiny_backbones():
+        make_run(campaign, run, tmp_path / "runs")
+    rows = {(row["on"], row["shots"], row["support"]): row for row in campaign.results()[run.name].record["rows"]}
+    assert list(rows) == [
+        (None, 2, "own"),
+        (None, 1, "own"),
+        (None, 1, "absent"),
+        (None, 1, "other"),
+        ("alike", 1, "own"),
+        ("alike", 1, "absent"),  # objects that share their looks cannot be asked for
+    ]
+    assert rows[None, 1, "absent"]["miou"] is None and rows[None, 1, "absent"]["marked"] == 1
+    assert rows[None, 1, "other"]["stays"] == 1 and rows[None, 1, "other"]["pictures"] == 3
+    (summed, _) = sorted(summary(campaign.results(), baseline="ours"), key=lambda row: row["shots"])
+    assert (summed["shots"], summed["marked"], summed["stays"]) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +215,7 @@ def test_a_checkpoint_is_measured_as_it_is(world):
     (run,) = (run for run in campaign.runs if run.checkpoint)
     make_run(campaign, run, world / "runs")
     record = campaign.results()[run.name].record
-    row, again = record["rows"]
+    row, _, again, _ = record["rows"]
     assert (row["data"], row["size"], row["trained"]["step"], row["leaked_classes"]) == ("folder:$BOXES", 256, 5000, [])
     assert {"log", "seconds"}.isdisjoint(record) and not (world / "runs").exists()
     assert again["on"] == "again" and again["counts"] == row["counts"]

@@ -33,10 +33,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def write(campaign, name, episodic, *, sha256="a", also_tallies=(), **changed):
+def write(campaign, name, episodic, *, sha256="a", also_tallies=(), controls=(), **changed):
     run = {run.name: run for run in campaign.runs}[name]
     tallies = {None: episodic, **dict(also_tallies)}
     rows = [{"on": on, "shots": 1, "episodes_sha256": sha256, "counts": each.to_json()} for on, each in tallies.items()]
+    rows += [{"on": None, "shots": 1, "episodes_sha256": "c", "counts": tally((0, 4)).to_json(), **c} for c in controls]
     record = {"settings": {**run.settings(), **changed}, "rows": rows}
     path = campaign.path(run)
     path.parent.mkdir(exist_ok=True)
@@ -78,34 +79,11 @@ def test_a_setting_younger_than_the_result_has_its_default(folder):
     settings = campaign.runs[1].settings()
     del settings["train"]["iou_weight"]
     write(campaign, "shapes/base-0", tally((1, 2), (3, 4)), train=settings["train"])
-    path = campaign.path(campaign.runs[1])
-    record = json.loads(path.read_text())
-    for name in ("lists", "options", "scoring"):
-        del record["settings"][name]
-    path.write_text(json.dumps(record))
     assert set(campaign.results()) == {"shapes/base-0"}
     changed = settings["train"] | {"iou_weight": 1.0}
     write(campaign, "shapes/base-0", tally((1, 2), (3, 4)), train=changed)
     with pytest.raises(InputError, match=r"was made with iou_weight = 1.0, and .* declares 0.0"):
         campaign.results()
-
-
-def test_a_result_from_before_there_were_rows_is_read(folder):
-    campaign = Campaign.read(folder)
-    own, other = tally((1, 2), (3, 4)), tally((1, 4))
-    older = {
-        "settings": campaign.runs[1].settings(),
-        "figures": {"1": {"per_class": {"a": 4 / 6}}},
-        "episodes_sha256": {"1": "a", "hard": "b"},
-        "tallies": {"1": own.to_json()},
-        "also": {"hard": other.to_json()},
-    }
-    path = campaign.path(campaign.runs[1])
-    path.parent.mkdir()
-    path.write_text(json.dumps(older))
-    (result,) = campaign.results().values()
-    assert result.tallies[1].miou() == own.miou() and result.also["hard"].miou() == other.miou()
-    assert result.record["figures"]["1"]["per_class"] == {"a": 4 / 6}
 
 
 def test_an_arm_may_be_a_checkpoint_or_leak_on_purpose(folder):
@@ -252,8 +230,7 @@ def test_summary_by_hand(folder):
     assert rows["no-prior"]["gain_interval"] is rows["prototype"]["gain_interval"] is None  # base has two seeds
 
 
-@pytest.mark.parametrize("over", ["queries", "episodes"])
-def test_intervals_from_three_seeds_on(folder, over):
+def test_intervals_from_three_seeds_on(folder):
     (folder / "campaign.toml").write_text(
         DECLARED.replace("seeds = 2", "seeds = 3").replace('set = ["prior', 'seeds = 3, set = ["prior')
     )
@@ -266,13 +243,40 @@ def test_intervals_from_three_seeds_on(folder, over):
     tallies = {arm: [tally(*each) for each in runs] for arm, runs in counts.items()}
     for arm, runs in tallies.items():
         for seed, each in enumerate(runs):
-            each.queries = ["a", "b", "b"] if over == "queries" else []
+            each.queries = ["a", "b", "b"]
             write(campaign, f"mine/{arm}-{seed}", each)
     rows = {row["arm"]: row for row in summary(campaign.results())}
-    assert {row["over"] for row in rows.values()} == {over}
     for arm in ("prototype", "no-prior"):  # the reference is there once, which is all there is of it
-        assert rows[arm]["gain_interval"] == paired_interval(tallies[arm], tallies["base"], over=over)
+        assert rows[arm]["gain_interval"] == paired_interval(tallies[arm], tallies["base"])
     assert rows["base"]["gain_interval"] is None
+
+
+def test_controls_stand_beside_the_own_supports(folder):
+    (folder / "campaign.toml").write_text(
+        DECLARED.replace("[data.mine]", '[data.mine]\nalso = { hard = "shapes:a=1" }')
+    )
+    campaign = Campaign.read(folder)
+    for seed, marked in enumerate((0.1, 0.3)):
+        controls = [
+            {"support": "absent", "miou": None, "marked": marked},
+            {"support": "other", "miou": 0.5, "marked": 0.2, "stays": 0.01 + seed / 100, "pictures": 30},
+            {"support": "absent", "on": "hard", "miou": None, "marked": 0.7},
+        ]
+        write(campaign, f"mine/base-{seed}", tally((1, 2)), also_tallies={"hard": tally((1, 4))}, controls=controls)
+    write(campaign, "mine/no-prior-0", tally((1, 2)))
+    results = campaign.results()
+    assert {len(result.tallies[1]) for result in results.values()} == {1}
+    assert results["mine/base-0"].record["figures"].keys() == {"1"}
+    keys = "miou", "marked", "other", "stays", "pictures"
+    base, without = summary(results)
+    assert [base[key] for key in keys] == pytest.approx([0.5, 0.2, 0.5, 0.015, 30])
+    assert [without[key] for key in keys] == [0.5, None, None, None, None]
+    (hard,) = summary(results, also="hard")
+    assert [hard[key] for key in keys] == [0.25, 0.7, None, None, None]
+    moved = {"support": "absent", "miou": None, "marked": 0.1, "episodes_sha256": "d"}
+    write(campaign, "mine/base-1", tally((1, 2)), controls=[moved])
+    with pytest.raises(InputError, match=r"base-1.json: measured on other episodes than mine/base-0"):
+        campaign.results()
 
 
 def test_summary_of_other_data(folder):

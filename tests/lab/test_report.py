@@ -30,7 +30,6 @@ def row(arm, shots=1, *, seeds=2, miou=0.5, spread=0.0123, gain=None, interval=N
         "spread": spread,
         "gain": gain,
         "gain_interval": interval,
-        "over": "queries",
     }
 
 
@@ -80,11 +79,15 @@ def test_a_gain_of_too_few_seeds_has_no_interval():
     assert [len(line.get_xdata()) for line in axis.lines] == [2, 1, 0]  # zero, the mark, the legend's
 
 
-def test_a_table_says_where_intervals_are_over_episodes():
-    older = [each | {"over": "episodes"} for each in ROWS]
-    assert table(older).splitlines()[-1].startswith("These results do not name their query pictures")
-    assert table(older).startswith(table(ROWS))
-    assert "name" not in table([row("base"), row("mine", gain=0.2) | {"over": "episodes"}])
+def test_a_table_has_the_controls_that_were_measured():
+    measured = {"marked": 0.0149, "other": 0.8, "stays": 0.02}
+    rows = [row("base") | measured, row("base", 5) | dict.fromkeys(measured), row("mine")]
+    lines = [line.strip("| ").split(" | ") for line in table(rows).splitlines()]
+    assert lines[0][-3:] == ["absent: marked (%)", "other: mIoU (%)", "stays (%)"]
+    assert {len(line) for line in lines} == {11}
+    assert [line[-3:] for line in lines[2:]] == [["1.5", "80.0", "2.0"], ["–", "–", "–"]]
+    only = table([row("base", 2) | {"marked": 0.1, "other": None}]).splitlines()
+    assert only[0] == "| arm | seeds | 2-shot mIoU (%) | gain [95 %] | absent: marked (%) |"
 
 
 def test_a_table_of_other_shots_says_nothing_of_the_paper():
@@ -187,12 +190,14 @@ def test_results_table_by_hand():
     rows = [
         {"name": "base", "shots": 1, "miou": 0.7404, "miou_interval": [0.72, 0.761]},
         {"name": "a|b", "shots": 5, "miou": 1.0, "fb_iou": 0.85},
+        {"name": "absent", "shots": 1, "miou": None, "miou_interval": None, "marked": 0.054, "stays": 1},
     ]
     assert results_table(rows).splitlines() == [
-        "| name | shots | mIoU (%) | FB-IoU (%) |",
-        "| :--- | ---: | ---: | ---: |",
-        "| base | 1 | 74.0 [72.0, 76.1] | – |",
-        r"| a\|b | 5 | 100.0 | 85.0 |",
+        "| name | shots | mIoU (%) | FB-IoU (%) | marked (%) | stays (%) |",
+        "| :--- | ---: | ---: | ---: | ---: | ---: |",
+        "| base | 1 | 74.0 [72.0, 76.1] | – | – | – |",
+        r"| a\|b | 5 | 100.0 | 85.0 | – | – |",
+        "| absent | 1 | – | – | 5.4 | 100.0 |",
     ]
 
 

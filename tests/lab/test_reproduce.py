@@ -335,7 +335,8 @@ def test_killed_half_way_and_run_again_it_goes_on(tmp_path):
     assert made in (["fss1000/published-vgg16-0", *["fss1000/published-resnet50-0"] * times] for times in (1, 2))
     assert (out / "table2.md").read_text() == again.out
     record = json.loads((out / "fss1000" / "published-resnet50-0.json").read_text())
-    (one, five) = record["rows"]
+    (one, five, absent) = record["rows"]
+    assert (absent["support"], absent["shots"], absent["scored_at"]) == ("absent", 1, "network")
     assert (one["shots"], five["shots"], one["scored_at"]) == (1, 5, "label")
     assert record["settings"]["scoring"] == {"at": "label", "void": "ignore"}
     assert record["machine"]["commit"] is not None and record["log"][-1]["step"] == 6

@@ -17,6 +17,7 @@ references = ["prototype"]
 [data.shapes]
 [arms]
 base = {}
+blind = {}
 """
 
 
@@ -28,14 +29,24 @@ def tool():
 
 
 def test_weights_and_their_card(tmp_path, monkeypatch):
-    folder, ship = tmp_path / "mine", tool()
+    folder, there, ship = tmp_path / "mine", tmp_path / "there", tool()
     monkeypatch.setattr(ship, "WEIGHTS", tmp_path / "weights")
-    folder.mkdir()
-    (folder / "campaign.toml").write_text(DECLARED)
+    for place in (folder, there):
+        place.mkdir()
+        (place / "campaign.toml").write_text(DECLARED)
     for run in Campaign.read(folder).runs:
         measured = tally((1, 2), (3, 4))
         row = {"name": run.arm, "on": None, "shots": 1, "episodes_sha256": "a", "counts": measured.to_json()}
-        row |= {"data": "shapes", "fold": 0, "seed": 0, "episodes": 2, "classes": 1}
+        row |= {
+            "support": "own",
+            "marked": 0.2,
+            "pictures": 2,
+            "data": "shapes",
+            "fold": 0,
+            "seed": 0,
+            "episodes": 2,
+            "classes": 1,
+        }
         row |= {"miou": measured.miou(), "miou_interval": [0.5, 0.7], "fb_iou": 0.9, "config": run.config.to_json()}
         row["trained"] = {
             "training_classes": 270,
@@ -45,18 +56,38 @@ def test_weights_and_their_card(tmp_path, monkeypatch):
             "best": 0.5,
             "seconds": 120,
         }
-        path = folder / f"{run.name}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"settings": run.settings(), "machine": {"cpu": "C"}, "rows": [row]}))
+        nothing = dict.fromkeys(("miou", "miou_interval", "fb_iou"))
+        absent = {**row, **nothing, "support": "absent", "episodes_sha256": "b", "marked": 0.03}
+        content = {"settings": run.settings(), "machine": {"cpu": "C"}, "rows": [row, absent]}
+        for place in (folder, there):
+            path = place / f"{run.name}.json"
+            path.parent.mkdir(exist_ok=True)
+            if place == folder and run.arm == "blind":
+                continue
+            if place == there:
+                content["rows"] = [row, {**absent, "episodes_sha256": "c"}]
+            path.write_text(json.dumps(content))
     weights = tmp_path / "runs" / "mine" / "shapes" / "base-0"
     weights.mkdir(parents=True)
     (weights / "best.safetensors").write_bytes(b"weights")
-    ship.ship(folder, "shapes/base-0", "base-lite0-shapes", runs=tmp_path / "runs")
+    ship.ship(folder, "shapes/base-0", "base-lite0-shapes", runs=tmp_path / "runs", beside=(there,))
     assert (tmp_path / "weights" / "base-lite0-shapes.safetensors").read_bytes() == b"weights"
     card = (tmp_path / "weights" / "base-lite0-shapes.md").read_text()
     assert '`fss.load("base-lite0-shapes")`), trained on `shapes`, fold 0:\n270 training classes' in card
     assert "kept: step 700, the best by validation mIoU (50.0)" in card
     assert f"- command: `fss ablate {folder} --only shapes/base-0`" in card
-    assert "| base | 1 | 66.7 [50.0, 70.0] | 90.0 |\n| prototype | 1 | 66.7" in card
+    scores = [line.strip("| ").split(" | ") for line in card.splitlines() if line.startswith("|")]
+    assert scores[0] == [
+        *("name", "data", "support", "shots", "mIoU (%)", "FB-IoU (%)", "marked (%)", "stays (%)", "pictures"),
+    ]
+    assert scores[2] == ["base", "shapes", "own", "1", "66.7 [50.0, 70.0]", "90.0", "20.0", "–", "2"]
+    # The other campaign's blind network stands where it was asked the same episodes, which the absent are not.
+    assert [line[:3] for line in scores[3:]] == [
+        ["prototype", "shapes", "own"],
+        ["blind", "shapes", "own"],
+        ["base", "shapes", "absent"],
+        ["prototype", "shapes", "absent"],
+    ]
+    assert scores[5] == ["base", "shapes", "absent", "1", "–", "–", "3.0", "–", "2"]
     with pytest.raises(InputError, match="shapes/base-1 has no result; make it by fss ablate"):
         ship.ship(folder, "shapes/base-1", "x", runs=tmp_path / "runs")

@@ -147,8 +147,8 @@ def draw(index: int, sample: int, size: int, world: World) -> tuple[np.ndarray, 
     for thing, label in _scene(index, sample, world):
         box, covers = paint(canvas, thing, size)
         instances[box][covers] = label
-    image = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return np.ascontiguousarray(image.transpose(1, 2, 0)), instances
+    planes = [(np.clip(plane, 0, 1) * 255 + 0.5).astype(np.uint8) for plane in canvas]
+    return np.stack(planes, axis=-1), instances
 
 
 def _scene(index: int, sample: int, world: World) -> list[tuple[Placed, int]]:

@@ -79,11 +79,9 @@ def _place(look: Look, area: float, around: list[Placed], rng: Generator) -> Pla
     matrix = _matrix(area, outline.stretch, turn, rng.uniform(-0.15, 0.15))
     low = np.minimum(0.5, 0.85 * half_extent(outline, matrix))  # may stick out a bit
     centres = rng.uniform(low, 1 - low, (8, 2))
-    crowding = [
-        max((_reach(area) + _reach(_area(it)) - np.hypot(*(at - it.centre)) for it in around), default=0)
-        for at in centres
-    ]
-    best = centres[int(np.argmin(crowding))]
+    apart = np.array([_reach(area) + _reach(_area(it)) for it in around])
+    away = [np.hypot(*(centres - it.centre).T) for it in around]
+    best = centres[int(np.argmin(np.max(apart - np.transpose(away), axis=1)))] if around else centres[0]
     strength = rng.uniform(0.03, 0.16)
     return Placed(
         outline,
