@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import torch
 
-from fss.config import DANetConfig, TrainConfig
+from fss.config import DANetConfig, preset
 from fss.data import open_dataset
 from fss.episodes import EpisodeStream
 from fss.features import CachedFeatures, LiveFeatures, extract
@@ -42,7 +42,7 @@ WORKLOADS = (
 def _training(work: Workload) -> Iterator[Mapping[str, Callable[[], object]]]:
     """A training step and its parts, with a small cache that is gone afterwards."""
     torch.manual_seed(0)
-    schedule = TrainConfig()
+    schedule = preset("quick")
     model = DANet(work.config, pretrained=False, dropout=schedule.dropout).train()
     optimizer = make_optimizer(model, schedule)
     drawn = open_dataset("shapes", split="train", fold=0, size=work.size)
