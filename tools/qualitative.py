@@ -1,6 +1,6 @@
 """The paper's Fig. 2 for a network of ours, and its honest sister: the ten worst episodes.
 
-    python tools/qualitative.py results/qualitative --data shapes --checkpoint intended-lite0-shapes
+    python tools/qualitative.py build/shapes --data shapes --checkpoint intended-lite0-shapes
     python tools/qualitative.py build/photos --data folder:path/to/photos \
       --checkpoint best-lite0-photos
 
@@ -8,7 +8,6 @@
 chose them. ``worst.png`` shows the ten episodes of the whole list with the lowest IoU.
 """
 
-import hashlib
 from io import BytesIO
 from pathlib import Path
 
@@ -16,8 +15,6 @@ import numpy as np
 import torch
 import tyro
 from matplotlib.figure import Figure
-from PIL import Image
-from safetensors.torch import save
 
 from fss import load
 from fss.data import open_dataset
@@ -32,7 +29,6 @@ from fss.viz import add_error_legend, error_map, outline, picture_grid
 
 NAMES = ("examples", "worst")
 EXAMPLES, WORST = 8, 10
-SOURCE = "Source"  # the PNG field that names a figure's weights and episodes
 
 
 def figures(
@@ -41,7 +37,6 @@ def figures(
     checkpoint: str,
     episodes: int = 1000,
     seed: int = 0,
-    check: bool = False,
 ) -> None:
     """Draw both figures into a folder.
 
@@ -51,31 +46,18 @@ def figures(
         checkpoint: name or path of the weights.
         episodes: of the list, one shot.
         seed: of the list.
-        check: draw nothing, and fail unless the figures are of these weights and this list.
     """
     try:
         model = load(checkpoint).eval()
         dataset = open_dataset(data, split="test", fold=0, size=model.trained["size"])
         sampled = EpisodeList.sample(dataset, shots=1, episodes=episodes, seed=seed)
-        weights = hashlib.sha256(save(model.head_state())).hexdigest()
-        source = f"{weights[:16]} {sampled.sha256[:16]}"
-        if check:
-            stale = [name for name in NAMES if not _is_of(out / f"{name}.png", source)]
-            raise SystemExit(f"{out}: not current: {', '.join(stale)}" if stale else 0)
         for name, figure in zip(NAMES, _figures(model, dataset, sampled), strict=True):
             png = BytesIO()
-            figure.savefig(png, format="png", dpi=100, metadata={SOURCE: source})
+            figure.savefig(png, format="png", dpi=100)
             write_atomically(out / f"{name}.png", png.getvalue())
             print(f"{out / name}.png")
     except InputError as error:
         raise SystemExit(str(error)) from error
-
-
-def _is_of(path: Path, source: str) -> bool:
-    if not path.is_file():
-        return False
-    with Image.open(path) as image:
-        return image.info.get(SOURCE) == source
 
 
 def _figures(model: DANet, dataset: Dataset, sampled: EpisodeList) -> tuple[Figure, Figure]:

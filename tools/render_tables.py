@@ -2,8 +2,8 @@
 
 ``<!-- table: CAMPAIGN/DATA -->`` ... ``<!-- end -->`` in a page holds the table of one data set of
 a campaign, whose forest plot is ``results/CAMPAIGN/DATA.png``, and the command that made it;
-``<!-- table: NAME -->`` that of the file ``results/NAME.json``: the benchmark's, or rows from before
-every measured table was a campaign. ``--check`` only says whether all are current.
+``<!-- table: CAMPAIGN/DATA/ALSO -->`` what the same networks did on other data, and
+``<!-- table: bench -->`` the benchmark. ``--check`` only says whether all are current.
 """
 
 import hashlib
@@ -17,63 +17,58 @@ from typing import Any
 
 from PIL import Image
 
+from fss.errors import InputError
 from fss.files import write_atomically
 from fss.lab import bench
 from fss.lab.campaign import DECLARATION, Campaign, Result, summary
-from fss.lab.report import forest, results_table, table
+from fss.lab.report import forest, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BENCH = "bench"  # results/bench.json, which is no campaign's
 SOURCE = "Source"  # the PNG field that says what the figure was made from
 
 
 def marked_table(name: str) -> str:
-    """Return the Markdown of one data set of a campaign, or of one file."""
-    path = RESULTS / f"{name}.json"
-    if not path.is_file():
-        return _campaign_table(*name.split("/"))
-    result = json.loads(path.read_bytes())
-    if "parts" in result:
+    """Return the Markdown of the benchmark, or of one data set of a campaign."""
+    if name == BENCH:
+        result = json.loads((RESULTS / f"{name}.json").read_bytes())
         return f"{bench.tables(result)}Made by `{result['command']}`\n"
-    shown = ("name", "shots", "miou", "miou_interval", "fb_iou")
-    rows: list[dict[str, Any]] = [{key: row[key] for key in shown} for row in result["rows"]]
-    row, machine = result["rows"][0], result["machine"]
-    return (
-        f"{results_table(rows)}\n"
-        f"{row['episodes']} episodes of {row['classes']} test classes, list seed {row['seed']}, "
-        f"one training run an arm; 95 % "
-        f"{'intervals over query pictures' if 'counts' in row else 'bootstrap intervals over the episodes'}; "
-        f"{machine['cpu']}, torch {machine['torch']}. Made by\n"
-        f"`{result['command']}`\n"
-    )
+    campaign, _, place = name.partition("/")
+    data, _, also = place.partition("/")
+    return _campaign_table(campaign, data, also or None)
 
 
 @cache
-def _read(campaign: str) -> tuple[Campaign, dict[str, Result], list[dict[str, Any]]]:
+def _read(campaign: str, also: str | None = None) -> tuple[Campaign, dict[str, Result], list[dict[str, Any]]]:
     """A campaign, its results and their summary, which takes a while."""
     declared = Campaign.read(RESULTS / campaign)
     results = declared.results()
-    return declared, results, summary(results, baseline=declared.baseline)
+    return declared, results, summary(results, baseline=declared.baseline, also=also)
 
 
-def _campaign_table(campaign: str, data: str) -> str:
-    declared, results, rows = _read(campaign)
+def _campaign_table(campaign: str, data: str, also: str | None) -> str:
+    declared, results, rows = _read(campaign, also)
+    here = [run for run in declared.runs if run.data == data and (also is None or also in run.also)]
+    if not here:
+        raise InputError(f"{campaign}/{data}{f'/{also}' if also else ''}: declared by no campaign in {RESULTS}")
     rows = [row for row in rows if row["data"] == data]
     if not rows:
         return f"No run has a result yet; `fss ablate results/{campaign}` makes them.\n"
     result = next(result for result in results.values() if result.run.data == data)
     run, machine = result.run, result.record["machine"]
-    here = [other for other in declared.runs if other.data == data]
     made = sum(other.run.data == data for other in results.values())
     steps = {other.arm: other.schedule.steps for other in here if other.trained}
     usual = next(iter(steps.values()), None)
     longer = ", ".join(f"{arm}: {n}" for arm, n in steps.items() if n != usual)
     trained = f"{usual} steps each{f' ({longer})' if longer else ''}, " if steps else ""
+    pictures = next((row["pictures"] for row in rows if row["pictures"]), None)
+    others = f"; other supports ask {pictures} pictures" if pictures else ""
     return (
         f"{table(rows)}\n"
         f"{made} of {len(here)} runs; {trained}the same {run.episodes} "
-        f"test episodes for all, list seed {run.list_seed}; ± is the standard deviation over the "
+        f"test episodes for all, list seed {run.list_seed}{others}; ± is the standard deviation over the "
         f"seeds, the intervals are over runs and query pictures; {machine['cpu']}, one core a run, "
         f"torch {machine['torch']}. Made by\n`fss ablate results/{campaign}`\n"
     )
@@ -110,7 +105,10 @@ def main() -> None:
     stale = figures()
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         old = page.read_text(encoding="utf-8")
-        new = MARKED.sub(lambda match: match[1] + marked_table(match[2]) + match[3], old)
+        try:
+            new = MARKED.sub(lambda match: match[1] + marked_table(match[2]) + match[3], old)
+        except InputError as error:
+            sys.exit(f"{page}: {error}")
         if new != old:
             stale[page] = new.encode()
     if "--check" in sys.argv:

@@ -56,8 +56,10 @@ def ship(
 
 
 def asked(row: Row) -> tuple[Any, ...]:
-    """What a row was measured on; episodes of two data sets may have the same names."""
-    return row["data"], row["support"], row["shots"], row["episodes_sha256"]
+    """What a row was measured on; episodes of two worlds have the same names, and ``extra`` is of training alone."""
+    kind, _, rest = row["data"].partition(":")
+    tested = tuple(part for part in rest.split(",") if part and not part.startswith("extra="))
+    return kind, tested, row["support"], row["shots"], row["episodes_sha256"]
 
 
 def rows_of(result: Result, others: list[Result]) -> list[Row]:

@@ -72,4 +72,4 @@ def test_parameters_that_can_be_used_pass():
 
 def test_results_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert json.loads((RESULTS / "leakage.json").read_text())["rows"]
+    assert json.loads((RESULTS / "bench.json").read_text())["parts"]

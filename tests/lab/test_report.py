@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
+from tiny import tally
 
 from fss.errors import InputError
+from fss.lab.campaign import Campaign
 from fss.lab.report import forest, results_table, table
 from fss.viz import FALSE_ALARM, HIT
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = ("photos", "shapes")
 
 
 def row(arm, shots=1, *, seeds=2, miou=0.5, spread=0.0123, gain=None, interval=None):
@@ -135,20 +136,6 @@ def test_the_committed_tables_and_figures_are_current():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_committed_examples_are_of_the_shipped_weights(tmp_path):
-    shown = ("--data", "shapes", "--checkpoint", "intended-lite0-shapes")
-
-    def check(folder, *args):
-        command = [sys.executable, ROOT / "tools" / "qualitative.py", folder, *shown, "--check"]
-        return subprocess.run([*command, *args], capture_output=True, text=True)
-
-    committed = ROOT / "results" / "qualitative"
-    done = check(committed)
-    assert done.returncode == 0, done.stderr
-    assert check(committed, "--seed", "1").stderr == f"{committed}: not current: examples, worst\n"
-    assert check(tmp_path).returncode == 1
-
-
 def test_the_committed_picture_of_the_explorer_is_current(tmp_path):
     """All but for what another processor rounds otherwise."""
     drawn = tmp_path / "explorer.png"
@@ -160,30 +147,73 @@ def test_the_committed_picture_of_the_explorer_is_current(tmp_path):
     assert np.abs(now - committed).mean() < 0.02  # of 255; a frame that moves makes 0.1
 
 
-def test_what_is_not_current_is_named_and_mended(tmp_path):
-    for name in ("README.md", "docs/results.md", "tools/render_tables.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copytree(ROOT / "results", tmp_path / "results")
-    photos, shapes = (tmp_path / "results" / "table3" / f"{name}.png" for name in DATA)
-    before = photos.read_bytes()
-    assert tables(tmp_path, "--check").returncode == 0
-    photos.unlink()
-    result = next(shapes.with_suffix("").glob("published-*.json"))
-    record = json.loads(result.read_text())
-    counts = record["tallies"]["1"]
-    for episode in range(100):  # nothing found; I + background's U = background's I + U stays
-        counts["bg_intersection"][episode] -= counts["fg_intersection"][episode]
-        counts["fg_intersection"][episode] = 0
-    result.write_text(json.dumps(record))
-    done = tables(tmp_path, "--check")
-    assert done.returncode == 1
-    assert done.stderr == (
-        "not current: results/table3/shapes.png, results/table3/photos.png, docs/results.md; run `make tables`\n"
-    )
+DECLARED = """
+shots = [1]
+[data.shapes]
+also = { alike = "shapes:share=texture" }
+[arms]
+base = { seeds = 3 }
+published = { seeds = 3 }
+"""
+PAGE = """
+<!-- table: small/shapes -->
+<!-- end -->
+<!-- table: small/shapes/alike -->
+<!-- end -->
+"""
+
+
+def made(folder, found=1):
+    """Write a result for every run of a campaign; `found` pixels more a seed."""
+    for run in Campaign.read(folder).runs:
+        counted = tally((found + run.seed + len(run.arm) % 4, 20), (5, 20))
+        counted.queries = ["a", "b"]
+        row = {"shots": 1, "episodes_sha256": "a", "counts": counted.to_json(), "support": "own"}
+        absent = {**row, "on": None, "support": "absent", "marked": 0.25, "episodes_sha256": "b"}
+        other = {**absent, "support": "other", "miou": 0.5, "stays": 0.125, "pictures": 30}
+        machine = {"cpu": "C", "torch": "T"}
+        rows = [{**row, "on": None}, {**row, "on": "alike"}, absent, other]
+        path = folder / f"{run.name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"settings": run.settings(), "machine": machine, "rows": rows}))
+
+
+def test_what_is_not_current_is_named_and_corrected(tmp_path):
+    small, page = tmp_path / "results" / "small", tmp_path / "README.md"
+    for folder in ("docs", "tools", "results/small"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "tools" / "render_tables.py", tmp_path / "tools")
+    (small / "campaign.toml").write_text(DECLARED)
+    page.write_text(PAGE)
+    assert tables(tmp_path).returncode == 0
+    assert page.read_text().count("No run has a result yet; `fss ablate results/small` makes them.") == 2
+    assert not (small / "shapes.png").exists()
+    made(small)
+    stale = "not current: results/small/shapes.png, README.md; run `make tables`\n"
+    assert tables(tmp_path, "--check").stderr == stale
     assert tables(tmp_path).returncode == 0
     assert tables(tmp_path, "--check").returncode == 0
-    assert photos.read_bytes() == before
+    shown, alike = page.read_text().split("<!-- end -->")[:2]
+    assert "| absent: marked (%) | other: mIoU (%) | stays (%) |" in shown and "| 25.0 | 50.0 | 12.5 |" in shown
+    assert "6 of 6 runs" in shown and "other supports ask 30 pictures" in shown
+    assert "| base | 3 |" in alike and "absent" not in alike
+    before = (small / "shapes.png").read_bytes()
+    made(small, found=2)
+    assert tables(tmp_path, "--check").stderr == stale
+    made(small)
+    (small / "shapes.png").unlink()
+    assert tables(tmp_path, "--check").stderr == "not current: results/small/shapes.png; run `make tables`\n"
+    assert tables(tmp_path).returncode == 0
+    assert (small / "shapes.png").read_bytes() == before
+
+
+def test_a_table_of_no_campaign_is_named(tmp_path):
+    for folder in ("docs", "tools", "results"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(ROOT / "tools" / "render_tables.py", tmp_path / "tools")
+    (tmp_path / "README.md").write_text(PAGE)
+    done = tables(tmp_path)
+    assert done.returncode == 1 and "README.md: " in done.stderr and "campaign.toml: no such file" in done.stderr
 
 
 def test_results_table_by_hand():

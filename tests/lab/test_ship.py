@@ -65,6 +65,7 @@ def test_weights_and_their_card(tmp_path, monkeypatch):
             if place == folder and run.arm == "blind":
                 continue
             if place == there:
+                row["data"] = "shapes:extra=20"  # classes for training make no other test
                 content["rows"] = [row, {**absent, "episodes_sha256": "c"}]
             path.write_text(json.dumps(content))
     weights = tmp_path / "runs" / "mine" / "shapes" / "base-0"
@@ -84,7 +85,7 @@ def test_weights_and_their_card(tmp_path, monkeypatch):
     # The other campaign's blind network stands where it was asked the same episodes, which the absent are not.
     assert [line[:3] for line in scores[3:]] == [
         ["prototype", "shapes", "own"],
-        ["blind", "shapes", "own"],
+        ["blind", "shapes:extra=20", "own"],
         ["base", "shapes", "absent"],
         ["prototype", "shapes", "absent"],
     ]
