@@ -185,10 +185,9 @@ class EpisodeList(Sequence[Episode]):
         Raises:
             InputError: no episodes asked for, or a class with too few pictures.
         """
-        if episodes < 1:
-            raise InputError(f"episodes = {episodes}: use 1 or more")
-        if seed < 0:
-            raise InputError(f"seed = {seed}: use 0 or more")
+        for name, number, least in (("episodes", episodes, 1), ("seed", seed, 0)):
+            if number < least:
+                raise InputError(f"{name} = {number}: use {least} or more")
         check_shots(dataset, shots)
         drawn = (draw_episode(dataset, shots, seed, index, support) for index in range(episodes))
         source = dict(data=dataset.spec, split=dataset.split, fold=dataset.fold, shots=shots, seed=seed)

@@ -121,15 +121,13 @@ class RunFolder:
 
     def _trained(self) -> dict[str, Any]:
         seconds = round(self.seconds + time.perf_counter() - self.started, 1)
-        trained = {**self.settings, "step": self.step, "best": self.best, "seconds": seconds}
-        if self.accelerator.scaler is not None:
-            trained["scaler"] = self.accelerator.scaler.state_dict()
-        return trained
+        scaler = self.accelerator.scaler
+        state = {} if scaler is None else {"scaler": scaler.state_dict()}
+        return {**self.settings, "step": self.step, "best": self.best, "seconds": seconds, **state}
 
     def _write_log(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        if not self.records:  # a run that was killed before its first checkpoint leaves nothing
+        # A run that was killed before its first checkpoint leaves nothing.
+        if not (self.accelerator.is_main_process and self.records):
             return
         text = io.StringIO()
         columns = dict.fromkeys(COLUMNS) | dict.fromkeys(name for record in self.records for name in record)

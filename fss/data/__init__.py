@@ -79,8 +79,7 @@ def _open(spec: str, split: str, fold: int | None, size: int, options: DataConfi
         images = shapes.pictures_of(split, fold or 0, world.extra)
         names = narrowed(list(images), options.classes, f"the {split} split of {spec}")
         chosen = {name: images[name] for name in names}
-        reader = shapes.Shapes(world)
-        return Dataset(spec, split, fold or 0, size, chosen, reader, all_classes=tuple(images))
+        return Dataset(spec, split, fold or 0, size, chosen, shapes.Shapes(world), all_classes=tuple(images))
     if kind in SCANNED:
         return (yield from SCANNED[kind](Path(rest), options).open(spec, split, fold, size))
     return (yield from open_folder(Path(rest), split, size, spec=spec, options=options))

@@ -105,8 +105,7 @@ class Shapes(Reader):
 
         With `share` a distractor has only its outline or only its surface from its class.
         """
-        index, sample = _index(target), _sample(image_name)
-        return class_name(_shown(index, sample, self.world)[label - 1])
+        return class_name(_shown(_index(target), _sample(image_name), self.world)[label - 1])
 
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """The version of the world, the knobs that differ from their defaults, class and sample.
