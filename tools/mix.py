@@ -67,9 +67,9 @@ def mix(
     shutil.rmtree(beside, ignore_errors=True)
     for folder in ("images", "masks"):
         (beside / folder).mkdir(parents=True)
-    for picture in _usable(layout, {*classes["test"]}, {*single["test"].classes}):
-        shutil.copy(picture, beside / "images")
-        shutil.copy(layout.mask(picture.name), beside / "masks")
+    for scene in _usable(layout, {*classes["test"]}, {*single["test"].classes}):
+        shutil.copy(scene, beside / "images")
+        shutil.copy(layout.mask(scene.name), beside / "masks")
     for name, dataset in kept.items():
         for picture in dataset.images[name]:
             if f"{name}/{Path(picture).stem}" not in left_out:

@@ -65,7 +65,7 @@ def asked(row: Row) -> tuple[Any, ...]:
 def rows_of(result: Result, others: list[Result]) -> list[Row]:
     """Return the rows of a result, each followed by those of references and blind networks of the same episodes."""
     rows = [row for each in others if each.run.reference or each.run.arm == BLIND for row in each.record["rows"]]
-    shown = {}
+    shown: dict[tuple[Any, ...], Row] = {}
     for own in result.record["rows"]:
         for row in [own, *(row for row in rows if asked(row) == asked(own))]:
             shown.setdefault((row["name"], *asked(row)), row)

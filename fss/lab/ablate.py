@@ -24,7 +24,7 @@ from fss.checkpoint import load, read_checkpoint
 from fss.config import Scoring
 from fss.data.dataset import Dataset
 from fss.engine import check_device, start
-from fss.episodes import EpisodeList, Support, check_shots
+from fss.episodes import check_shots
 from fss.errors import InputError, Stopped
 from fss.evaluate import evaluate, reference
 from fss.features import CachedFeatures
@@ -85,9 +85,15 @@ def make_run(
         spec = run.spec if on is None else run.also[on]
         dataset = run.open("test", None if on is None else spec)
         own = on is None and support == "own"
-        episodes = _drawn(run, dataset, shots, run.lists if own else 1, support)
-        if episodes is None:
-            continue
+        try:
+            if support == "other":  # refused at once where a label says nothing of other classes
+                name = dataset.classes[0]
+                dataset.reader.read_other(name, dataset.images[name][0], name, dataset.size)
+            episodes = run.episodes_of(dataset, shots, run.lists if own else 1, support)
+        except InputError:
+            if support == "own":
+                raise
+            continue  # there is no picture for this control
         row = evaluate(
             model,
             dataset,
@@ -111,19 +117,6 @@ def make_run(
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(v)}" for key, v in record.items())
     write_atomically(path, f"{{\n{lines}\n}}\n".encode())
-
-
-def _drawn(run: Run, dataset: Dataset, shots: int, lists: int, support: Support) -> EpisodeList | None:
-    """The episodes of a row; None for a control that there is no picture for."""
-    try:
-        if support == "other":  # refused at once where a label says nothing of other classes
-            name = dataset.classes[0]
-            dataset.reader.read_other(name, dataset.images[name][0], name, dataset.size)
-        return run.episodes_of(dataset, shots, lists, support)
-    except InputError:
-        if support == "own":
-            raise
-        return None
 
 
 def _without_paths(run: Run, spec: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Self
 
-from fss.config import DANetConfig, TrainConfig
 from fss.errors import InputError
 from fss.evaluate import REFERENCES
-from fss.lab.declaration import Asked, Run, runs_of
+from fss.lab.declaration import Run, runs_of
 from fss.metrics import EpisodeTally, paired_interval
 
 DECLARATION = "campaign.toml"
@@ -43,11 +42,6 @@ class Result:
     tallies: Mapping[int, EpisodeTally]
     also: Mapping[str, EpisodeTally]
     record: Mapping[str, Any]
-
-    def row(self, on: str | None, shots: int, support: str) -> Mapping[str, Any] | None:
-        """Return a measurement, or None where there is none."""
-        asked = on, shots, support
-        return next((row for row in self.record["rows"] if _asked(row) == asked), None)
 
 
 @dataclass(frozen=True)
@@ -126,15 +120,13 @@ class Campaign:
         path = self.path(run)
         try:
             record = json.loads(path.read_bytes())
-            declared, made = run.settings(), _completed(record["settings"])
+            declared, made = run.settings(), record["settings"]
             tallies, also, record["figures"] = {}, {}, {}
             for row in record["rows"]:
                 tally, (on, _, support) = EpisodeTally.from_json(row["counts"]), _asked(row)
-                if support != "own":
-                    continue
-                if on is None:
+                if support == "own" and on is None:
                     tallies[row["shots"]], record["figures"][str(row["shots"])] = tally, row
-                else:
+                elif on is not None and support == "own":
                     also[on] = tally
         except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
             raise InputError(f"{path}: no result of a run ({error}); remove it") from error
@@ -211,25 +203,16 @@ def notes(runs: Sequence[Run]) -> list[str]:
     )
 
 
-def _asked(row: Mapping[str, Any]) -> Asked:
+def _asked(row: Mapping[str, Any]) -> tuple[str | None, int, str]:
     """What a row measures; one from before there were controls has own supports."""
-    return Asked(row["on"], row["shots"], row.get("support", "own"))
+    return row["on"], row["shots"], row.get("support", "own")
 
 
 def _mean_of(found: Sequence[Result], on: str | None, shots: int, support: str, key: str) -> float | None:
     """The mean of a key over the seeds that were measured so; None where none was."""
-    measured = [row[key] for result in found if (row := result.row(on, shots, support))]
+    rows = [row for result in found for row in result.record["rows"]]
+    measured = [row[key] for row in rows if _asked(row) == (on, shots, support)]
     return mean(measured) if measured else None
-
-
-def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with those of network and training that are younger, each with its default."""
-    completed = dict(settings)
-    if "config" in settings:
-        completed["config"] = DANetConfig.from_json(settings["config"]).to_json()
-    if "train" in settings:
-        completed["train"] = TrainConfig.from_json(settings["train"]).to_json()
-    return completed
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

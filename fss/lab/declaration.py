@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from fss.checkpoint import read_checkpoint
 from fss.config import DANetConfig, DataConfig, Scoring, TrainConfig, arm, preset, with_settings
@@ -15,9 +15,7 @@ from fss.episodes import EpisodeList, Support
 from fss.errors import InputError, nearest
 from fss.evaluate import REFERENCES
 
-CONTROLS: tuple[Support, ...] = ("absent", "other")
-"""Supports of another class than the query's own, by which every run is measured as well."""
-
+CONTROLS: tuple[Support, ...] = ("absent", "other")  # supports that every run is measured with as well
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")  # of a file or folder, on every system
 KEYS: dict[str, dict[str, Any]] = {
     "campaign": {
@@ -42,14 +40,6 @@ KEYS: dict[str, dict[str, Any]] = {
 fold, ``options`` (those of ``DataConfig``) and ``scoring`` are the campaign's where it gives none.
 An arm is trained, on another ``fold`` than the test's where it gives one, or it is a ``checkpoint``;
 ``allow_leak`` measures it also on classes that it was trained on."""
-
-
-class Asked(NamedTuple):
-    """One row of a result: the name of the other data, or None for the run's own; shots; whose supports."""
-
-    on: str | None
-    shots: int
-    support: Support
 
 
 @dataclass(frozen=True)
@@ -108,11 +98,14 @@ class Run:
         return not (self.reference or self.checkpoint)
 
     @property
-    def asked(self) -> list[Asked]:
-        """What the run measures: own supports, and with the fewest shots the controls, absent and other ones."""
-        rows = [Asked(None, shots, "own") for shots in self.shots]
-        rows += [Asked(None, min(self.shots), support) for support in CONTROLS]
-        return rows + [Asked(name, 1, support) for name in self.also for support in ("own", *CONTROLS)]
+    def asked(self) -> list[tuple[str | None, int, Support]]:
+        """What the run measures: name of the other data, or None for its own; shots; whose supports.
+
+        The controls are measured with the fewest shots.
+        """
+        rows: list[tuple[str | None, int, Support]] = [(None, shots, "own") for shots in self.shots]
+        rows += [(None, min(self.shots), support) for support in CONTROLS]
+        return rows + [(name, 1, support) for name in self.also for support in ("own", *CONTROLS)]
 
     def settings(self) -> dict[str, Any]:
         """Everything that the scores depend on besides the code, as JSON values."""

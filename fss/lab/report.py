@@ -14,8 +14,8 @@ PAPER = gains()
 LOOKS = ((HIT, "o"), (FALSE_ALARM, "s"), ("#009E73", "D"), ("#555555", "^"))
 """Colour and mark of each number of shots in a figure, from the fewest on."""
 
+# What a summary says of the controls, and the columns of a table that hold it.
 CONTROL_COLUMNS = {"marked": "absent: marked (%)", "other": "other: mIoU (%)", "stays": "stays (%)"}
-"""What a summary says of the controls, and the columns of a table that hold it."""
 
 Rows = Sequence[Mapping[str, Any]]
 

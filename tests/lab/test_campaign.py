@@ -74,18 +74,6 @@ def test_folds_lists_and_what_is_read_may_be_declared(folder):
     assert {run.scoring for run in runs} == {Scoring(at="label")}
 
 
-def test_a_setting_younger_than_the_result_has_its_default(folder):
-    campaign = Campaign.read(folder)
-    settings = campaign.runs[1].settings()
-    del settings["train"]["iou_weight"]
-    write(campaign, "shapes/base-0", tally((1, 2), (3, 4)), train=settings["train"])
-    assert set(campaign.results()) == {"shapes/base-0"}
-    changed = settings["train"] | {"iou_weight": 1.0}
-    write(campaign, "shapes/base-0", tally((1, 2), (3, 4)), train=changed)
-    with pytest.raises(InputError, match=r"was made with iou_weight = 1.0, and .* declares 0.0"):
-        campaign.results()
-
-
 def test_an_arm_may_be_a_checkpoint_or_leak_on_purpose(folder):
     more = (
         'ours = { checkpoint = "best-lite0-photos", allow_leak = true, data = ["mine"] }\n'
