@@ -95,8 +95,7 @@ weights: $(READY) ## train, measure and ship the weights of drawn shapes (two ho
 	@[ -d "$(SCENES)" ] || { echo "give a folder of pictures with masks: make weights SCENES=path"; exit 2; }
 	SCENES="$(SCENES)" $(RUN) fss ablate results/shipped-shapes
 	for arm in published intended best; do \
-	  .venv/bin/python tools/ship.py results/shipped-shapes shapes/$$arm-0 $$arm-lite0-shapes \
-	    --beside results/table3 results/scenes || exit; \
+	  .venv/bin/python tools/ship.py results/shipped-shapes shapes/$$arm-0 $$arm-lite0-shapes || exit; \
 	done
 	$(MAKE) tables
 
@@ -107,8 +106,7 @@ photos: $(READY) ## train, measure and ship the weights for one's own pictures: 
 	[ -d build/mixed ] || .venv/bin/python tools/mix.py "$(PHOTOS)" "$(SCENES)" build/mixed \
 	  $(if $(WITHOUT),--without "$(WITHOUT)")
 	MIXED=build/mixed PHOTOS="$(PHOTOS)" $(RUN) fss ablate results/shipped-photos
-	.venv/bin/python tools/ship.py results/shipped-photos own/best-0 best-lite0-photos \
-	  --beside results/scenes results/table3
+	.venv/bin/python tools/ship.py results/shipped-photos own/best-0 best-lite0-photos
 	.venv/bin/python tools/qualitative.py build/photos --data "folder:$(PHOTOS)" \
 	  --checkpoint best-lite0-photos
 	$(MAKE) tables

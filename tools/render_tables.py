@@ -69,7 +69,7 @@ def _campaign_table(campaign: str, data: str, also: str | None) -> str:
         f"{table(rows)}\n"
         f"{made} of {len(here)} runs; {trained}the same {run.episodes} "
         f"test episodes for all, list seed {run.list_seed}{others}; ± is the standard deviation over the "
-        f"seeds, the intervals are over runs and query pictures; {machine['cpu']}, one core a run, "
+        f"seeds, intervals are over query pictures, those of gains also over runs; {machine['cpu']}, one core a run, "
         f"torch {machine['torch']}. Made by\n`fss ablate results/{campaign}`\n"
     )
 
@@ -83,7 +83,7 @@ def figures() -> dict[Path, bytes]:
             shown = [row for row in rows if row["data"] == data]
             source = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
             path = declaration.parent / f"{data}.png"
-            if _source(path) == source or all(row["gain"] is None for row in shown):
+            if _source(path) == source or all(row["gain_interval"] is None for row in shown):
                 continue
             png = BytesIO()
             figure = forest(shown, title=f"{data}: arm (seeds)", baseline=campaign.baseline)

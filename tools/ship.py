@@ -1,9 +1,9 @@
 """Put the weights of a campaign's run into the package, with a card of their data, training and scores.
 
-    python tools/ship.py results/shipped-shapes shapes/published-0 published-lite0-shapes --beside results/table3
+    python tools/ship.py results/shipped-shapes shapes/published-0 published-lite0-shapes
 
 ``fss ablate CAMPAIGN`` made the run; its weights lie below ``runs/``. Its scores stand beside those of the
-references and of the arm ``blind``, which this campaign or another one measured on the same episodes.
+references and of the arm ``blind`` of the campaign.
 """
 
 import json
@@ -34,7 +34,6 @@ def ship(
     run: tyro.conf.Positional[str],
     name: tyro.conf.Positional[str],
     runs: Path = Path("runs"),
-    beside: tuple[Path, ...] = (),
 ) -> None:
     """Write the weights and their card.
 
@@ -43,33 +42,27 @@ def ship(
         run: DATA/ARM-SEED.
         name: of the weights in the package.
         runs: folder that holds the weights of campaigns.
-        beside: further campaigns whose references and blind networks the card shows.
     """
     results = Campaign.read(campaign).results()
     if run not in results:
         raise InputError(f"{campaign}: {run} has no result; make it by fss ablate {campaign}")
-    others = [each for folder in beside for each in Campaign.read(folder).results().values()]
     weights = runs / campaign.resolve().name / run / "best.safetensors"
     write_atomically(WEIGHTS / f"{name}.safetensors", weights.read_bytes())
     command = f"fss ablate {campaign} --only {run}"
-    write_atomically(WEIGHTS / f"{name}.md", card(name, command, results[run], [*results.values(), *others]).encode())
-
-
-def asked(row: Row) -> tuple[Any, ...]:
-    """What a row was measured on; episodes of two worlds have the same names, and ``extra`` is of training alone."""
-    kind, _, rest = row["data"].partition(":")
-    tested = tuple(part for part in rest.split(",") if part and not part.startswith("extra="))
-    return kind, tested, row["support"], row["shots"], row["episodes_sha256"]
+    write_atomically(WEIGHTS / f"{name}.md", card(name, command, results[run], list(results.values())).encode())
 
 
 def rows_of(result: Result, others: list[Result]) -> list[Row]:
     """Return the rows of a result, each followed by those of references and blind networks of the same episodes."""
-    rows = [row for each in others if each.run.reference or each.run.arm == BLIND for row in each.record["rows"]]
-    shown: dict[tuple[Any, ...], Row] = {}
-    for own in result.record["rows"]:
-        for row in [own, *(row for row in rows if asked(row) == asked(own))]:
-            shown.setdefault((row["name"], *asked(row)), row)
-    return list(shown.values())
+    beside = [each for each in others if each.run.data == result.run.data]
+    beside = [each for each in beside if each.run.reference or each.run.arm == BLIND]
+    rows = [row for each in beside for row in each.record["rows"]]
+    return [row for own in result.record["rows"] for row in [own, *(row for row in rows if asked(row) == asked(own))]]
+
+
+def asked(row: Row) -> tuple[Any, ...]:
+    """What a row was measured on."""
+    return row["on"], row["support"], row["shots"]
 
 
 def card(name: str, command: str, result: Result, others: list[Result]) -> str:

@@ -150,7 +150,8 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
 
     Returns:
         Per row ``data``, ``arm``, ``shots``, ``seeds``; ``miou`` and ``fb_iou``, means over the
-        seeds; ``spread``, the standard deviation of the mIoU over the seeds (None for one); and
+        seeds; ``spread``, the standard deviation of the mIoU over the seeds (None for one);
+        ``miou_interval``, that of a single run over its query pictures (None for more, or where they have no names); and
         ``gain`` with ``gain_interval``, the difference of the mIoU to ``baseline`` and its 95 %
         interval over runs and query pictures (both None for the baseline, or where it has no
         results; the interval also below ``RUNS`` seeds on a side, unless that is a reference, which
@@ -179,6 +180,7 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
             "miou": mean(mious),
             "fb_iou": mean(tally.fb_iou() for tally in tallies),
             "spread": stdev(mious) if len(mious) > 1 else None,
+            "miou_interval": list(tallies[0].interval()) if len(tallies) == 1 and tallies[0].queries else None,
             "gain": None,
             "gain_interval": None,
             "marked": _mean_of(found, also, shots, "absent", "marked"),

@@ -24,17 +24,19 @@ def table(rows: Rows) -> str:
     """Return one data set's rows of a summary as a Markdown table, an arm a line.
 
     For each number of shots: the mIoU in per cent as a mean over the seeds, with their standard
-    deviation, and the gain over the baseline in points with its interval, a dash where there are
-    too few seeds for one; the paper's beside it where that is a gain over base with 1 and 5 shots.
+    deviation, or of a single run with its interval over the query pictures. Where an arm has several
+    seeds, also the gain over the baseline in points with its interval, a dash where there are too few
+    seeds for one; the paper's beside it where that is a gain over base with 1 and 5 shots.
     Then ``CONTROL_COLUMNS`` where they were measured: how much is marked with an absent support, the mIoU
     with other supports, and how much of the first object stays marked then.
     """
     shots = sorted({row["shots"] for row in rows})
-    paper = shots == [1, 5] and any(row["arm"] == "base" for row in rows)
+    gained = any(row["seeds"] > 1 for row in rows)
+    paper = gained and shots == [1, 5] and any(row["arm"] == "base" for row in rows)
     heads, aligned = ["arm", "seeds"], [":---", "---:"]
     for k in shots:
-        heads += [f"{k}-shot mIoU (%)", "gain [95 %]", *(["the paper's"] if paper else [])]
-        aligned += ["---:"] * (3 if paper else 2)
+        heads += [f"{k}-shot mIoU (%)", *(["gain [95 %]"] if gained else []), *(["the paper's"] if paper else [])]
+        aligned += ["---:"] * (1 + gained + paper)
     controls = [key for key in CONTROL_COLUMNS if any(row.get(key) is not None for row in rows)]
     heads += [CONTROL_COLUMNS[key] for key in controls]
     lines = [heads, [*aligned, *["---:"] * len(controls)]]
@@ -43,7 +45,7 @@ def table(rows: Rows) -> str:
         seeds = max(row["seeds"] for row in found.values())
         line = [arm, "–" if arm in REFERENCES else str(seeds)]
         for place, k in enumerate(shots):
-            line += _cells(found.get(k))
+            line += _cells(found.get(k))[: 1 + gained]
             if paper:
                 line.append(f"{PAPER[arm][place]:+.2f}" if arm in PAPER else "–")
         for key in controls:
@@ -56,6 +58,8 @@ def _cells(row: Mapping[str, Any] | None) -> list[str]:
     if row is None:
         return ["–", "–"]
     spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
+    if row["miou_interval"]:
+        spread = " [{:.1f}, {:.1f}]".format(*(100 * end for end in row["miou_interval"]))
     gain = "–"
     if row["gain"] is not None:
         ends = [f"{100 * end:+.1f}" for end in row["gain_interval"] or ()]

@@ -29,6 +29,7 @@ def row(arm, shots=1, *, seeds=2, miou=0.5, spread=0.0123, gain=None, interval=N
         "miou": miou,
         "fb_iou": 0.6,
         "spread": spread,
+        "miou_interval": None,
         "gain": gain,
         "gain_interval": interval,
     }
@@ -71,6 +72,16 @@ def test_a_table_by_hand():
         "+0.81",
     ]
     assert lines[5] == ["mine", "1", "70.0", "+20.0 [+10.0, +30.0]", "–", "–", "–", "–"]
+
+
+def test_a_table_of_single_runs_holds_their_own_intervals_and_no_gains():
+    single = [
+        row(arm, seeds=1, miou=miou, spread=None, gain=gain) | {"miou_interval": [miou - 0.1, miou + 0.2]}
+        for arm, miou, gain in (("base", 0.5, None), ("blind", 0.2, -0.3))
+    ]
+    lines = [line.strip("| ").split(" | ") for line in table(single).splitlines()]
+    assert lines[0] == ["arm", "seeds", "1-shot mIoU (%)"]
+    assert lines[2:] == [["base", "1", "50.0 [40.0, 70.0]"], ["blind", "1", "20.0 [10.0, 40.0]"]]
 
 
 def test_a_gain_of_too_few_seeds_has_no_interval():
