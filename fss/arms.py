@@ -78,8 +78,9 @@ class DANetConfig(Settings):
     @classmethod
     def pfenet(cls, **overrides: Any) -> Self:
         """PFENet (Tian et al., 2020), the baseline of the paper's Table 3."""
-        own = dict(decoder="fem", prior="masked_input", mask_before_reduce=False)
-        return cls(lda=False, pca=False).override(own | overrides)
+        return cls(lda=False, pca=False, prior="masked_input", decoder="fem", mask_before_reduce=False).override(
+            overrides
+        )
 
     @classmethod
     def blind(cls, **overrides: Any) -> Self:

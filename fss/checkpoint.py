@@ -98,24 +98,17 @@ def read_checkpoint(name: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: damaged header ({error}); copy or train it again") from error
     try:
-        header |= {"config": DANetConfig.from_json(header["config"]).to_json(), "trained": _whole(header["trained"])}
+        header["config"] = DANetConfig.from_json(header["config"]).to_json()
+        if trained := header["trained"]:  # else nobody trained it
+            # The settings of an older file: those that were added since get their defaults, here alone.
+            header["trained"] = {
+                **trained,
+                "train": TrainConfig.from_json(trained.get("train", {})).to_json(),
+                "options": DataConfig.from_json(trained.get("options", {})).to_json(),
+            }
     except InputError as error:
         raise InputError(f"{path}: written by another version of the kit ({error})") from error
     return header, tensors
-
-
-def _whole(trained: dict[str, Any]) -> dict[str, Any]:
-    """Complete the settings of an older file: those that were added since get their defaults.
-
-    No other place does so.
-    """
-    if not trained:
-        return trained  # nobody trained it
-    return {
-        **trained,
-        "train": TrainConfig.from_json(trained.get("train", {})).to_json(),
-        "options": DataConfig.from_json(trained.get("options", {})).to_json(),
-    }
 
 
 def load(name: str | Path, *, pretrained: bool | str | Path = True, backbone: Backbone | None = None) -> DANet:
@@ -135,9 +128,8 @@ def load(name: str | Path, *, pretrained: bool | str | Path = True, backbone: Ba
     """
     path = find_checkpoint(name)
     header, tensors = read_checkpoint(path)
-    config = DANetConfig.from_json(header["config"])
     try:
-        model = DANet(config, pretrained=pretrained, backbone=backbone)
+        model = DANet(DANetConfig.from_json(header["config"]), pretrained=pretrained, backbone=backbone)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     if model.backbone.fingerprint() != header.get("backbone_sha256"):
@@ -157,8 +149,7 @@ def load_head(model: DANet, tensors: dict[str, Tensor], path: Path) -> None:
         InputError: a weight is missing, unknown, or of another shape.
     """
     head = {k: t for k, t in tensors.items() if not k.startswith(OPTIMIZER)}
-    own = model.head_state()
-    if odd := unfit(own, head):
+    if odd := unfit(model.head_state(), head):
         raise InputError(
             f"{path}: weights of another architecture ({len(odd)} do not fit, first {odd[0]!r}); "
             "use the config that it was trained with"

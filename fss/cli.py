@@ -90,9 +90,11 @@ def train(
         options=options,
         accumulate=accumulate,
     )
-    if not _is_main_process():
-        return
-    print(f"{out}/best.safetensors: validation mIoU {100 * model.trained['best']:.1f}, at step {model.trained['step']}")
+    if _is_main_process():
+        print(
+            f"{out}/best.safetensors: validation mIoU {100 * model.trained['best']:.1f}, "
+            f"at step {model.trained['step']}"
+        )
 
 
 def eval(  # noqa: A001
@@ -157,11 +159,10 @@ def eval(  # noqa: A001
         pretrained=backbone_weights or True,
         progress=not quiet,
     )
-    if not _is_main_process():
-        return
-    if json is not None:
-        write_json(json, result)
-    print(*summary(result), sep="\n")
+    if _is_main_process():
+        if json is not None:
+            write_json(json, result)
+        print(*summary(result), sep="\n")
 
 
 def predict(
@@ -242,8 +243,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check": check,
     "download": download,
 }
-SHARING = {"train", "eval"}
-"""The commands whose work several processes may share; the others refuse a launcher."""
+SHARING = {"train", "eval"}  # whose work several processes may share; the other commands refuse a launcher
 
 
 def import_modules(names: Sequence[str]) -> None:

@@ -78,8 +78,7 @@ def draw_episode(dataset: Dataset, shots: int, seed: int, index: int, support: S
         if asked is not None:
             picture = dataset.reader.picture(class_name, query)
             names = tuple(name for name in dataset.images[asked] if dataset.reader.picture(asked, name) != picture)
-            drawn = rng.permutation(len(names))[:shots]
-            return Episode(asked, query, tuple(names[i] for i in drawn), class_name)
+            return Episode(asked, query, tuple(names[i] for i in rng.permutation(len(names))[:shots]), class_name)
     wanted = "shows two of its classes" if support == "other" else "is known not to show one of its classes"
     raise InputError(f"{dataset.spec}, {dataset.split}: hardly a picture {wanted}, as --support {support} needs")
 
@@ -189,9 +188,11 @@ class EpisodeList(Sequence[Episode]):
             if number < least:
                 raise InputError(f"{name} = {number}: use {least} or more")
         check_shots(dataset, shots)
-        drawn = (draw_episode(dataset, shots, seed, index, support) for index in range(episodes))
         source = dict(data=dataset.spec, split=dataset.split, fold=dataset.fold, shots=shots, seed=seed)
-        return cls(tuple(drawn), source | ({} if support == "own" else {"support": support}))
+        return cls(
+            tuple(draw_episode(dataset, shots, seed, index, support) for index in range(episodes)),
+            source | ({} if support == "own" else {"support": support}),
+        )
 
     @property
     def support(self) -> str:
@@ -205,8 +206,7 @@ class EpisodeList(Sequence[Episode]):
 
     def save(self, path: str | Path) -> None:
         """Write the list as JSON, with its hash."""
-        episodes = [_as_json(episode) for episode in self.episodes]
-        write_json(path, {"sha256": self.sha256, "source": self.source, "episodes": episodes})
+        write_json(path, {"sha256": self.sha256, "source": self.source, "episodes": [*map(_as_json, self.episodes)]})
 
     @classmethod
     def load(cls, path: str | Path) -> "EpisodeList":
@@ -221,9 +221,9 @@ class EpisodeList(Sequence[Episode]):
             loaded = cls(episodes, dict(content["source"]))
             recorded = content["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = f"{type(error).__name__}: {error}"
             raise InputError(
-                f"{path}: not a saved episode list ({reason}); write one with fss eval --save-list"
+                f"{path}: not a saved episode list ({type(error).__name__}: {error}); "
+                "write one with fss eval --save-list"
             ) from error
         if loaded.sha256 != recorded:
             raise InputError(f"{path}: the episodes were changed since saving; sample them anew")
@@ -299,8 +299,10 @@ class EpisodeDataset(TorchDataset[EpisodeBatch]):
     def __getitem__(self, index: int) -> EpisodeBatch:
         episode = self.episodes[index]
         query, label = self.dataset.read(episode.listed, episode.query)
-        pairs = [(query, relabelled(self.dataset, episode, label))]
-        pairs += [self.dataset.read(episode.class_name, name) for name in episode.support]
+        pairs = [
+            (query, relabelled(self.dataset, episode, label)),
+            *(self.dataset.read(episode.class_name, name) for name in episode.support),
+        ]
         if self.augment is not None:
             generator = episode_generator(self.seed, index)
             pairs = [self.augment(image, mask, generator) for image, mask in pairs]
@@ -327,8 +329,12 @@ def episode_loader(
 
     Each begins ``stride`` episodes after the start of the one before, by default right after its end.
     """
-    order = batch_indices(len(episodes), batch, start, stride or batch)
-    return DataLoader(episodes, batch_size=batch, sampler=order, num_workers=workers)
+    return DataLoader(
+        episodes,
+        batch_size=batch,
+        sampler=batch_indices(len(episodes), batch, start, stride or batch),
+        num_workers=workers,
+    )
 
 
 def batch_indices(episodes: int, batch: int, start: int, stride: int) -> list[int]:

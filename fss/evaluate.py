@@ -325,9 +325,11 @@ def evaluate_checkpoint(
     main = accelerator.is_main_process
     if save_list is not None and main:
         episodes.save(save_list)
-    model = model.to(accelerator.device)
-    result = evaluate(model, dataset, episodes, predict=predict, progress=progress and main, **how)
-    return {"checkpoint": checkpoint, "options": options.to_json(), **result}
+    return {
+        "checkpoint": checkpoint,
+        "options": options.to_json(),
+        **evaluate(model.to(accelerator.device), dataset, episodes, predict=predict, progress=progress and main, **how),
+    }
 
 
 def _listed(
@@ -335,8 +337,9 @@ def _listed(
 ) -> EpisodeList:
     """Draw the list that is asked for, or read a saved one that agrees with it."""
     if saved is None:
-        usual = {"shots": 1, "episodes": 1000, "seed": 0}
-        numbers = usual | {name: number for name, number in asked.items() if number is not None}
+        numbers = {"shots": 1, "episodes": 1000, "seed": 0} | {
+            name: number for name, number in asked.items() if number is not None
+        }
         drawn_from = without_small_classes(dataset, numbers["shots"]) if skip_small else dataset
         return EpisodeList.sample(drawn_from, **numbers, support=support)
     if skip_small:
@@ -363,8 +366,10 @@ def summary(result: Mapping[str, Any]) -> Iterator[str]:
         f"episodes of {result['shots']} shot, {result['data']} {result['split']}"
     )
     if result["support"] == "absent":
-        right = f"nothing in {100 * result['mean_episode_iou']:.1f} % of the episodes"
-        yield f"marked {100 * result['marked']:.1f} % of a picture without the object, {right}   {where}"
+        yield (
+            f"marked {100 * result['marked']:.1f} % of a picture without the object, "
+            f"nothing in {100 * result['mean_episode_iou']:.1f} % of the episodes   {where}"
+        )
     else:
         low, high = result["miou_interval"]
         stays = f"   stays {100 * result['stays']:.1f} %" if "stays" in result else ""

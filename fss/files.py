@@ -6,7 +6,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EISDIR, ENOENT
 from pathlib import Path
 from typing import Any
@@ -90,11 +90,9 @@ def held(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
             (folder / ".lock").unlink(missing_ok=True)  # while it is held: one that waits makes it anew
             lock.release()
     finally:
-        for path in made:
-            try:
+        with suppress(OSError):  # something was written: that folder and those around it stay
+            for path in made:
                 path.rmdir()
-            except OSError:  # something was written
-                break
 
 
 @contextmanager

@@ -89,9 +89,8 @@ def over_runs(a: Sequence[float], b: Sequence[float], paired: Estimate) -> Estim
         b: those of the other side.
         paired: the same difference over pictures, with the runs as they are.
     """
-    parts = [over_values(side) for side in (a, b) if len(side) > 1]
-    variances = [(each.variance, each.degrees) for each in (*parts, paired)]
-    return Estimate(float(np.mean(a) - np.mean(b)), *_summed(variances))
+    parts = [*(over_values(side) for side in (a, b) if len(side) > 1), paired]
+    return Estimate(float(np.mean(a) - np.mean(b)), *_summed([(each.variance, each.degrees) for each in parts]))
 
 
 def _ious(sums: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

@@ -12,6 +12,7 @@ from fss.data import open_dataset
 from fss.data.dataset import Dataset
 from fss.errors import InputError
 
+# COCO's and other common words for VOC's classes, as `_key` spells them.
 SYNONYMS = {
     "airplane": "aeroplane",
     "plane": "aeroplane",
@@ -24,7 +25,6 @@ SYNONYMS = {
     "television": "tvmonitor",
     "tv": "tvmonitor",
 }
-"""COCO's and other common words for VOC's classes, as `_key` spells them."""
 
 
 def leaked(trained: dict[str, Any], dataset: Dataset) -> list[str] | None:

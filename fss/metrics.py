@@ -40,6 +40,11 @@ class EpisodeTally:
     a side (foreground or background) that never occurs. All scores are fractions in 0..1; one that
     no episode supports raises ``InputError`` instead of being nan.
 
+    Attributes:
+        counts: one row an episode, in the order of the updates; the columns are ``COLUMNS``.
+        queries: the names of the query pictures in the same order; fewer than episodes where not all
+            were given.
+
     >>> tally = EpisodeTally()
     >>> tally.update([[[1, 1, 0]], [[0, 1, 0]]], [[[1, 0, 0]], [[0, 1, 255]]], class_ids=[4, 9])
     >>> tally.per_class(), tally.miou()
@@ -50,9 +55,7 @@ class EpisodeTally:
 
     def __init__(self, counts: npt.NDArray[np.int64] | None = None, queries: Sequence[str] = ()) -> None:
         self.counts = np.zeros((0, len(COLUMNS)), np.int64) if counts is None else counts
-        """One row an episode, in the order of the updates; the columns are ``COLUMNS``."""
         self.queries = list(queries)
-        """The names of the query pictures in the same order; fewer than episodes where not all were given."""
 
     def update(
         self,
@@ -233,8 +236,9 @@ def paired_estimate(a: Tallies, b: Tallies, over: str = "queries") -> Estimate:
     tallies = sides[0] + sides[1]
     first = tallies[0]
     for tally in tallies:
-        same_classes = np.array_equal(tally.counts[:, 0], first.counts[:, 0])
-        if not same_classes or (_named(tally) and _named(first) and tally.queries != first.queries):
+        if not np.array_equal(tally.counts[:, 0], first.counts[:, 0]) or (
+            _named(tally) and _named(first) and tally.queries != first.queries
+        ):
             raise InputError(
                 f"the tallies hold different episodes ({len(first)} and {len(tally)}, or other classes or query "
                 "pictures): run both over one episode list, in its order"

@@ -11,8 +11,8 @@ from fss.data.pictures import letterbox_image, letterbox_mask, read_pair, read_r
 from fss.errors import InputError
 from fss.model import DANet
 
+# Said of a query, by its name, whose prediction is background alone.
 NOTHING_FOUND = "nothing found: no pixel of {} is marked; the query may not show what the support's mask marks"
-"""Said of a query, by its name, whose prediction is background alone."""
 
 
 @torch.no_grad()

@@ -68,8 +68,7 @@ class RunFolder:
             self.records = [r for r in read_log(self.out / LOG) if r["step"] <= self.step]
 
     def _same_settings(self, theirs: dict[str, Any]) -> None:
-        ours = {**self.model.config.to_json(), **self.settings["train"], **self.settings}
-        for name, value in ours.items():
+        for name, value in {**self.model.config.to_json(), **self.settings["train"], **self.settings}.items():
             if name in ("train", "classes") or theirs.get(name) == value:
                 continue  # the pictures' hash covers the classes
             if name == "pictures_sha256":

@@ -38,8 +38,7 @@ class Settings:
             setting, choices = f"{type(self).__name__}.{name} = {value!r}", _choices(hints[name])
             if not any(_admits(choice, value) for choice in choices):
                 words = ", ".join(choice.__name__ if isinstance(choice, type) else repr(choice) for choice in choices)
-                names = [choice for choice in choices if isinstance(choice, str)]
-                meant = closest(value, names) if isinstance(value, str) else None
+                meant = closest(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else None
                 hint = f"; did you mean {meant!r}?" if meant else ""
                 raise InputError(f"{setting}: use {words.replace(', NoneType', ' or None')}{hint}")
             least, most = self.LEAST.get(name), self.MOST.get(name, sys.float_info.max)

@@ -120,8 +120,7 @@ def error_map(image: Array, prediction: Array, target: Array) -> Picture:
     kinds = (found & (labels == 1), ~found & (labels == 1), found & (labels == 0))
     for where, color in zip(kinds, OUTCOMES.values(), strict=True):
         errors = tinted(errors, where, color, STRENGTH)
-    rows, cols = np.indices(labels.shape)
-    stripe = (rows + cols) // max(1, min(labels.shape) // 40) % 2
+    stripe = np.indices(labels.shape).sum(0) // max(1, min(labels.shape) // 40) % 2
     ignored = labels == IGNORE
     errors[ignored] = _bytes(np.array(IGNORED_STRIPES)[stripe[ignored], None])
     return errors
@@ -220,8 +219,13 @@ def episode_panel(
     for supports, masks, asked, truth, found in zip(*arrays, strict=True):
         labelled = [outline(*pair, width=line) for pair in zip(supports[:shown], masks[:shown], strict=True)]
         side_by_side = montage(labelled, fill=(255,) * 3, padding_width=gap, grid_shape=layout, channel_axis=-1)
-        pictures += [side_by_side[gap:-gap, gap:-gap], rgb(asked), outline(asked, truth)]
-        pictures += [outline(asked, found, FALSE_ALARM), error_map(asked, found, truth)]
+        pictures += [
+            side_by_side[gap:-gap, gap:-gap],
+            rgb(asked),
+            outline(asked, truth),
+            outline(asked, found, FALSE_ALARM),
+            error_map(asked, found, truth),
+        ]
     rows, ratios = len(arrays[0]), [1.5 if shown == SHOWN_SHOTS else 1, 1, 1, 1, 1]
     size = CELL * sum(ratios) + 0.2, CELL * height / width * rows + (0.75 if title else 0.5)
     figure, axes = picture_grid(pictures, rows, size, ratios=ratios)

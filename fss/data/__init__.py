@@ -41,8 +41,9 @@ def open_dataset(
         raise InputError(f"unknown split {split!r}; {nearest(split, SPLITS)}")
     dataset = sound(_open(spec, split, fold or 0, size, options))
     if not dataset.images:
-        folder = spec.partition(":")[2]
-        raise InputError(f"no {split} classes in {folder}; name some in {split}.txt, one a line, or add folders")
+        raise InputError(
+            f"no {split} classes in {spec.partition(':')[2]}; name some in {split}.txt, one a line, or add folders"
+        )
     return dataset
 
 
@@ -77,8 +78,7 @@ def _open(spec: str, split: str, fold: int | None, size: int, options: DataConfi
     if kind == "shapes":
         world = _world(rest, spec) if colon else shapes.World()
         images = shapes.pictures_of(split, fold or 0, world.extra)
-        names = narrowed(list(images), options.classes, f"the {split} split of {spec}")
-        chosen = {name: images[name] for name in names}
+        chosen = {name: images[name] for name in narrowed([*images], options.classes, f"the {split} split of {spec}")}
         return Dataset(spec, split, fold or 0, size, chosen, shapes.Shapes(world), all_classes=tuple(images))
     if kind in SCANNED:
         return (yield from SCANNED[kind](Path(rest), options).open(spec, split, fold, size))
@@ -95,8 +95,7 @@ def _parts(spec: str, options: DataConfig, fold: int | None = None) -> tuple[str
     idle = {"pascal5i": (), "semantic": ("allow_missing",), "shapes": ("lists", "allow_missing", "novel", "min_pixels")}
     for name in idle.get(kind, ("novel", "min_pixels")):
         if getattr(options, name) != getattr(DataConfig(), name):
-            option = name.replace("_", "-")
-            raise InputError(f"--{option} says nothing about {kind!r} data; leave it out")
+            raise InputError(f"--{name.replace('_', '-')} says nothing about {kind!r} data; leave it out")
     if fold is not None and kind != "semantic" and fold not in range(shapes.FOLDS):
         raise InputError(f"fold {fold} does not exist; choose 0..{shapes.FOLDS - 1}")
     return kind, colon, rest

@@ -112,8 +112,11 @@ class Dataset:
         A file's is its name, size and time of change, so that a folder which has moved keeps its
         cached features (``mv``, ``cp -a`` and ``rsync -a`` keep the times).
         """
-        names = [(class_name, name) for class_name, images in self.images.items() for name in images]
-        lines = [f"{class_name}\t{name}\t{self.reader.fingerprint(class_name, name)}\n" for class_name, name in names]
+        lines = [
+            f"{class_name}\t{name}\t{self.reader.fingerprint(class_name, name)}\n"
+            for class_name, images in self.images.items()
+            for name in images
+        ]
         return hashlib.sha256(f"size={self.size}\n{''.join(lines)}".encode()).hexdigest()
 
 

@@ -42,8 +42,7 @@ class FolderReader(Reader):
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """Path within the root, size in bytes and time of change of both files; reads neither."""
         picture = self.root / class_name / image_name
-        files = picture, picture.with_suffix(".png")
-        return " ".join([f"{class_name}/{image_name}", *map(stamp, files)])
+        return " ".join([f"{class_name}/{image_name}", stamp(picture), stamp(picture.with_suffix(".png"))])
 
 
 def open_folder(
@@ -124,9 +123,7 @@ def paired(folder: Path, masks: Path | None = None, mark: str = "") -> Opening[t
     suffixes = SUFFIXES if masks is None else (*SUFFIXES, ".png")
     masked = {file.stem.removesuffix(mark) for file in others if file.suffix == ".png" and file.stem.endswith(mark)}
     pictures: dict[str, str] = {}
-    for file in files:
-        if file.suffix.lower() not in suffixes:
-            continue
+    for file in (file for file in files if file.suffix.lower() in suffixes):
         if file.stem in pictures:
             yield f"{folder / file} and {pictures[file.stem]} share one mask; rename or remove one"
         pictures[file.stem] = file.name

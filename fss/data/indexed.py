@@ -67,8 +67,7 @@ class Indexed(Reader):
 
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """Class, and size in bytes and time of change of picture and mask; reads neither."""
-        files = self.path(image_name), self.mask(image_name)
-        return " ".join([class_name, image_name, *map(stamp, files)])
+        return " ".join([class_name, image_name, stamp(self.path(image_name)), stamp(self.mask(image_name))])
 
     def shows(self, class_name: str, image_name: str, other: str) -> bool | None:
         """Whether a picture shows a class, if only by a pixel; None where its labels are not complete for it."""

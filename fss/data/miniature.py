@@ -80,8 +80,7 @@ def draw_tree(tree: Path, pictures: Mapping[str, int], *, seed: int = 0, border:
             rng = np.random.default_rng([seed, number])
             others = rng.choice([c for c in every if c != label], rng.integers(3), False)
             names.append(f"{part}_{number:04}")
-            shown = [*others.tolist(), label]
-            save(tree, names[-1], *paste(shown, number, rng, border=border))
+            save(tree, names[-1], *paste([*others.tolist(), label], number, rng, border=border))
             number += 1
         (lists / listed).write_text("\n".join(names))
 

@@ -134,8 +134,7 @@ class Pascal:
         pairs, _ = yield from self._listed("val", {*range(1, len(CLASSES) + 1)})
         found = [sum(label in labels_of(fold) for _, label in pairs) for fold in range(FOLDS)]
         lines = [f"fold {fold}: {number} validation pairs" for fold, number in enumerate(found)]
-        source = f"the lists in {self.lists.folder}" if self.lists else "the own scan"
-        lines.append(f"counted by {source}")
+        lines.append(f"counted by the lists in {self.lists.folder}" if self.lists else "counted by the own scan")
         counts = yield from counted(self.voc, sorted(set(self._images("val")) & self._labelled))
         pixels = sum(sum(labels.values()) for labels in counts.values())
         ignored = sum(labels.get(IGNORE, 0) for labels in counts.values())

@@ -80,8 +80,7 @@ class Layout(Indexed):
 
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """What the masks of other layouts depend on, and what the labels mean; reads neither file."""
-        meaning = self.label(class_name), self.legend.colours
-        return f"{super().fingerprint(class_name, image_name)} {meaning}"
+        return f"{super().fingerprint(class_name, image_name)} {(self.label(class_name), self.legend.colours)}"
 
     def path(self, name: str) -> Path:
         """Return where a picture lies."""
@@ -152,7 +151,7 @@ class Semantic:
         be read or holds a label without a name. Raises `InputError` for a folder of another layout,
         names or lists that are not sound, and a fold that is not there.
         """
-        counts = yield from self._counts()
+        counts = yield from counted(self.layout, (yield from self.layout.names()))
         names, tested, notes = [*self.classes], set[int](), []
         if not self.layout.labelled:
             notes.append(f"no labelled.txt in {self.folder}: that a picture lacks a class is not verified")
@@ -175,7 +174,7 @@ class Semantic:
 
     def report(self) -> Opening[list[str]]:
         """Return a line for each class, and for each fold how many pictures show two classes of a split."""
-        counts = yield from self._counts()
+        counts = yield from counted(self.layout, (yield from self.layout.names()))
         least = self.options.min_pixels or MIN_PIXELS
         lines = [f"{len(counts)} pictures, {len(self.classes)} classes; a picture counts from {least:,} pixels on"]
         for name, label in self.classes.items():
@@ -192,11 +191,6 @@ class Semantic:
             where = f"fold {fold}: " if self._folds() else ""
             lines.append(f"{where}pictures with two classes: {', '.join(shown)}; without a test class: {left}")
         return lines
-
-    def _counts(self) -> Opening[Scan]:
-        """How many pixels of each label the mask of every picture holds."""
-        names = yield from self.layout.names()
-        return (yield from counted(self.layout, names))
 
     def _pairs(self, counts: Scan, names: list[str]) -> list[Pair]:
         """The pictures that count for each of some classes."""
@@ -244,11 +238,10 @@ def _labelled(path: Path, known: list[str]) -> tuple[tuple[str, tuple[str, ...]]
     for number, line in lines_of(path) if path.is_file() else []:
         pattern, _, rest = line.partition(":")
         classes = re.split(r"\s*,\s*" if "," in rest else r"\s+", normalize("NFC", rest.strip()))
-        for name in classes:
-            if name not in known:
-                hint = nearest(name, known)
-                raise InputError(
-                    f"{path}, line {number}: {name!r} in {line!r} is no class; write PATTERN: CLASS ...; {hint}"
-                )
+        for name in (name for name in classes if name not in known):
+            raise InputError(
+                f"{path}, line {number}: {name!r} in {line!r} is no class; write PATTERN: CLASS ...; "
+                + nearest(name, known)
+            )
         rows.append((pattern.strip(), tuple(classes)))
     return tuple(rows)

@@ -13,7 +13,7 @@ from fss.data.problems import names_in
 from fss.errors import InputError
 from fss.files import expanded
 
-CLASSES = (
+CLASSES = (  # of the labels 1 to 20
     "aeroplane",
     "bicycle",
     "bird",
@@ -35,7 +35,6 @@ CLASSES = (
     "train",
     "tvmonitor",
 )
-"""The names of the labels 1 to 20."""
 
 SOURCE = (
     "VOC 2012 is at http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ and SBD at "

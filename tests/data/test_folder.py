@@ -83,7 +83,7 @@ def test_a_mask_of_one_class_says_nothing_of_others(tmp_path):
     reader = opened(tree(tmp_path, "cup", "dog"), "train").reader
     assert reader.shows("cup", "1.jpg", "cup") is True and reader.shows("cup", "1.jpg", "dog") is None
     assert reader.picture("cup", "1.jpg") == "cup/1.jpg" != reader.picture("dog", "1.jpg")
-    with pytest.raises(InputError, match=r"cup/1\.jpg shows 'dog'; its mask marks one class"):
+    with pytest.raises(InputError, match=r"'1\.jpg' of 'cup' has no label of 'dog'"):
         reader.read_other("cup", "1.jpg", "dog", SIZE)
 
 

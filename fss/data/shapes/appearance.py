@@ -113,8 +113,11 @@ def random_surface(rng: Generator) -> Surface:
 
 def vary_outline(outline: Outline, rng: Generator) -> Outline:
     """The same contour a little different, as two leaves of one tree are."""
-    radius = outline.radius * (1 + _wobble(rng, 0.025))
-    return replace(outline, radius=radius, stretch=outline.stretch * rng.uniform(0.93, 1.07))
+    return replace(
+        outline,
+        radius=outline.radius * (1 + _wobble(rng, 0.025)),
+        stretch=outline.stretch * rng.uniform(0.93, 1.07),
+    )
 
 
 def vary_surface(surface: Surface, rng: Generator) -> Surface:
