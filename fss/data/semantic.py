@@ -115,7 +115,7 @@ class Layout(Indexed):
 
     def complete(self, name: str, class_name: str) -> bool:
         """Whether `labelled.txt` says that every object of a class is labelled in a picture."""
-        spellings = {name, Path(name).name, Path(name).stem}
+        spellings = {normalize("NFC", each) for each in (name, Path(name).name, Path(name).stem)}
         return any(
             class_name in classes and any(fnmatchcase(spelling, pattern) for spelling in spellings)
             for pattern, classes in self.labelled
@@ -242,8 +242,9 @@ def _labelled(path: Path, known: list[str]) -> tuple[tuple[str, tuple[str, ...]]
     """Read lines `pattern: class class ...`, with commas where a name has spaces; nothing where there is no file."""
     rows = []
     for number, line in lines_of(path) if path.is_file() else []:
-        pattern, _, rest = line.partition(":")
-        classes = re.split(r"\s*,\s*" if "," in rest else r"\s+", normalize("NFC", rest.strip()))
+        pattern, _, rest = normalize("NFC", line).partition(":")
+        alone = rest.strip() in known  # which may have spaces
+        classes = re.split(r"\s*,\s*" if alone or "," in rest else r"\s+", rest.strip())
         for name in classes:
             if name not in known:
                 hint = nearest(name, known)
