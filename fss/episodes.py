@@ -78,9 +78,13 @@ def draw_episode(dataset: Dataset, shots: int, seed: int, index: int, support: S
         if asked is not None:
             picture = dataset.reader.picture(class_name, query)
             names = tuple(name for name in dataset.images[asked] if dataset.reader.picture(asked, name) != picture)
-            return Episode(asked, query, tuple(names[i] for i in rng.permutation(len(names))[:shots]), class_name)
-    wanted = "shows two of its classes" if support == "other" else "is known not to show one of its classes"
-    raise InputError(f"{dataset.spec}, {dataset.split}: hardly a picture {wanted}, as --support {support} needs")
+            drawn = rng.permutation(len(names))[:shots]
+            return Episode(asked, query, tuple(names[i] for i in drawn), class_name)
+    wanted = {
+        "other": "shows two of its classes, as --support other needs",
+        "absent": "is known not to show one of its classes, as --support absent and a training's absent=SHARE need",
+    }
+    raise InputError(f"{dataset.spec}, {dataset.split}: hardly a picture {wanted[support]}")
 
 
 def _another_class(

@@ -114,7 +114,7 @@ class Layout(Indexed):
 
     def complete(self, name: str, class_name: str) -> bool:
         """Whether `labelled.txt` says that every object of a class is labelled in a picture."""
-        spellings = {name, Path(name).name, Path(name).stem}
+        spellings = {normalize("NFC", each) for each in (name, Path(name).name, Path(name).stem)}
         return any(
             class_name in classes and any(fnmatchcase(spelling, pattern) for spelling in spellings)
             for pattern, classes in self.labelled
@@ -236,12 +236,14 @@ def _labelled(path: Path, known: list[str]) -> tuple[tuple[str, tuple[str, ...]]
     """Read lines `pattern: class class ...`, with commas where a name has spaces; nothing where there is no file."""
     rows = []
     for number, line in lines_of(path) if path.is_file() else []:
-        pattern, _, rest = line.partition(":")
-        classes = re.split(r"\s*,\s*" if "," in rest else r"\s+", normalize("NFC", rest.strip()))
-        for name in (name for name in classes if name not in known):
-            raise InputError(
-                f"{path}, line {number}: {name!r} in {line!r} is no class; write PATTERN: CLASS ...; "
-                + nearest(name, known)
-            )
+        pattern, _, rest = normalize("NFC", line).partition(":")
+        alone = rest.strip() in known  # which may have spaces
+        classes = re.split(r"\s*,\s*" if alone or "," in rest else r"\s+", rest.strip())
+        for name in classes:
+            if name not in known:
+                hint = nearest(name, known)
+                raise InputError(
+                    f"{path}, line {number}: {name!r} in {line!r} is no class; write PATTERN: CLASS ...; {hint}"
+                )
         rows.append((pattern.strip(), tuple(classes)))
     return tuple(rows)

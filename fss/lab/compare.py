@@ -32,15 +32,10 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
         first, second = (result[key] for result in results)
         if first != second:
             raise InputError(f"{a} and {b} differ in their {name} ({first} and {second}): measure both alike")
-    tallies = []
     for path, result in zip((a, b), results, strict=True):
         if result["miou"] is None:
             raise InputError(f"{path}: has no mIoU to compare, with {result['support']} supports")
-        try:
-            tallies.append(EpisodeTally.from_json(result["counts"]))
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-    ours, theirs = tallies
+    ours, theirs = (result["tally"] for result in results)
     return {
         "files": [str(a), str(b)],
         "checkpoints": [result.get("checkpoint") for result in results],
@@ -56,7 +51,8 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_bytes())
-        return {**result, **{key: result[key] for key in ("miou", "counts", *ALIKE)}}
+        counts = {**result["counts"], "query": result["counts"]["query"]}  # which older results lack
+        return {**result, **{key: result[key] for key in ("miou", *ALIKE)}, "tally": EpisodeTally.from_json(counts)}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; fss eval --json writes one") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

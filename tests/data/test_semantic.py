@@ -12,6 +12,7 @@ from voc import HALVES, HEIGHT, LARGE, SMALL, WIDTH, labels, write
 from fss.config import DataConfig
 from fss.data import open_dataset, report
 from fss.data.pictures import letterbox_mask
+from fss.episodes import EpisodeStream
 from fss.errors import InputError
 
 SIZE = 64
@@ -257,6 +258,24 @@ def test_classes_that_are_complete_have_to_be_known(tree):
     for line, needle in (("a*: bee cot", "'cot' in"), ("a* bee", "write PATTERN: CLASS ..."), ("a*:", "is no class")):
         write(tree / "labelled.txt", ["e*: ant", line])
         fails(tree, "labelled.txt, line 2", needle)
+
+
+def test_classes_with_spaces_and_names_in_two_spellings(tree):
+    write(tree / "classes.txt", ["ant", "bee", "sea cat", "dog", "elk"])
+    write(tree / "folds/0/test.txt", ["sea cat", "dog"])
+    write(tree / "labelled.txt", ["u\u0308*: sea cat", "\u00e4*: dog, sea cat"])  # one accent apart, one in one piece
+    for name in ("\u00fc1", "a\u03081"):
+        add(tree, name, MASKS["a1"])
+    reader = opened(tree).reader
+    assert reader.shows("ant", "\u00fc1.jpg", "sea cat") is False and reader.shows("ant", "\u00fc1.jpg", "dog") is None
+    assert reader.shows("ant", "a\u03081.jpg", "dog") is False
+
+
+def test_where_labels_are_complete_in_no_picture_nothing_is_known_to_be_absent(tree):
+    add(tree, "dc", MASKS["cd"])
+    write(tree / "labelled.txt", ["z*: cat dog"])
+    with pytest.raises(InputError, match="known not to show .* --support absent and a training's absent=SHARE need"):
+        EpisodeStream(opened(tree), shots=1, seed=0, length=9, absent=0.9)[:]
 
 
 # What a user gets wrong

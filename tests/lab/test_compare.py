@@ -72,7 +72,10 @@ def test_the_difference_equals_a_hand_computation(write):
         ({"scored_at": "label"}, r"differ in their sizes that they are scored at \(network and label\)"),
         ({"counts": COUNTS | {"class": [0, 0, 0, 1, 1, 2]}}, "hold different episodes"),
         ({"counts": {**COUNTS, "query": list("abbcdf")}}, "hold different episodes"),
-        ({"counts": {key: column for key, column in COUNTS.items() if key != "query"}}, "have no name"),
+        ({"counts": {key: column for key, column in COUNTS.items() if key != "query"}}, "b.json: no result .*'query'"),
+        ({"counts": None}, "b.json: no result"),
+        ({"counts": {**COUNTS, "fg_union": 6}}, "b.json: no result"),
+        ({"counts": {**COUNTS, "fg_union": [[6]] * 6}}, "b.json: no result"),
         ({"counts": {**COUNTS, "fg_union": [0] * 6}}, r"b.json: .*impossible counts"),
     ],
 )
