@@ -152,8 +152,8 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
         Per row ``data``, ``arm``, ``shots``, ``seeds``; ``miou`` and ``fb_iou``, means over the
         seeds; ``spread``, the standard deviation of the mIoU over the seeds (None for one);
         ``miou_interval``, that of a single run over its query pictures (None for more, or where
-        they have no names); and ``gain`` with ``gain_interval``, the difference of the mIoU to ``baseline`` and its 95 %
-        interval over runs and query pictures (both None for the baseline, or where it has no
+        they have no names); and ``gain`` with ``gain_interval``, the difference of the mIoU to ``baseline``
+        and its 95 % interval over runs and query pictures (both None for the baseline, or where it has no
         results; the interval also below ``RUNS`` seeds on a side, unless that is a reference, which
         no seed changes). Means over the seeds of the controls: ``marked``, the share of a picture that
         is marked with an absent support; ``other``, the mIoU with other supports, and ``stays``, the
