@@ -155,6 +155,8 @@ class EpisodeStream(Sequence[Episode]):
 
     def __post_init__(self) -> None:
         check_shots(self.dataset, self.shots)
+        if self.absent:  # whether there are such episodes, before anything begins
+            draw_episode(self.dataset, self.shots, self.seed, 0, "absent")
 
     def __len__(self) -> int:
         return self.length

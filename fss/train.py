@@ -27,7 +27,7 @@ from fss.data.pictures import IGNORE
 from fss.engine import share, start
 from fss.episodes import Augment, Episode, EpisodeList, EpisodeStream, without_small_classes
 from fss.errors import InputError, Stopped, on_signals
-from fss.evaluate import network, tally_episodes
+from fss.evaluate import UNVERIFIED, network, tally_episodes
 from fss.features import FeatureBatch, features_of
 from fss.files import held
 from fss.losses import Whole, episode_loss
@@ -224,7 +224,8 @@ def train(
     val_list = EpisodeList.sample(made.validation, shots=config.shots, episodes=config.val_episodes, seed=config.seed)
     with held(out) if accelerator.is_main_process else nullcontext():
         if progress:
-            notes = made.training.notes + made.validation.notes + model.backbone.notes(config.size)
+            notes = [*made.training.notes, *made.validation.notes, *model.backbone.notes(config.size)]
+            notes += [UNVERIFIED] if config.absent and not made.training.reader.knows_absence else []
             print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "")
         run = RunFolder(out, model, optimizer, made.settings, accelerator)
         run.begin(resume=resume)

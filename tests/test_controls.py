@@ -132,3 +132,10 @@ def test_a_share_of_the_training_has_nothing_to_find():
     assert all(episodes[n] == EpisodeStream(DATA, 1, 4, 9999, absent=0.3)[n] for n in (0, 7, 199))
     own = EpisodeStream(DATA, 1, 4, 200)
     assert all(a == b for a, b, other in zip(own, episodes, absent, strict=True) if not other)
+
+
+def test_a_training_without_absent_pictures_is_refused_before_it_begins():
+    alone = replace(DATA, images={name: DATA.images[name] for name in DATA.classes[:1]})
+    assert len(EpisodeStream(alone, 1, 0, 5)) == 5
+    with pytest.raises(InputError, match="hardly a picture is known not to show .* absent=SHARE need"):
+        EpisodeStream(alone, 1, 0, 5, absent=0.1)

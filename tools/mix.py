@@ -47,6 +47,8 @@ def mix(
     """
     if out.exists():
         raise InputError(f"{out} is there; remove it, or choose another folder")
+    if not (scenes / "folds" / str(FOLD)).is_dir():
+        raise InputError(f"no folder {scenes / 'folds' / str(FOLD)}; its lists say which classes are kept for the test")
     layout = Layout.find(scenes)
     classes = {
         split: list(open_dataset(f"semantic:{scenes}", split=split, fold=FOLD, size=64).all_classes or ())

@@ -14,6 +14,9 @@ ALIKE = {
     "scored_at": "sizes that they are scored at",
     "void": "ways with label 255",
     "episodes_sha256": "episode lists",
+    "data": "data",
+    "split": "splits",
+    "fold": "folds",
 }
 """What two results have in common to be compared, and how a message calls it."""
 

@@ -28,7 +28,8 @@ OTHER = COUNTS | {"fg_intersection": [3, 2, 2, 5, 2, 1], "bg_union": [11, 13, 11
 
 def result(counts, /, **changed):
     written = {"miou": EpisodeTally.from_json(counts).miou(), "counts": counts, "episodes_sha256": "0ff", "size": 64}
-    return written | {"support": "own", "scored_at": "network", "void": "ignore", "checkpoint": "mine"} | changed
+    written |= {"support": "own", "scored_at": "network", "void": "ignore", "checkpoint": "mine"}
+    return written | {"data": "shapes", "split": "test", "fold": 0} | changed
 
 
 @pytest.fixture
@@ -67,6 +68,7 @@ def test_the_difference_equals_a_hand_computation(write):
     ("changed", "message"),
     [
         ({"episodes_sha256": "1ee"}, r"differ in their episode lists \(0ff and 1ee\)"),
+        ({"data": "folder:mine"}, r"differ in their data \(shapes and folder:mine\)"),
         ({"support": "other"}, r"differ in their supports \(own and other\)"),
         ({"size": 96}, r"differ in their sizes \(64 and 96\)"),
         ({"scored_at": "label"}, r"differ in their sizes that they are scored at \(network and label\)"),
