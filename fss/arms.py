@@ -72,7 +72,7 @@ class DANetConfig(Settings):
 
     @classmethod
     def best(cls, **overrides: Any) -> Self:
-        """What pays: attention that carries the support's labels, instead of its features."""
+        """Attention that carries the support's labels, instead of its features."""
         return cls(lda=False, pca=False, prior="relations").override(overrides)
 
     @classmethod

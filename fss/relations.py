@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fss.attention import CHUNK, Tokens, foreground
 from fss.resize import resize
 
-DEPTHS = (3, 4)  # block2 adds nothing (measured), and would take most of the time
+DEPTHS = (3, 4)  # block2 would take most of the time
 TEMPERATURE = 20.0  # inverse; where the learnt one starts
 CONTRAST = 4.0  # brings differences of cosines to the spread of the other maps
 STEEPNESS, THRESHOLD = 3.0, 0.7  # of the first guess: how soon it is sure, and from where on

@@ -65,12 +65,17 @@ def _campaign_table(campaign: str, data: str, also: str | None) -> str:
     trained = f"{usual} steps each{f' ({longer})' if longer else ''}, " if steps else ""
     pictures = next((row["pictures"] for row in rows if row["pictures"]), None)
     others = f"; other supports ask {pictures} pictures" if pictures else ""
+    several = any(row["seeds"] > 1 for row in rows)
+    over = (
+        "± is the standard deviation over the seeds, and a gain's interval is over runs and"
+        if several
+        else "intervals are over"
+    )
     return (
         f"{table(rows)}\n"
-        f"{made} of {len(here)} runs; {trained}the same {run.episodes} "
-        f"test episodes for all, list seed {run.list_seed}{others}; ± is the standard deviation over the "
-        f"seeds, intervals are over query pictures, those of gains also over runs; {machine['cpu']}, one core a run, "
-        f"torch {machine['torch']}. Made by\n`fss ablate results/{campaign}`\n"
+        f"{made} of {len(here)} runs; {trained}the same {run.episodes} test episodes for all, list seed {run.list_seed}"
+        f"{others}; {over} query pictures; {machine['cpu']}, one core a run, torch {machine['torch']}. Made by\n"
+        f"`fss ablate results/{campaign}`\n"
     )
 
 

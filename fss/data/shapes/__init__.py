@@ -154,7 +154,8 @@ def _scene(index: int, sample: int, world: World) -> list[tuple[Placed, int]]:
     """The objects in the order of painting, each with its label in the instance map.
 
     Which of the objects is the target is drawn apart from where they lie, how large they are and
-    what covers what. Every draw is made in every world, so that a knob changes what it names alone.
+    what covers what. Every draw is made in every world, so that a knob changes what it names alone, as
+    far as it can: other outlines, and more objects, are placed anew until enough of each is visible.
     """
     own, *others = map(_look, _shown(index, sample, world))
     often, _, lot = _lots(index, sample)
