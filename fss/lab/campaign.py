@@ -158,7 +158,7 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
         no seed changes). Means over the seeds of the controls: ``marked``, the share of a picture that
         is marked with an absent support; ``other``, the mIoU with other supports, and ``stays``, the
         share of the first object that is still marked then; and the number of ``pictures`` that were
-        asked so. These four are None where that was not measured. All but numbers are fractions.
+        asked so. These four are None where that was not measured. Scores, spreads, gains and shares are fractions.
     """
     groups: dict[tuple[str, str, int], list[Result]] = {}
     for result in results.values():

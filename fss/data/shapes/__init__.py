@@ -90,7 +90,7 @@ class Shapes(Reader):
         return _index(other) in _shown(_index(class_name), _sample(image_name), self.world)
 
     def read_other(self, class_name: str, image_name: str, other: str, size: int) -> np.ndarray:
-        """Mask uint8 [size, size] of the object of another class, all 0 where there is none.
+        """Mask uint8 [size, size] of the object of another class, all 0 where the picture lacks it.
 
         Raises `InputError` in a world whose objects share their looks, and so belong to no other class.
         """
