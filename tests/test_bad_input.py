@@ -16,7 +16,7 @@ PREDICT = ["predict", "--checkpoint", "{world}/run", "--query", PICTURE + "2.jpg
 OUT = ["--out", "{tmp}/mask.png"]
 
 ARGUMENTS = {
-    "no command": ([], "train, eval, predict, check, download, bench, ablate"),
+    "no command": ([], "train, eval, predict, check, download, bench, compare, ablate"),
     "no such option": ([*EVAL, "--episode", "3"], "Perhaps you meant: --episodes"),
     "no such flag": ([*TRAIN, "--resum"], "Perhaps you meant: --resume"),
     "a flag turned round": ([*EVAL, "--cache"], "Perhaps you meant: --no-cache"),

@@ -167,7 +167,7 @@ def test_the_worlds_knobs_change_the_query():
         ("distractors", 6),
         ("they share", "texture"),
         ("they share", "outline"),
-        ("occlusion", 1.0),
+        ("occlusion", 0.0),
         ("size", 0.3),
         ("picture", 3),
         ("class", "shape-0009"),
