@@ -372,12 +372,13 @@ CELL = """
 import sys, time
 sys.path.insert(0, {tests!r})
 import fss.train, tiny
-from fss.config import DANetConfig, TrainConfig
+from fss.config import DANetConfig, preset
 
 step = fss.train.train_step
 fss.train.train_step = lambda *args: (time.sleep(0.1), step(*args))[1]  # time enough to be killed
 fss.train.SAVE_EVERY = 5
-config = TrainConfig(steps=150, size=32, batch=1, val_episodes=1, warmup=0, val_every=20)
+often = dict(steps=150, size=32, batch=1, val_episodes=1, warmup=0, val_every=20)
+config = preset("quick").override(often)
 
 def train(data, out):
     with tiny.tiny_backbones():
