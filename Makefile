@@ -91,7 +91,7 @@ bench: $(READY) ## time the kit and every notebook on this machine (eight minute
 	$(RUN) pytest -q -rs tests/e2e -k fifty_clicks  # in the browser, where make e2e has been
 	$(MAKE) tables
 
-weights: $(READY) ## train, measure and ship the weights of drawn shapes (two hours): make weights SCENES=path
+weights: $(READY) ## train, measure and ship the weights of drawn shapes (an hour): make weights SCENES=path
 	@[ -d "$(SCENES)" ] || { echo "give a folder of pictures with masks: make weights SCENES=path"; exit 2; }
 	SCENES="$(SCENES)" $(RUN) fss ablate results/shipped-shapes
 	for arm in published intended best; do \

@@ -188,7 +188,7 @@ class EpisodeList(Sequence[Episode]):
         """Draw the first ``episodes`` episodes of ``seed``; see ``draw_episode`` for ``support``.
 
         Raises:
-            InputError: no episodes asked for, or a class with too few pictures.
+            InputError: no episodes asked for, a class with too few pictures, or no query that ``support`` can ask.
         """
         for name, number, least in (("episodes", episodes, 1), ("seed", seed, 0)):
             if number < least:
