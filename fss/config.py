@@ -135,7 +135,7 @@ class TrainConfig(Settings):
 
 
 PRESETS: Mapping[str, TrainConfig] = {
-    "quick": TrainConfig(steps=1600, lr=2e-3, iou_weight=1.0, val_every=800),
+    "quick": TrainConfig(steps=1800, lr=2e-3, iou_weight=1.0, val_every=900),
     "paper": TrainConfig(
         steps=None,
         epochs=200,
