@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from fss.data.indexed import Indexed, check_labels, read_indices
-from fss.data.problems import names_in
 from fss.errors import InputError
-from fss.files import expanded
+from fss.files import expanded, names_in
 
 CLASSES = (  # of the labels 1 to 20
     "aeroplane",
