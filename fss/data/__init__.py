@@ -61,8 +61,8 @@ def open_whole(
     kind, _, rest = _parts(spec, options, fold)
     splits = {"pascal5i": ("train", "val"), "semantic": ("train",)}.get(kind, SPLITS)
     problems: list[str] = []
-    which = None if kind in SCANNED else fold
-    datasets = [_open(spec, split, which, size, options, problems) for split in splits]
+    fold = None if kind in SCANNED else fold
+    datasets = [_open(spec, split, fold, size, options, problems) for split in splits]
     lines = SCANNED[kind](Path(rest), options, problems).report() if kind in SCANNED else []
     return [*lines, *(note for dataset in datasets for note in dataset.notes)], datasets, problems
 

@@ -111,10 +111,8 @@ class Pascal:
             )
         if part == "val":
             return val
-        for name in ("trainaug.txt", "train_aug.txt"):
-            if (sets / name).is_file():
-                return read_images(sets / name)
-        return sorted(self.labelled - set(val))
+        trainings = [path for name in ("trainaug.txt", "train_aug.txt") if (path := sets / name).is_file()]
+        return read_images(trainings[0]) if trainings else sorted(self.labelled - set(val))
 
     def _scan(self, names: Iterable[str]) -> Scan:
         """Count the labels of those pictures that have a mask."""

@@ -23,8 +23,6 @@ from fss.data.splits import LISTS, Lists, read_lists, shared_out, some
 from fss.errors import InputError, nearest
 from fss.files import expanded, names_in
 
-IMAGES = ("images", "JPEGImages")  # the latter and SegmentationClass are CVAT's
-MASKS = ("masks", "labels", "annotations", "SegmentationClass")
 MIN_PIXELS = 1024
 
 
@@ -59,8 +57,13 @@ class Layout(Indexed):
         labelled = _labelled(root / "labelled.txt", [name for _, name in legend.names])
         if legend.source.suffix == ".csv":
             return cls(root, root, "_mask", legend, labelled)
-        images, masks = _first(root, IMAGES, "pictures"), _first(root, MASKS, "masks")
-        return cls(images, masks, "", legend, labelled)
+        return cls(
+            images=_first(root, ("images", "JPEGImages"), "pictures"),  # the latter and SegmentationClass are CVAT's
+            masks=_first(root, ("masks", "labels", "annotations", "SegmentationClass"), "masks"),
+            mark="",
+            legend=legend,
+            labelled=labelled,
+        )
 
     @property
     def key(self) -> str:
@@ -178,10 +181,8 @@ class Semantic:
             lines.append(f"{name}: pictures {len(pixels)}, share of their area {100 * share:.1f} %")
         for fold in self.folds or [0]:
             splits = shared_out(self.classes, self._lists(fold))
-            shown = []
-            for split, names in splits.items():
-                found = Counter(picture for picture, _ in self._pairs(names))
-                shown.append(f"{sum(number > 1 for number in found.values())} of {split}")
+            found = {split: Counter(picture for picture, _ in self._pairs(splits[split])) for split in splits}
+            shown = [f"{sum(times > 1 for times in found[split].values())} of {split}" for split in splits]
             left = sum(not self._labels(splits["test"]) & pixels.keys() for pixels in self.counts.values())
             where = f"fold {fold}: " if self.folds else ""
             lines.append(f"{where}pictures with two classes: {', '.join(shown)}; without a test class: {left}")

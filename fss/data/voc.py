@@ -55,10 +55,7 @@ class Voc(Indexed):
     root: Path
     masks: tuple[Path, ...]
 
-    @property
-    def knows_absence(self) -> bool:
-        """Always: every object of VOC's classes is labelled."""
-        return True
+    knows_absence = True  # every object of VOC's classes is labelled
 
     @classmethod
     def find(cls, path: Path) -> Voc:
