@@ -163,7 +163,7 @@ def load_backbone(name: str, pretrained: bool | str | Path = True) -> Backbone:
     else:
         path = Path(pretrained)
     state = _read_weights(path)
-    if name == "resnet50" and _deep_stem(state) is not None:
+    if name == "resnet50" and _deep_stem(state):
         name = "resnet50_deep"
     try:
         return BUILDERS[name](name, state)
@@ -218,14 +218,13 @@ def _rename_lite0(state: State, net: nn.Module) -> State:
     }
     separable = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     blocks = [name for name, _ in net.named_modules() if re.fullmatch(r"blocks\.\d+\.\d+", name)]
-    for index, block in enumerate(blocks):
-        for old, new in (expanded if index else separable).items():  # block 0 has no expansion
-            prefixes[f"_blocks.{index}.{old}"] = f"{block}.{new}"
-    renamed = {}
-    for key, tensor in state.items():
-        module, dot, leaf = key.rpartition(".")
-        renamed[prefixes.get(module, module) + dot + leaf] = tensor
-    return renamed
+    prefixes |= {
+        f"_blocks.{index}.{old}": f"{block}.{new}"
+        for index, block in enumerate(blocks)
+        for old, new in (expanded if index else separable).items()  # block 0 has no expansion
+    }
+    parts = {key.rpartition("."): tensor for key, tensor in state.items()}
+    return {prefixes.get(module, module) + dot + leaf: tensor for (module, dot, leaf), tensor in parts.items()}
 
 
 def _resnet(name: str, state: State | None) -> Backbone:
@@ -265,21 +264,17 @@ def _dilated(name: str, net: Any, *stem: nn.Module) -> Backbone:
     )
 
 
-def _deep_stem(state: State) -> dict[str, str] | None:
-    """Where the parts of the stem lie in our backbone, or None if this is no deep stem."""
+def _deep_stem(state: State) -> dict[str, str]:
+    """Where the parts of the stem lie in our backbone; empty if this is no deep stem."""
     names = {key.removeprefix("module.") for key in state}
-    return next((parts for sign, parts in DEEP_STEMS.items() if sign in names), None)
+    return next((parts for sign, parts in DEEP_STEMS.items() if sign in names), {})
 
 
 def _rename_deep(state: State) -> State:
     """From semseg's, timm's or PFENet's names to ours; without what follows the backbone."""
-    places = DEEP_STAGES | (_deep_stem(state) or {})
-    renamed = {}
-    for key, tensor in state.items():
-        part, _, rest = key.removeprefix("module.").partition(".")
-        if part in places:
-            renamed[f"{places[part]}.{rest}"] = tensor
-    return renamed
+    places = DEEP_STAGES | _deep_stem(state)
+    parts = {key.removeprefix("module.").partition("."): tensor for key, tensor in state.items()}
+    return {f"{places[part]}.{rest}": tensor for (part, _, rest), tensor in parts.items() if part in places}
 
 
 def _vgg(name: str, state: State | None) -> Backbone:

@@ -12,7 +12,6 @@ from tqdm.auto import tqdm
 from fss.config import DataConfig
 from fss.data import open_whole
 from fss.data.dataset import Dataset, Reader
-from fss.data.problems import gathered
 from fss.errors import InputError
 
 
@@ -33,7 +32,7 @@ def check_data(
         What there is to know of the data set, and its problems, a line each: once for every class or
         file that cannot be used, whatever number of classes a picture shows.
     """
-    problems, (notes, datasets) = gathered(open_whole(spec, fold=fold, size=size, options=options))
+    notes, datasets, problems = open_whole(spec, fold=fold, size=size, options=options)
 
     def found() -> Iterator[str]:
         said = set()

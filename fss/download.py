@@ -1,6 +1,6 @@
 """Fetch VOC 2012, SBD and ImageNet weights: over https alone, resumed, checked, safely unpacked.
 
-torchvision and timm say where the files are. They do not fetch them here, since their downloaders
+The files are those of torchvision and timm. They do not fetch them here, since their downloaders
 have no time limit, begin anew after a break, and unpack whatever an archive holds.
 """
 
@@ -10,7 +10,7 @@ import tarfile
 import zlib
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib import request
 from urllib.error import HTTPError
 
@@ -60,7 +60,18 @@ SBD = Source(
     "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
     "6a5a2918d5c73ce032fdeba876574d150d9d04113ab87540a1304cbcc715be53",
 )
-WEIGHTS = ("resnet50", "resnet101", "vgg16_bn", "resnet50_deep")
+# The file of a backbone's ImageNet weights (torchvision's IMAGENET1K_V1; of resnet50_deep timm's resnet50s) bears
+# the first digits of its hash.
+WEIGHTS = {
+    "resnet50": Source("https://download.pytorch.org/models/resnet50-0676ba61.pth", "0676ba61"),
+    "resnet101": Source("https://download.pytorch.org/models/resnet101-63fe2227.pth", "63fe2227"),
+    "vgg16_bn": Source("https://download.pytorch.org/models/vgg16_bn-6c64b313.pth", "6c64b313"),
+    "resnet50_deep": Source(
+        "https://github.com/rwightman/pytorch-pretrained-gluonresnet/releases/download/v0.1/"
+        "gluon_resnet50_v1s-1762acc0.pth",
+        "1762acc0",
+    ),
+}
 KNOWN = ("pascal5i", "fss1000", *WEIGHTS)
 
 
@@ -112,25 +123,12 @@ def weights_file(backbone: str, folder: Path | None = None, *, progress: bool = 
     """
     from torch.hub import get_dir
 
-    source = weights_source(backbone)
+    source = WEIGHTS[backbone]
     path = (folder or Path(get_dir()) / "checkpoints") / source.name
     if not is_published(path, source.sha256):  # a folder that has the file may be read-only
         with held(path.parent, wait=True):  # for another process of the same training, which fetches it for both
             fetch(source, path, progress=progress)
     return path
-
-
-def weights_source(backbone: str) -> Source:
-    """Return where torchvision, or timm for resnet50_deep, publishes the weights of a backbone."""
-    if backbone == "resnet50_deep":
-        from timm.models import get_pretrained_cfg
-
-        published: Any = get_pretrained_cfg("resnet50s.gluon_in1k")
-    else:
-        from torchvision.models import get_model_weights
-
-        published = get_model_weights(backbone)["IMAGENET1K_V1"]
-    return Source(published.url, Path(published.url).stem.rpartition("-")[2])  # as torch.hub reads such names
 
 
 def fetch(source: Source, path: Path, *, progress: bool = False) -> None:
@@ -218,7 +216,7 @@ def unpack(archive: Path, inner: str, folder: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     try:
         with tarfile.open(archive) as tar:
-            wanted, size = [], 0
+            size = 0
             for number, member in enumerate(tar, 1):
                 tarfile.data_filter(member, str(part))
                 size += member.size
@@ -226,8 +224,7 @@ def unpack(archive: Path, inner: str, folder: Path) -> None:
                     raise tarfile.TarError(f"{member.name!r} is neither a file nor a folder")
                 if member.size < 0 or size > LIMIT or number > MEMBERS:
                     raise tarfile.TarError(f"{member.name!r} is beyond {LIMIT:,} bytes or {MEMBERS:,} members")
-                if PurePosixPath(member.name).is_relative_to(inner):
-                    wanted.append(member)
+            wanted = [member for member in tar.getmembers() if PurePosixPath(member.name).is_relative_to(inner)]
             if not wanted:
                 raise tarfile.TarError(f"it holds no {inner}")
             _check_room(folder, sum(member.size for member in wanted))

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, one process a folder, and where caches lie."""
+"""Writing files whole or not at all, one process a folder, what a folder holds, and where caches lie."""
 
 import glob
 import json
@@ -118,6 +118,14 @@ def cache_folder() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fss"
     except RuntimeError as error:
         raise FileNotFoundError(ENOENT, "no home folder is known; set XDG_CACHE_HOME") from error
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted, but for hidden ones; raises `InputError` if it cannot be read."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror}); correct its permissions") from error
 
 
 def expanded(path: str | Path) -> Path:

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fss.data.dataset import to_tensor
 from fss.data.folder import save_picture
-from fss.data.pictures import letterbox_image, letterbox_mask, read_pair, read_rgb, to_tensor, unletterbox
+from fss.data.pictures import letterbox_image, letterbox_mask, read_pair, read_rgb, unletterbox
 from fss.errors import InputError
 from fss.model import DANet
 

@@ -20,11 +20,12 @@ from archives import GOOD, names, tar
 from PIL import Image
 from processes import Fss
 from scipy.io import savemat
+from timm.models import get_pretrained_cfg
 from torchvision.models import get_model_weights
 
 from fss import download as module
 from fss.data.voc import Voc
-from fss.download import KNOWN, WEIGHTS, Source, download, fetch, weights_file, weights_source
+from fss.download import KNOWN, WEIGHTS, Source, download, fetch, weights_file
 from fss.errors import InputError
 from fss.files import held
 
@@ -395,7 +396,7 @@ def test_weights_lie_where_torch_looks_for_them(server, tmp_path, monkeypatch):
     content = file.getvalue()
     digest = hashlib.sha256(content).hexdigest()
     source = server.publish(f"resnet50-{digest[:8]}.pth", content)._replace(sha256=digest[:8])
-    monkeypatch.setattr(module, "weights_source", {"resnet50": source}.get)
+    monkeypatch.setitem(WEIGHTS, "resnet50", source)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     path = tmp_path / "hub" / "checkpoints" / source.name
     assert download("resnet50") == f"{path}: the published ImageNet weights of resnet50"
@@ -407,7 +408,7 @@ def test_weights_lie_where_torch_looks_for_them(server, tmp_path, monkeypatch):
 
 def test_a_second_process_waits_for_the_weights_that_the_first_fetches(server, tmp_path, monkeypatch):
     source = server.publish("resnet50.pth", CONTENT)
-    monkeypatch.setattr(module, "weights_source", {"resnet50": source}.get)
+    monkeypatch.setitem(WEIGHTS, "resnet50", source)
     with ThreadPoolExecutor(1) as pool:
         with held(tmp_path):
             second = pool.submit(weights_file, "resnet50", tmp_path)
@@ -421,12 +422,13 @@ def test_a_second_process_waits_for_the_weights_that_the_first_fetches(server, t
 def test_imagenet_weights_are_the_first_release():
     """PFENet and its successors use V1; V2 is another network to compare with."""
     for name in ("resnet50", "resnet101", "vgg16_bn"):
-        assert weights_source(name).url == get_model_weights(name)["IMAGENET1K_V1"].url
+        assert WEIGHTS[name].url == get_model_weights(name)["IMAGENET1K_V1"].url
+    assert WEIGHTS["resnet50_deep"].url == get_pretrained_cfg("resnet50s.gluon_in1k").url
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_weights_have_an_address_and_a_hash(name):
-    source = weights_source(name)
+    source = WEIGHTS[name]
     assert source.url.startswith("https://") and source.name.startswith(("resnet", "vgg", "gluon"))
     assert len(bytes.fromhex(source.sha256)) == 4 and f"-{source.sha256}.pth" in source.name
 

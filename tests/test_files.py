@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fss.errors import InputError
-from fss.files import cache_folder, expanded, write_atomically, write_json
+from fss.files import cache_folder, expanded, names_in, write_atomically, write_json
 
 
 def test_writes_the_bytes_and_makes_the_folder(tmp_path):
@@ -87,3 +87,11 @@ def test_a_home_folder_that_nobody_knows(monkeypatch):
     assert expanded("~/x") == Path("/home/someone/x") and expanded("x") == Path.cwd() / "x"
     with pytest.raises(InputError, match=r"^~nobody_here/x: no home folder is known for its ~; write the whole path$"):
         expanded("~nobody_here/x")
+
+
+def test_names_in_a_folder(tmp_path):
+    for name in ("b", ".hidden", "a"):
+        (tmp_path / name).touch()
+    assert names_in(tmp_path) == ["a", "b"]
+    with pytest.raises(InputError, match=r"a cannot be read \(Not a directory\)"):
+        names_in(tmp_path / "a")

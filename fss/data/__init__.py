@@ -8,12 +8,11 @@ from fss.data import shapes
 from fss.data.dataset import ClassImages, Dataset, Reader, narrowed
 from fss.data.folder import open_folder
 from fss.data.pascal import Pascal
-from fss.data.problems import Opening, sound
 from fss.data.semantic import Semantic
 from fss.errors import InputError, nearest
 from fss.settings import read_value
 
-__all__ = ["ClassImages", "Dataset", "Reader", "open_dataset", "open_whole", "report"]
+__all__ = ["ClassImages", "Dataset", "Reader", "open_dataset", "open_whole"]
 
 KINDS = ("shapes", "folder", "semantic", "fss1000", "pascal5i")
 SCANNED: dict[str, type[Pascal | Semantic]] = {"pascal5i": Pascal, "semantic": Semantic}
@@ -39,7 +38,11 @@ def open_dataset(
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; {nearest(split, SPLITS)}")
-    dataset = sound(_open(spec, split, fold or 0, size, options))
+    problems: list[str] = []
+    dataset = _open(spec, split, fold or 0, size, options, problems)
+    if problems:
+        more = len({*problems}) - 1
+        raise InputError(problems[0] + (f" (and {more} more, which fss check lists)" if more else ""))
     if not dataset.images:
         raise InputError(
             f"no {split} classes in {spec.partition(':')[2]}; name some in {split}.txt, one a line, or add folders"
@@ -49,29 +52,27 @@ def open_dataset(
 
 def open_whole(
     spec: str, *, fold: int | None = None, size: int, options: DataConfig = DataConfig()
-) -> Opening[tuple[list[str], list[Dataset]]]:
+) -> tuple[list[str], list[Dataset], list[str]]:
     """Open all there is to check: every split, and of pascal5i and semantic the pictures of every fold.
 
-    Yields every problem; returns what there is to say of the data (`report`, and the notes of each
-    split), and the data sets of what is sound.
+    Returns what there is to say of the data (what each fold of pascal5i and semantic shows, and the
+    notes of each split), the data sets of what is sound, and every problem.
     """
     kind, _, rest = _parts(spec, options, fold)
     splits = {"pascal5i": ("train", "val"), "semantic": ("train",)}.get(kind, SPLITS)
-    datasets = []
-    for split in splits:
-        datasets.append((yield from _open(spec, split, None if kind in SCANNED else fold, size, options)))
-    lines = (yield from SCANNED[kind](Path(rest), options).report()) if kind in SCANNED else []
-    return [*lines, *(note for dataset in datasets for note in dataset.notes)], datasets
+    problems: list[str] = []
+    fold = None if kind in SCANNED else fold
+    datasets = [_open(spec, split, fold, size, options, problems) for split in splits]
+    lines = SCANNED[kind](Path(rest), options, problems).report() if kind in SCANNED else []
+    return [*lines, *(note for dataset in datasets for note in dataset.notes)], datasets, problems
 
 
-def report(spec: str, options: DataConfig = DataConfig()) -> list[str]:
-    """Return lines about a data set as a whole: of pascal5i and semantic what each fold shows, else nothing."""
-    kind, _, rest = _parts(spec, options)
-    return sound(SCANNED[kind](Path(rest), options).report()) if kind in SCANNED else []
+def _open(spec: str, split: str, fold: int | None, size: int, options: DataConfig, problems: list[str]) -> Dataset:
+    """Open what is sound of a split, be it nothing, and add a line to `problems` for what is not.
 
-
-def _open(spec: str, split: str, fold: int | None, size: int, options: DataConfig) -> Opening[Dataset]:
-    """Open a split: yields problems, returns what is sound, be it nothing. Fold None is all folds, where we scan."""
+    So one code opens (`open_dataset` raises the first line) and checks (`fss check` prints them all).
+    Fold None is all folds, where we scan.
+    """
     kind, colon, rest = _parts(spec, options, fold)
     if size < 32:
         raise InputError(f"size {size} px is too small; choose at least 32")
@@ -81,8 +82,8 @@ def _open(spec: str, split: str, fold: int | None, size: int, options: DataConfi
         chosen = {name: images[name] for name in narrowed([*images], options.classes, f"the {split} split of {spec}")}
         return Dataset(spec, split, fold or 0, size, chosen, shapes.Shapes(world), all_classes=tuple(images))
     if kind in SCANNED:
-        return (yield from SCANNED[kind](Path(rest), options).open(spec, split, fold, size))
-    return (yield from open_folder(Path(rest), split, size, spec=spec, options=options))
+        return SCANNED[kind](Path(rest), options, problems).open(spec, split, fold, size)
+    return open_folder(Path(rest), split, size, spec, options, problems)
 
 
 def _parts(spec: str, options: DataConfig, fold: int | None = None) -> tuple[str, str, str]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from fss.data.pictures import to_tensor
 from fss.errors import InputError, closest, nearest
 
 if TYPE_CHECKING:  # opening and checking a data set need not wait for torch
@@ -141,6 +140,13 @@ class ClassImages(Sequence["tuple[torch.Tensor, torch.Tensor]"]):
         if isinstance(index, slice):
             return [self[n] for n in range(len(self))[index]]
         return self.dataset.read(self.class_name, self.names[index])
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """Return a picture uint8 [H, W, 3] as a network takes it: float32 [3, H, W], RGB in 0..1."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
 
 
 def narrowed(names: Sequence[str], wanted: str | None, where: str) -> list[str]:

@@ -12,10 +12,9 @@ from PIL import Image
 from fss.config import DataConfig
 from fss.data.dataset import Dataset, Reader, narrowed
 from fss.data.pictures import letterbox, read_mask, read_pair, stamp
-from fss.data.problems import Opening, names_in
 from fss.data.splits import in_order, read_lists, shared_out, some
 from fss.errors import InputError
-from fss.files import expanded, write_atomically
+from fss.files import expanded, names_in, write_atomically
 
 SUFFIXES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # .png is the mask
 
@@ -45,9 +44,7 @@ class FolderReader(Reader):
         return " ".join([f"{class_name}/{image_name}", stamp(picture), stamp(picture.with_suffix(".png"))])
 
 
-def open_folder(
-    root: Path, split: str, size: int, *, spec: str, options: DataConfig = DataConfig()
-) -> Opening[Dataset]:
+def open_folder(root: Path, split: str, size: int, spec: str, options: DataConfig, problems: list[str]) -> Dataset:
     """Open the classes of one split ("train", "val" or "test") of a folder of pictures.
 
     A class is a folder `root/<class>` of pictures (`.jpg`, `.jpeg`, `.bmp`, `.tif`, `.webp`), each
@@ -63,17 +60,16 @@ def open_folder(
     from the first on. So the three splits never share a class. `options.classes` narrows a split,
     and with `options.allow_missing` a listed class without a folder is left out and noted.
 
-    Yields a line for a listed class without a folder, a class without pictures, a picture without
-    its mask, a mask without its picture, two pictures with one mask, and names that are not UTF-8;
-    returns what is sound, be it nothing. Raises `InputError` for a root without classes, a list that
+    Adds a line to `problems` for a listed class without a folder, a class without pictures, a picture
+    without its mask, a mask without its picture, two pictures with one mask, and names that are not
+    UTF-8; returns what is sound, be it nothing. Raises `InputError` for a root without classes, a list that
     is not text, and lists of train or val and of test that share a class.
     """
     root = expanded(root)
     if not root.is_dir():
         raise InputError(f"no folder {root}; give the path of the folder that holds the classes")
     # A list made on one system may spell an accent in two code points and the disk in one.
-    there = yield from utf8(root)
-    folders = {normalize("NFC", name): name for name in there if (root / name).is_dir()}
+    folders = {normalize("NFC", name): name for name in utf8(root, problems) if (root / name).is_dir()}
     if not folders:
         raise InputError(f"no class folders in {root}; expected {root}/<class>/<n>.jpg and <n>.png")
     lists = root if options.lists is None else expanded(options.lists)
@@ -87,58 +83,57 @@ def open_folder(
         if options.allow_missing:
             notes.append(few)
         else:
-            yield f"{few}; correct {split}.txt, or add the folders"
+            problems.append(f"{few}; correct {split}.txt, or add the folders")
     if spec.startswith("fss1000:") and listed[split] is None:
         notes.append(
             f"no list of the {split} classes in {lists}, so they are a fixed share of the sorted "
             "names: scores do not compare with published ones; give the lists in common use by "
             "--lists DIR"
         )
-    images = {}
-    for name in narrowed(names, options.classes, f"the {split} split of {spec}"):
-        images[name] = yield from paired(root / name)
+    chosen = narrowed(names, options.classes, f"the {split} split of {spec}")
+    images = {name: paired(root / name, problems) for name in chosen}
     return Dataset(spec, split, None, size, images, FolderReader(root), tuple(notes), all_classes=tuple(names))
 
 
-def utf8(folder: Path) -> Opening[list[str]]:
-    """Names in a folder, but for those that are not UTF-8."""
-    names = []
-    for name in names_in(folder):
-        if name == name.encode(errors="ignore").decode():
-            names.append(name)
-        else:
-            yield f"{folder} holds a name that is not UTF-8, {name!a}; rename it"
-    return names
+def utf8(folder: Path, problems: list[str]) -> list[str]:
+    """Names in a folder; those that are not UTF-8 are left out, with a line in `problems` each."""
+    names = names_in(folder)
+    sound = [name for name in names if name == name.encode(errors="ignore").decode()]
+    odd = sorted({*names} - {*sound})
+    problems += [f"{folder} holds a name that is not UTF-8, {name!a}; rename it" for name in odd]
+    return sound
 
 
-def paired(folder: Path, masks: Path | None = None, mark: str = "") -> Opening[tuple[str, ...]]:
+def paired(folder: Path, problems: list[str], masks: Path | None = None, mark: str = "") -> tuple[str, ...]:
     """File names, in order, of the pictures in a folder that have a mask `<stem><mark>.png`.
 
-    Masks lie in `masks`, or beside the pictures, and then no picture is a `.png`. Yields a line for
-    a picture without a mask, a mask without a picture, two pictures with one mask, and for a folder
-    without either.
+    Masks lie in `masks`, or beside the pictures, and then no picture is a `.png`. Adds a line to
+    `problems` for a picture without a mask, a mask without a picture, two pictures with one mask,
+    and for a folder without either.
     """
-    files = [Path(name) for name in (yield from utf8(folder))]
-    others = files if masks is None else [Path(name) for name in (yield from utf8(masks))]
+    files = [Path(name) for name in utf8(folder, problems)]
+    others = files if masks is None else [Path(name) for name in utf8(masks, problems)]
     suffixes = SUFFIXES if masks is None else (*SUFFIXES, ".png")
     masked = {file.stem.removesuffix(mark) for file in others if file.suffix == ".png" and file.stem.endswith(mark)}
     pictures: dict[str, str] = {}
     for file in (file for file in files if file.suffix.lower() in suffixes):
         if file.stem in pictures:
-            yield f"{folder / file} and {pictures[file.stem]} share one mask; rename or remove one"
+            problems.append(f"{folder / file} and {pictures[file.stem]} share one mask; rename or remove one")
         pictures[file.stem] = file.name
     if not pictures and not masked:
-        yield (
+        problems.append(
             f"no pictures in {folder}; expected <n>.jpg with its mask <n>.png, "
             "or give the folder that holds the classes"
         )
-    where = f"in {masks}" if masks else "beside it"
-    for stem in in_order(set(pictures) - masked):
-        yield f"no mask for {folder / pictures[stem]}; add {stem}{mark}.png {where}, or remove the picture"
-    where = f"in {folder}" if masks else "beside it"
-    for stem in in_order(masked - set(pictures)):
-        mask = (masks or folder) / f"{stem}{mark}.png"
-        yield f"no picture for the mask {mask}; add {stem}.jpg {where}, or remove the mask"
+    beside, where = (f"in {folder}", f"in {masks}") if masks else ("beside it", "beside it")
+    problems += [
+        f"no mask for {folder / pictures[stem]}; add {stem}{mark}.png {where}, or remove the picture"
+        for stem in in_order(set(pictures) - masked)
+    ]
+    problems += [
+        f"no picture for the mask {(masks or folder) / stem}{mark}.png; add {stem}.jpg {beside}, or remove the mask"
+        for stem in in_order(masked - set(pictures))
+    ]
     return tuple(pictures[stem] for stem in in_order(set(pictures) & masked))
 
 

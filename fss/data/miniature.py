@@ -49,7 +49,9 @@ def paste(labels: Sequence[int], sample: int, rng: Generator, *, border: int = 2
     canvas = (255 * ground(rng, WIDTH, 0.5)[:, :HEIGHT].clip(0, 1)).astype(np.uint8)
     canvas, mask = canvas.transpose(1, 2, 0).copy(), np.zeros((HEIGHT, WIDTH), np.uint8)
     for label in labels:
-        image, on = _cut(label, sample, int(rng.integers(40, 170)))
+        image, instances = _ALONE.instances(class_name(label - 1), str(sample), int(rng.integers(40, 170)))
+        (around,) = find_objects((instances == 1).astype(np.uint8))
+        image, on = image[around][:HEIGHT, :WIDTH], instances[around][:HEIGHT, :WIDTH] == 1
         top, left = rng.integers(HEIGHT - len(on) + 1), rng.integers(WIDTH - on.shape[1] + 1)
         box = slice(top, top + len(on)), slice(left, left + on.shape[1])
         canvas[box][on], mask[box][on] = image[on], label
@@ -83,11 +85,3 @@ def draw_tree(tree: Path, pictures: Mapping[str, int], *, seed: int = 0, border:
             save(tree, names[-1], *paste([*others.tolist(), label], number, rng, border=border))
             number += 1
         (lists / listed).write_text("\n".join(names))
-
-
-def _cut(label: int, sample: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """One object of a class, drawn alone: its pixels, and which of them it covers."""
-    image, instances = _ALONE.instances(class_name(label - 1), str(sample), side)
-    on = (instances == 1).astype(np.uint8)
-    (box,) = find_objects(on)
-    return image[box][:HEIGHT, :WIDTH], on[box][:HEIGHT, :WIDTH] == 1

@@ -6,16 +6,14 @@ validation pictures make the split "val", so that no novel class helps to choose
 class is lost for training.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable
 from pathlib import Path
 
 from fss.config import DataConfig
 from fss.data.dataset import Dataset, narrowed
-from fss.data.lists import FOLDS, ImageLists, Pair, PairLists, find_lists, labels_of, read_images
+from fss.data.lists import FOLDS, Pair, PairLists, find_lists, labels_of, read_images
 from fss.data.pictures import IGNORE
-from fss.data.problems import Opening
-from fss.data.scan import counted, grouped, large
+from fss.data.scan import Scan, grouped, large, scan
 from fss.data.voc import CLASSES, OWN, SOURCE, Voc
 from fss.errors import InputError
 from fss.files import expanded
@@ -23,41 +21,31 @@ from fss.files import expanded
 MIN_PIXELS = 2 * 32 * 32  # PFENet's size filter
 
 
-@dataclass(frozen=True)
 class Pascal:
-    """The folds of one tree, as the options say."""
+    """The folds of one tree, as the options say.
 
-    path: Path
-    options: DataConfig
+    Its methods add a line to `problems` for a mask that cannot be read. Raises `InputError` for half
+    a VOC tree and for a list that is not sound.
 
-    @cached_property
-    def voc(self) -> Voc:
-        """The tree."""
-        return Voc.find(self.path)
+    Attributes:
+        voc: the tree.
+        lists: those that were asked for, else those in `fold_lists`, else none: the own scan.
+    """
 
-    @cached_property
-    def lists(self) -> PairLists | ImageLists | None:
-        """The lists that were asked for, else those in `fold_lists`, else none: the own scan."""
-        if self.options.lists == "scan":
-            return None
-        return find_lists(Path(self.options.lists)) if self.options.lists else self._beside
+    def __init__(self, path: Path, options: DataConfig, problems: list[str]) -> None:
+        self.options, self.problems = options, problems
+        self.voc = Voc.find(path)
+        self.labelled = self.voc.labelled()
+        self.beside = [folder for root in (expanded(path), self.voc.root) if (folder := root / "fold_lists").is_dir()]
+        chosen = [Path(options.lists)] if options.lists else self.beside
+        self.lists = find_lists(chosen[0]) if chosen and options.lists != "scan" else None
 
-    @cached_property
-    def _beside(self) -> PairLists | ImageLists | None:
-        folders = (expanded(self.path) / "fold_lists", self.voc.root / "fold_lists")
-        return next((find_lists(folder) for folder in folders if folder.is_dir()), None)
-
-    @cached_property
-    def _labelled(self) -> set[str]:
-        return self.voc.labelled()
-
-    def open(self, spec: str, split: str, fold: int | None, size: int) -> Opening[Dataset]:
+    def open(self, spec: str, split: str, fold: int | None, size: int) -> Dataset:
         """Open a split of a fold, or of all classes where `fold` is None.
 
-        Pictures of a class are in order of their names, whatever the order of a list. Yields a line
-        for a mask that cannot be read, and, unless `options.allow_missing`, where SBD's masks are
-        missing for training, and where pictures that a list names are not there. Raises `InputError`
-        for half a VOC tree and for a list that is not sound.
+        Pictures of a class are in order of their names, whatever the order of a list. Unless
+        `options.allow_missing`, it is also a problem where SBD's masks are missing for training, and
+        where pictures that a list names are not there.
         """
         part = "trn" if split == "train" else "val"
         novel = set() if fold is None else {*labels_of(fold)}
@@ -70,17 +58,17 @@ class Pascal:
                 "without SBD's (cls) or SegmentationClassAug"
             )
             if not self.options.allow_missing:
-                yield f"{notes[0]}; {SOURCE}, or go on without by --allow-missing"
-        pairs, images = yield from self._listed(part, {CLASSES.index(name) + 1 for name in chosen})
+                self.problems.append(f"{notes[0]}; {SOURCE}, or go on without by --allow-missing")
+        pairs, images = self._listed(part, {CLASSES.index(name) + 1 for name in chosen})
         if split == "train" and novel and self.options.novel == "drop":
-            counts = yield from counted(self.voc, sorted({n for n, _ in pairs} & self._labelled))
+            counts = self._scan(name for name, _ in pairs)
             pairs = [p for p in pairs if not novel & counts.get(p[0], {}).keys()]
-        there = self.voc.pictures() & self._labelled
+        there = self.voc.pictures() & self.labelled
         found = [pair for pair in pairs if pair[0] in there]
         if absent := sorted(images - there):
             first = ", ".join(absent[:5]) + (", ..." if absent[5:] else "")
             if not self.options.allow_missing:
-                yield (
+                self.problems.append(
                     f"{len(absent)} of {len(images)} pictures that are listed for {split} lack JPEG or "
                     f"mask in {self.voc.root}: {first}; add them, or go on without by --allow-missing"
                 )
@@ -91,20 +79,19 @@ class Pascal:
         pictures = grouped(found, {name: self.voc.label(name) for name in chosen})
         return Dataset(spec, split, fold, size, pictures, self.voc, tuple(notes), all_classes=tuple(names))
 
-    def _listed(self, part: str, labels: set[int]) -> Opening[tuple[list[Pair], set[str]]]:
+    def _listed(self, part: str, labels: set[int]) -> tuple[list[Pair], set[str]]:
         """Pairs of the labels, and all pictures that had to be there to know and read them."""
         least = self.options.min_pixels
         if isinstance(self.lists, PairLists):
             folds = [fold for fold in range(FOLDS) if labels & {*labels_of(fold)}]
             pairs = [pair for fold in folds for pair in self.lists.pairs(part, fold) if pair[1] in labels]
             if least is not None:
-                counts = yield from counted(self.voc, sorted({n for n, _ in pairs} & self._labelled))
+                counts = self._scan(name for name, _ in pairs)
                 pairs = [(n, k) for n, k in pairs if n not in counts or counts[n].get(k, 0) >= least]
             return pairs, {name for name, _ in pairs}
         images = set(self.lists.images(part) if self.lists else self._images(part))
-        counts = yield from counted(self.voc, sorted(images & self._labelled))
-        pairs = large(counts, labels, MIN_PIXELS if least is None else least)
-        return pairs, {name for name, _ in pairs} | images - self._labelled
+        pairs = large(self._scan(images), labels, MIN_PIXELS if least is None else least)
+        return pairs, {name for name, _ in pairs} | images - self.labelled
 
     def _images(self, part: str) -> list[str]:
         """What the own scan goes over: VOC's own sets, training enlarged by SBD.
@@ -115,8 +102,8 @@ class Pascal:
         sets = self.voc.root / "ImageSets" / "Segmentation"
         if (sets / "val.txt").is_file():
             val = read_images(sets / "val.txt")
-        elif lists := self.lists or self._beside:
-            val = lists.images("val")
+        elif self.lists or self.beside:
+            val = (self.lists or find_lists(self.beside[0])).images("val")
         else:
             raise InputError(
                 f"{self.voc.root} is only part of a VOC tree, without "
@@ -124,18 +111,20 @@ class Pascal:
             )
         if part == "val":
             return val
-        for name in ("trainaug.txt", "train_aug.txt"):
-            if (sets / name).is_file():
-                return read_images(sets / name)
-        return sorted(self._labelled - set(val))
+        trainings = [path for name in ("trainaug.txt", "train_aug.txt") if (path := sets / name).is_file()]
+        return read_images(trainings[0]) if trainings else sorted(self.labelled - set(val))
 
-    def report(self) -> Opening[list[str]]:
+    def _scan(self, names: Iterable[str]) -> Scan:
+        """Count the labels of those pictures that have a mask."""
+        return scan(self.voc, sorted(self.labelled.intersection(names)), self.problems)
+
+    def report(self) -> list[str]:
         """Return lines that say how many validation pairs each fold has, by which lists, and the share of 255."""
-        pairs, _ = yield from self._listed("val", {*range(1, len(CLASSES) + 1)})
+        pairs, _ = self._listed("val", {*range(1, len(CLASSES) + 1)})
         found = [sum(label in labels_of(fold) for _, label in pairs) for fold in range(FOLDS)]
         lines = [f"fold {fold}: {number} validation pairs" for fold, number in enumerate(found)]
         lines.append(f"counted by the lists in {self.lists.folder}" if self.lists else "counted by the own scan")
-        counts = yield from counted(self.voc, sorted(set(self._images("val")) & self._labelled))
+        counts = self._scan(self._images("val"))
         pixels = sum(sum(labels.values()) for labels in counts.values())
         ignored = sum(labels.get(IGNORE, 0) for labels in counts.values())
         if pixels:

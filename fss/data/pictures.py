@@ -3,20 +3,14 @@
 Every reader and the command line come through here, so that a mask means the same everywhere.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fss.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
 
 IGNORE = 255  # the label of what nobody knows: neither object nor ground, and counted by no loss or metric
 PADDING = 127  # grey of empty picture area: about zero once a backbone has normalised it
@@ -120,13 +114,6 @@ def stamp(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path} is gone ({error.strerror}); open the data set again") from error
     return f"{stat.st_size}@{stat.st_mtime_ns}"
-
-
-def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Return a picture uint8 [H, W, 3] as a network takes it: float32 [3, H, W], RGB in 0..1."""
-    import torch  # here, since reading and checking pictures need not wait for it
-
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
 
 
 def letterbox(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,24 +12,19 @@ from tqdm import tqdm
 from fss.data.indexed import Indexed
 from fss.data.lists import Pair
 from fss.data.pictures import stamp
-from fss.data.problems import Opening, sound
 from fss.errors import InputError
 from fss.files import cache_folder, write_atomically
 
 Scan = dict[str, dict[int, int]]  # picture -> label -> pixels, for the labels that are there
 
 
-def scan(reader: Indexed, names: Iterable[str]) -> Scan:
+def scan(reader: Indexed, names: Iterable[str], problems: list[str] | None = None) -> Scan:
     """Count the labels of some masks, in order of `names`.
 
     What was counted before is kept in the user's cache folder, and holds as long as a mask's path,
-    size and time of change stay. Raises `InputError` for a mask that cannot be read.
+    size and time of change stay. A mask that cannot be read is left out and adds a line to
+    `problems`; without such a list, it raises `InputError`.
     """
-    return sound(counted(reader, names))
-
-
-def counted(reader: Indexed, names: Iterable[str]) -> Opening[Scan]:
-    """Like `scan`, but yields a line for a mask that cannot be read, and leaves it out."""
     cache = cache_folder() / "scans" / f"{hashlib.sha256(reader.key.encode()).hexdigest()[:32]}.2.json"
     kept: dict[str, Any] = {}
     with suppress(OSError, ValueError, TypeError):  # none yet, or a damaged one
@@ -44,7 +39,9 @@ def counted(reader: Indexed, names: Iterable[str]) -> Opening[Scan]:
                 kept[name] = [state, [(int(label), int(pixels[label])) for label in np.flatnonzero(pixels)]]
                 changed = True
         except InputError as error:
-            yield str(error)
+            if problems is None:
+                raise
+            problems.append(str(error))
         else:
             counts[name] = dict(kept[name][1])
     if changed:

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 from unicodedata import normalize
 
@@ -19,16 +18,12 @@ from fss.data.indexed import Indexed, check_labels, read_indices
 from fss.data.legend import Legend, find_legend, tables
 from fss.data.lists import Pair, lines_of
 from fss.data.pictures import IGNORE
-from fss.data.problems import Opening, names_in
-from fss.data.scan import Scan, counted, grouped, large
+from fss.data.scan import grouped, large, scan
 from fss.data.splits import LISTS, Lists, read_lists, shared_out, some
 from fss.errors import InputError, nearest
-from fss.files import expanded
+from fss.files import expanded, names_in
 
-IMAGES = ("images", "JPEGImages")  # the latter and SegmentationClass are CVAT's
-MASKS = ("masks", "labels", "annotations", "SegmentationClass")
 MIN_PIXELS = 1024
-GREYS = tuple((label, (label, label, label)) for label in range(256))
 
 
 @dataclass(frozen=True)
@@ -62,21 +57,27 @@ class Layout(Indexed):
         labelled = _labelled(root / "labelled.txt", [name for _, name in legend.names])
         if legend.source.suffix == ".csv":
             return cls(root, root, "_mask", legend, labelled)
-        images, masks = _first(root, IMAGES, "pictures"), _first(root, MASKS, "masks")
-        return cls(images, masks, "", legend, labelled)
+        return cls(
+            images=_first(root, ("images", "JPEGImages"), "pictures"),  # the latter and SegmentationClass are CVAT's
+            masks=_first(root, ("masks", "labels", "annotations", "SegmentationClass"), "masks"),
+            mark="",
+            legend=legend,
+            labelled=labelled,
+        )
 
     @property
     def key(self) -> str:
         """The folder of the masks, and what their labels mean."""
         return f"{self.masks.resolve()} {self.legend.names} {self.legend.colours}"
 
-    def names(self) -> Opening[list[str]]:
-        """Return the names of all pictures that have a mask; yields a line for any file without the other."""
-        names = []
-        for folder in [table.parent for table in tables(self.images)] or [self.images]:
-            found = yield from paired(folder, None if self.mark else self.masks, self.mark)
-            names += [(folder / name).relative_to(self.images).as_posix() for name in found]
-        return names
+    def names(self, problems: list[str]) -> list[str]:
+        """Return the names of all pictures that have a mask; adds a line for any file without the other."""
+        masks = None if self.mark else self.masks
+        return [
+            (folder / name).relative_to(self.images).as_posix()
+            for folder in [table.parent for table in tables(self.images)] or [self.images]
+            for name in paired(folder, problems, masks, self.mark)
+        ]
 
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """What the masks of other layouts depend on, and what the labels mean; reads neither file."""
@@ -103,7 +104,8 @@ class Layout(Indexed):
         a colour that stands for no label, and for a file that cannot be read.
         """
         path, colours = self.mask(name), self.legend.colours
-        labels = read_indices(path, colours or GREYS, painted=bool(colours))
+        greys = ((label, (label, label, label)) for label in range(256))
+        labels = read_indices(path, colours or greys, painted=bool(colours))
         hint = f"{self.legend.source} does not name it; add its name, or paint what nobody knows with {IGNORE}"
         return check_labels(labels, [label for label, _ in self.legend.names], path, hint)
 
@@ -121,24 +123,25 @@ class Layout(Indexed):
         )
 
 
-@dataclass(frozen=True)
 class Semantic:
-    """The splits of one folder, as the options say."""
+    """The splits of one folder, as the options say.
 
-    folder: Path
-    options: DataConfig
+    Adds a line to `problems` for a picture without a mask, a mask without a picture, and a mask that
+    cannot be read or holds a label without a name. Raises `InputError` for a folder of another layout
+    and for names that are not sound.
+    """
 
-    @cached_property
-    def layout(self) -> Layout:
-        """Where the pictures and masks lie, and what the labels mean."""
-        return Layout.find(self.folder)
+    def __init__(self, folder: Path, options: DataConfig, problems: list[str]) -> None:
+        self.folder, self.options = folder, options
+        self.layout = Layout.find(folder)
+        self.classes = {name: label for label, name in self.layout.legend.names}
+        self.counts = scan(self.layout, self.layout.names(problems), problems)
+        self.least = options.min_pixels or MIN_PIXELS
+        lists = expanded(folder) / "folds"
+        names = names_in(lists) if options.lists is None and lists.is_dir() else []
+        self.folds = sorted(int(name) for name in names if name.isdecimal())  # those that have lists of their classes
 
-    @cached_property
-    def classes(self) -> dict[str, int]:
-        """The label of every class."""
-        return {name: label for label, name in self.layout.legend.names}
-
-    def open(self, spec: str, split: str, fold: int | None, size: int) -> Opening[Dataset]:
+    def open(self, spec: str, split: str, fold: int | None, size: int) -> Dataset:
         """Open a split of a fold, or all classes where `fold` is None.
 
         The classes of a split stand in the lists of `options.lists`, else of `folds/<fold>`;
@@ -146,12 +149,8 @@ class Semantic:
         counts for a class from `options.min_pixels` of its mask's own pixels on, by default 1,024.
         With `options.novel` "drop", a picture that shows a single pixel of a test class is left out
         of training. Pictures of a class are in order of their names, which are those of their files.
-
-        Yields a line for a picture without a mask, a mask without a picture, and a mask that cannot
-        be read or holds a label without a name. Raises `InputError` for a folder of another layout,
-        names or lists that are not sound, and a fold that is not there.
+        Raises `InputError` for lists that are not sound, and a fold that is not there.
         """
-        counts = yield from counted(self.layout, (yield from self.layout.names()))
         names, tested, notes = [*self.classes], set[int](), []
         if not self.layout.labelled:
             notes.append(f"no labelled.txt in {self.folder}: that a picture lacks a class is not verified")
@@ -165,53 +164,43 @@ class Semantic:
                     f"give lists by --lists DIR, or in {self.folder}/folds/{fold}"
                 )
         chosen = narrowed(names, self.options.classes, f"the {split} split of {spec}")
-        pairs = self._pairs(counts, chosen)
+        pairs = self._pairs(chosen)
         if split == "train" and self.options.novel == "drop":
-            pairs = [pair for pair in pairs if not tested & counts[pair[0]].keys()]
+            pairs = [pair for pair in pairs if not tested & self.counts[pair[0]].keys()]
         pictures = grouped(pairs, {name: self.classes[name] for name in chosen})
-        fold = fold if self._folds() else None
+        fold = fold if self.folds else None
         return Dataset(spec, split, fold, size, pictures, self.layout, tuple(notes), all_classes=tuple(names))
 
-    def report(self) -> Opening[list[str]]:
+    def report(self) -> list[str]:
         """Return a line for each class, and for each fold how many pictures show two classes of a split."""
-        counts = yield from counted(self.layout, (yield from self.layout.names()))
-        least = self.options.min_pixels or MIN_PIXELS
-        lines = [f"{len(counts)} pictures, {len(self.classes)} classes; a picture counts from {least:,} pixels on"]
+        counted = f"{len(self.counts)} pictures, {len(self.classes)} classes"
+        lines = [f"{counted}; a picture counts from {self.least:,} pixels on"]
         for name, label in self.classes.items():
-            pixels = [counts[picture] for picture, _ in self._pairs(counts, [name])]
+            pixels = [self.counts[picture] for picture, _ in self._pairs([name])]
             share = sum(p[label] for p in pixels) / max(1, sum(sum(p.values()) for p in pixels))
             lines.append(f"{name}: pictures {len(pixels)}, share of their area {100 * share:.1f} %")
-        for fold in self._folds() or [0]:
+        for fold in self.folds or [0]:
             splits = shared_out(self.classes, self._lists(fold))
-            shown = []
-            for split, names in splits.items():
-                found = Counter(picture for picture, _ in self._pairs(counts, names))
-                shown.append(f"{sum(number > 1 for number in found.values())} of {split}")
-            left = sum(not self._labels(splits["test"]) & pixels.keys() for pixels in counts.values())
-            where = f"fold {fold}: " if self._folds() else ""
+            found = {split: Counter(picture for picture, _ in self._pairs(splits[split])) for split in splits}
+            shown = [f"{sum(times > 1 for times in found[split].values())} of {split}" for split in splits]
+            left = sum(not self._labels(splits["test"]) & pixels.keys() for pixels in self.counts.values())
+            where = f"fold {fold}: " if self.folds else ""
             lines.append(f"{where}pictures with two classes: {', '.join(shown)}; without a test class: {left}")
         return lines
 
-    def _pairs(self, counts: Scan, names: list[str]) -> list[Pair]:
+    def _pairs(self, names: list[str]) -> list[Pair]:
         """The pictures that count for each of some classes."""
-        return large(counts, self._labels(names), self.options.min_pixels or MIN_PIXELS)
+        return large(self.counts, self._labels(names), self.least)
 
     def _labels(self, names: list[str]) -> set[int]:
         return {self.classes[name] for name in names}
 
-    def _folds(self) -> list[int]:
-        """The folds that have lists, unless others are asked for."""
-        folder = expanded(self.folder) / "folds"
-        if self.options.lists is not None or not folder.is_dir():
-            return []
-        return sorted(int(name) for name in names_in(folder) if name.isdecimal())
-
     def _lists(self, fold: int) -> Lists:
         """The classes that each split lists in a fold."""
-        folds, folder = self._folds(), expanded(self.options.lists or self.folder / "folds" / str(fold))
-        if folds and fold not in folds:
-            raise InputError(f"no fold {fold} in {folder.parent}; choose among {', '.join(map(str, folds))}")
-        if not folds and self.options.lists is None:
+        folder = expanded(self.options.lists or self.folder / "folds" / str(fold))
+        if self.folds and fold not in self.folds:
+            raise InputError(f"no fold {fold} in {folder.parent}; choose among {', '.join(map(str, self.folds))}")
+        if not self.folds and self.options.lists is None:
             return dict.fromkeys(LISTS)
         listed = read_lists(folder, needed=True)
         for split, names in listed.items():

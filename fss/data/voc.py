@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from fss.data.indexed import Indexed, check_labels, read_indices
-from fss.data.problems import names_in
 from fss.errors import InputError
-from fss.files import expanded
+from fss.files import expanded, names_in
 
 CLASSES = (  # of the labels 1 to 20
     "aeroplane",
@@ -56,10 +55,7 @@ class Voc(Indexed):
     root: Path
     masks: tuple[Path, ...]
 
-    @property
-    def knows_absence(self) -> bool:
-        """Always: every object of VOC's classes is labelled."""
-        return True
+    knows_absence = True  # every object of VOC's classes is labelled
 
     @classmethod
     def find(cls, path: Path) -> Voc:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from fss.data.pictures import IGNORE, letterbox_image, letterbox_mask, to_tensor
+from fss.data.dataset import to_tensor
+from fss.data.pictures import IGNORE, letterbox_image, letterbox_mask
 from fss.data.shapes import Shapes, World, endless
 from fss.episodes import EpisodeBatch
 from fss.errors import InputError, nearest

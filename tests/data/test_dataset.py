@@ -10,7 +10,7 @@ from PIL import Image
 from tiny import write_boxes
 
 from fss.data import Dataset, open_dataset
-from fss.data.pictures import to_tensor
+from fss.data.dataset import to_tensor
 from fss.errors import InputError
 
 

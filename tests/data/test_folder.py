@@ -14,7 +14,6 @@ from PIL import Image
 from fss.config import DataConfig
 from fss.data import open_dataset
 from fss.data.folder import FolderReader, open_folder
-from fss.data.problems import gathered
 from fss.errors import InputError
 
 SIZE = 32
@@ -443,8 +442,7 @@ def test_a_folder_is_read_whole_or_its_problems_are_listed(classes, lists):
             except InputError as error:
                 refused.append(str(error))
             try:
-                problems, sound = gathered(open_folder(root, split, SIZE, spec="x"))
-                listed += problems
+                sound = open_folder(root, split, SIZE, "x", DataConfig(), listed)
                 for name, pictures in sound.images.items():
                     for picture in pictures:
                         try:

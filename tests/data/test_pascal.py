@@ -14,7 +14,7 @@ from scipy.io import savemat
 from voc import HALVES, HEIGHT, LARGE, SMALL, WIDTH, add, pair_lists, save_mask, write
 
 from fss.config import DataConfig
-from fss.data import open_dataset, report
+from fss.data import open_dataset, open_whole
 from fss.data.lists import labels_of
 from fss.data.pictures import letterbox_mask
 from fss.data.scan import scan
@@ -385,6 +385,11 @@ def test_options_that_say_nothing_elsewhere(spec):
 
 
 # The report
+
+
+def report(spec: str, options: DataConfig = DataConfig()) -> list[str]:
+    lines, datasets, _ = open_whole(spec, size=64, options=options)
+    return lines[: len(lines) - sum(len(dataset.notes) for dataset in datasets)]
 
 
 def test_report_counts_the_pairs_of_each_fold(tree):

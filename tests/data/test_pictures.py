@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, strategies as st
 from PIL import Image
 
+from fss.data.dataset import to_tensor
 from fss.data.pictures import (
     letterbox,
     letterbox_image,
@@ -16,7 +17,6 @@ from fss.data.pictures import (
     read_pair,
     read_rgb,
     resize_labels,
-    to_tensor,
     unletterbox,
 )
 from fss.errors import InputError

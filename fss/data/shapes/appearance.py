@@ -4,7 +4,6 @@ Lengths are in the object's own units, in which its root mean square radius is 1
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.random import Generator
@@ -32,12 +31,6 @@ class Outline:
     radius: np.ndarray
     stretch: float
     holes: tuple[tuple[float, float, float], ...]  # x, y, radius
-
-    @cached_property
-    def across(self) -> np.ndarray:
-        """The length across the contour of one along the ray [ANGLES], 0..1."""
-        slope = np.gradient(self.radius, np.float32(2 * np.pi / ANGLES))
-        return self.radius / np.hypot(self.radius, slope)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ def rasterise(thing: Placed, size: int) -> Pixels:
     bins = turn.astype(np.int32) & (ANGLES - 1)  # of the table over the angle
     rho = np.sqrt(u * u + v * v)
     gap = outline.radius[bins] - rho
-    distance = gap * outline.across[bins]
+    slope = np.gradient(outline.radius, np.float32(2 * np.pi / ANGLES))
+    distance = gap * (outline.radius / np.hypot(outline.radius, slope))[bins]  # across the contour, not along the ray
     for hole_x, hole_y, hole in outline.holes:
         from_hole = np.hypot(u - np.float32(hole_x), v - np.float32(hole_y)) - np.float32(hole)
         np.minimum(distance, from_hole, out=distance)

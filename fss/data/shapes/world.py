@@ -7,7 +7,6 @@ from fss.errors import InputError
 from fss.settings import Settings
 
 Share = Literal["none", "texture", "outline"]
-EXTRA_MAX = 10_000
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class World(Settings):
     extra: int = field(default=0, repr=False)  # classes beyond the folds that join the training
 
     LEAST = dict(distractors_min=0, distractors_max=0, occlusion=0, contrast=0, area_min=0.01, area_max=0.01, extra=0)
-    MOST = dict(distractors_max=8, occlusion=1, contrast=1, area_max=0.5, extra=EXTRA_MAX)
+    MOST = dict(distractors_max=8, occlusion=1, contrast=1, area_max=0.5, extra=10_000)
 
     def __post_init__(self) -> None:
         """Raises `InputError` for a knob out of its range."""
