@@ -95,7 +95,7 @@ class LiveFeatures:
             tensors = [tensor.to(device, non_blocking=True) for tensor in read]
             with self.autocast():
                 found = extract_batch(self.model, *tensors)
-            yield found._replace(episodes=_asked(episodes, first, batch))
+            yield found._replace(episodes=tuple(episodes[first : first + batch]))
 
 
 class CachedFeatures:
@@ -121,30 +121,18 @@ class CachedFeatures:
         InputError: a bad picture, or an ``FSS_CACHE_GB`` that is no number.
     """
 
-    file: Path
-    table: np.ndarray
-
-    def __init__(
-        self,
-        model: DANet,
-        dataset: Dataset,
-        *,
-        workers: int = 0,
-        progress: bool = False,
-    ) -> None:
+    def __init__(self, model: DANet, dataset: Dataset, *, workers: int = 0, progress: bool = False) -> None:
         self.dataset, self.device = dataset, model.backbone.mean.device
         samples = [(class_name, name) for class_name, names in dataset.images.items() for name in names]
         self.rows = {sample: row for row, sample in enumerate(samples)}
         self.live: LiveFeatures | None = None
         try:
             self.file = cache_folder() / "features" / f"{_key(model, dataset)}.npy"
-            table = _open(self.file, len(samples))
-            if table is None:
+            try:
+                self.table = _open(self.file, len(samples))
+            except OSError:  # there is no whole one yet
                 _build(self.file, model, dataset, workers, progress)
-                table = _open(self.file, len(samples))
-            if table is None:
-                raise OSError("it vanished while it was made")
-            self.table = table
+                self.table = _open(self.file, len(samples))
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             _note(f"no feature cache ({place}{error.strerror or error}); pictures go through the backbone each time")
@@ -159,7 +147,7 @@ class CachedFeatures:
             return
         block4 = "block4_masked" if "block4_masked" in (self.table.dtype.names or ()) else "block4"
         for first in range(start, len(episodes), stride or batch):
-            asked = _asked(episodes, first, batch)
+            asked = tuple(episodes[first : first + batch])
             query = np.array([self.rows[e.listed, e.query] for e in asked])  # B
             support = np.array([[self.rows[e.class_name, name] for name in e.support] for e in asked])  # B,K
             labels = zip(asked, self._read("mask", query), strict=True)
@@ -202,10 +190,6 @@ def features_of(
         return CachedFeatures(model, dataset, workers=workers, progress=progress)
 
 
-def _asked(episodes: Sequence[Episode], first: int, batch: int) -> tuple[Episode, ...]:
-    return tuple(episodes[i] for i in range(first, min(first + batch, len(episodes))))
-
-
 @cache
 def _note(message: str) -> None:
     """Say it once, on stderr; of several processes, the first one does."""
@@ -242,9 +226,8 @@ def extract(model: DANet, images: Tensor, masks: Tensor, *, first: int = 0) -> t
     parts, masked = [], []
     # A processor is a third faster where the maps of a call fit its caches, as those of four pictures
     # of 224 px do. On a GPU, sixteen of 473 px take 3.5 GB in a ResNet-50 and are slower, each, than four.
-    height, width = images.shape[-2:]
     room = CHUNK if images.is_cuda else max(1, CHUNK // 4)
-    number = max(1, min(CHUNK, round(room * 224 * 224 / (height * width))))
+    number = max(1, min(CHUNK, round(room * 224 * 224 / images.shape[-2:].numel())))
     for start in range(0, len(images), number):
         chunk, labels = images[start : start + number], masks[start : start + number]
         keep = len(chunk)
@@ -275,16 +258,16 @@ def _key(model: DANet, dataset: Dataset) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _open(file: Path, rows: int) -> np.ndarray | None:
-    """Map a cache, or return None where no whole one exists."""
+def _open(file: Path, rows: int) -> np.ndarray:
+    """Map a cache, or raise OSError where no whole one exists."""
     try:
         table: np.ndarray = np.load(file, mmap_mode="r")
-        if table.shape != (rows,) or not {"key", *MAPS} <= set(table.dtype.names or ()):
-            return None
-        if table["key"][0] != file.stem.encode():  # another cache, renamed or copied
-            return None
-    except (OSError, EOFError, ValueError, AttributeError):
-        return None
+        fields = set(table.dtype.names or ())
+    except (EOFError, ValueError, AttributeError) as error:
+        raise OSError(f"{file} is damaged: {error}") from error
+    # The key is another one where the file was renamed or copied.
+    if table.shape != (rows,) or not {"key", *MAPS} <= fields or table["key"][0] != file.stem.encode():
+        raise OSError(f"{file} is not the cache of these pictures")
     with suppress(OSError):  # a cache that a class shares may be read-only
         os.utime(file)  # when it was last used, for pruning
     return table
@@ -305,10 +288,8 @@ def _build(file: Path, model: DANet, dataset: Dataset, workers: int, progress: b
             loader = DataLoader(pictures, batch_size=CHUNK, num_workers=workers)
             for first, (images, masks) in zip(range(0, len(pictures), CHUNK), read_all(loader), strict=True):
                 maps, block4 = extract(model, images.to(device), masks.to(device))
-                found = {**maps._asdict(), "mask": masks}
-                if block4 is not None:
-                    found["block4_masked"] = block4
-                arrays = {name: tensor.cpu().numpy() for name, tensor in found.items()}
+                found = {**maps._asdict(), "mask": masks, "block4_masked": block4}
+                arrays = {name: tensor.cpu().numpy() for name, tensor in found.items() if tensor is not None}
                 if table is None:
                     table = _create(beside, arrays, len(pictures), cap)
                 for name, values in arrays.items():
