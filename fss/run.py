@@ -52,20 +52,17 @@ class RunFolder:
         if held and not last.is_file():
             raise InputError(f"{self.out}: holds {held[0]}, but no {LAST} to go on from; choose another folder")
         if held:
-            self._resume(last)
+            header, tensors = read_checkpoint(last)
+            trained = header["trained"]
+            self._same_settings({**header["config"], **trained.get("train", {}), **trained})
+            restore(self.model, self.optimizer, header, tensors, last, self.accelerator)
+            self.step, self.best, self.seconds = trained["step"], trained["best"], trained["seconds"]
+            if (self.out / LOG).is_file():
+                self.records = [r for r in read_log(self.out / LOG) if r["step"] <= self.step]
         self.accelerator.wait_for_everyone()  # all have seen the folder as it was
         if self.accelerator.is_main_process:
             for name in (LAST, BEST, LOG, FAILED):
                 remove_leftovers(self.out / name)
-
-    def _resume(self, last: Path) -> None:
-        header, tensors = read_checkpoint(last)
-        trained = header["trained"]
-        self._same_settings({**header["config"], **trained.get("train", {}), **trained})
-        restore(self.model, self.optimizer, header, tensors, last, self.accelerator)
-        self.step, self.best, self.seconds = trained["step"], trained["best"], trained["seconds"]
-        if (self.out / LOG).is_file():
-            self.records = [r for r in read_log(self.out / LOG) if r["step"] <= self.step]
 
     def _same_settings(self, theirs: dict[str, Any]) -> None:
         for name, value in {**self.model.config.to_json(), **self.settings["train"], **self.settings}.items():
@@ -95,16 +92,11 @@ class RunFolder:
             if self.accelerator.is_main_process:
                 save_checkpoint(self.model, self.out / BEST, trained=self._trained())
 
-    def save(self) -> None:
-        """Write the checkpoint that ``--resume`` goes on from."""
-        self._save(LAST, self._trained())
+    def save(self, name: str = LAST, **found: Any) -> None:
+        """Write all that the coming step starts from: to go on with ``--resume``, or to repeat a failed one.
 
-    def save_failed(self, **found: Any) -> Path:
-        """Write what the coming step starts from, which is all that is needed to repeat it."""
-        self._save(FAILED, {**self._trained(), "nonfinite": found})
-        return self.out / FAILED
-
-    def _save(self, name: str, trained: dict[str, Any]) -> None:
+        ``found`` is what else the header says of the training.
+        """
         if not self.accelerator.is_main_process:
             return
         names = [n for n, p in self.model.named_parameters() if p.requires_grad]
@@ -116,7 +108,7 @@ class RunFolder:
         # The log goes first: a resumed run drops what it has beyond the checkpoint, while a
         # record that it lacks would be lost.
         self._write_log()
-        save_checkpoint(self.model, self.out / name, trained=trained, optimizer=slots)
+        save_checkpoint(self.model, self.out / name, trained=self._trained() | found, optimizer=slots)
 
     def _trained(self) -> dict[str, Any]:
         seconds = round(self.seconds + time.perf_counter() - self.started, 1)
@@ -169,12 +161,7 @@ def restore(
     Raises:
         InputError: another backbone's or another architecture's, or without the optimiser's state.
     """
-    if header.get("backbone_sha256") != model.backbone.fingerprint():
-        raise InputError(
-            f"{path}: was trained on other {model.config.backbone} weights; resume with the same "
-            "file, or choose another folder"
-        )
-    load_head(model, tensors, path)
+    load_head(model, header, tensors, path)
     names = [n for n, p in model.named_parameters() if p.requires_grad]
     state = optimizer.state_dict()
     for key, tensor in tensors.items():
