@@ -41,7 +41,6 @@ from fss.model import DANet
 
 FORMAT = "features-4"  # part of every key: raise it when the meaning of the files changes
 CHUNK = 16  # pictures that are read at a time; see `extract` for how many the backbone takes at once
-MAPS = ("block2", "block3", "block4", "mask")
 STALE = 24 * 3600  # seconds after which a file that nobody wrote into was left by a dead process
 
 
@@ -128,11 +127,11 @@ class CachedFeatures:
         self.live: LiveFeatures | None = None
         try:
             self.file = cache_folder() / "features" / f"{_key(model, dataset)}.npy"
-            try:
-                self.table = _open(self.file, len(samples))
-            except OSError:  # there is no whole one yet
+            if not _is_whole(self.file, len(samples)):
                 _build(self.file, model, dataset, workers, progress)
-                self.table = _open(self.file, len(samples))
+            self.table: np.ndarray = np.load(self.file, mmap_mode="r")
+            with suppress(OSError):  # a cache that a class shares may be read-only
+                os.utime(self.file)  # when it was last used, for pruning
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             _note(f"no feature cache ({place}{error.strerror or error}); pictures go through the backbone each time")
@@ -152,7 +151,7 @@ class CachedFeatures:
             support = np.array([[self.rows[e.class_name, name] for name in e.support] for e in asked])  # B,K
             labels = zip(asked, self._read("mask", query), strict=True)
             yield FeatureBatch(
-                Features(*(self._read(name, query).float() for name in ("block2", "block3", "block4"))),
+                Features(*(self._read(name, query).float() for name in Features._fields)),
                 torch.stack([relabelled(self.dataset, e, label).to(self.device) for e, label in labels]),
                 Features(*(self._read(name, support).float() for name in ("block2", "block3", block4))),
                 self._read("mask", support),
@@ -258,19 +257,14 @@ def _key(model: DANet, dataset: Dataset) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _open(file: Path, rows: int) -> np.ndarray:
-    """Map a cache, or raise OSError where no whole one exists."""
+def _is_whole(file: Path, rows: int) -> bool:
+    """Whether a file is the cache that its name says: all of it, and not another one, renamed or copied."""
     try:
-        table: np.ndarray = np.load(file, mmap_mode="r")
-        fields = set(table.dtype.names or ())
-    except (EOFError, ValueError, AttributeError) as error:
-        raise OSError(f"{file} is damaged: {error}") from error
-    # The key is another one where the file was renamed or copied.
-    if table.shape != (rows,) or not {"key", *MAPS} <= fields or table["key"][0] != file.stem.encode():
-        raise OSError(f"{file} is not the cache of these pictures")
-    with suppress(OSError):  # a cache that a class shares may be read-only
-        os.utime(file)  # when it was last used, for pruning
-    return table
+        table = np.load(file, mmap_mode="r")
+        fields = set(table.dtype.names or ()) >= {"key", "mask", *Features._fields}
+        return table.shape == (rows,) and fields and bool(table["key"][0] == file.stem.encode())
+    except (OSError, EOFError, ValueError, AttributeError):
+        return False
 
 
 def _build(file: Path, model: DANet, dataset: Dataset, workers: int, progress: bool) -> None:
@@ -310,8 +304,8 @@ def _create(file: Path, first: dict[str, np.ndarray], total: int, cap: float) ->
     that fills up while a mapped file is written kills the process: so the room for all of it is
     checked here.
     """
-    fields = [("key", "S32"), *((name, values.dtype, values.shape[1:]) for name, values in first.items())]
-    layout = np.dtype(fields, align=True)
+    maps = ((name, values.dtype, values.shape[1:]) for name, values in first.items())
+    layout = np.dtype([("key", "S32"), *maps], align=True)
     size = total * layout.itemsize
     needed = f"{size / 1e9:.3g} GB needed"
     if size > cap:
@@ -343,8 +337,7 @@ def _prune(folder: Path, room: float) -> None:
                 file.unlink()
     taken = sum(size for _, size, _ in caches)
     for _, size, file in sorted(caches):
-        if taken <= room:
-            break
-        with suppress(OSError):
-            file.unlink()
-        taken -= size
+        if taken > room:
+            taken -= size
+            with suppress(OSError):
+                file.unlink()
