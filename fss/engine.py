@@ -19,8 +19,6 @@ from fss.errors import InputError, one_line
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-FORMATS: dict[Precision, str] = {"float32": "no", "float16": "fp16", "bfloat16": "bf16"}
-
 
 def start(device: str = "cpu", *, precision: Precision = "float32", accumulate: int = 1) -> "Accelerator":
     """Join the processes that a launcher started, or be the only one.
@@ -54,7 +52,7 @@ def start(device: str = "cpu", *, precision: Precision = "float32", accumulate: 
     try:
         accelerator = Accelerator(
             cpu=place.type == "cpu",
-            mixed_precision=FORMATS[precision],
+            mixed_precision={"float32": "no", "float16": "fp16", "bfloat16": "bf16"}[precision],
             gradient_accumulation_steps=accumulate,
             # The others wait while the main process fills the feature cache.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
