@@ -18,7 +18,6 @@ from fss.model import DANet
 LAST = "last.safetensors"  # with the optimiser's state, to resume from
 BEST = "best.safetensors"  # by validation mIoU
 LOG = "log.csv"
-COLUMNS = ("step", "loss", "val_miou")
 FAILED = "nonfinite.safetensors"  # what the step started from whose loss was not finite
 
 
@@ -121,7 +120,7 @@ class RunFolder:
         if not (self.accelerator.is_main_process and self.records):
             return
         text = io.StringIO()
-        columns = dict.fromkeys(COLUMNS) | dict.fromkeys(name for record in self.records for name in record)
+        columns = dict.fromkeys(["step", "loss", "val_miou", *(name for record in self.records for name in record)])
         table = csv.DictWriter(text, list(columns), lineterminator="\n")
         table.writeheader()
         table.writerows(self.records)
