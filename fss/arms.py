@@ -8,7 +8,6 @@ from fss.errors import InputError, nearest
 from fss.settings import Settings
 
 BackboneName = Literal["efficientnet_lite0", "resnet50", "resnet50_deep", "resnet101", "vgg16_bn", "own"]
-Prior = Literal["masked_features", "masked_input", "relations"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class DANetConfig(Settings):
     channels: int = 64
     lda: bool = True
     pca: bool = True
-    prior: Prior | None = "masked_features"
+    prior: Literal["masked_features", "masked_input", "relations"] | None = "masked_features"
     taps: Literal["both", "block2"] = "both"
     decoder: Literal["ppm", "fem"] = "ppm"
     fem_bins: int | None = None

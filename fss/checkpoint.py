@@ -95,9 +95,6 @@ def read_checkpoint(name: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
         header |= {key: json.loads(header[key]) for key in ("config", "trained")}
         if not isinstance(header["config"], dict) or not isinstance(header["trained"], dict):
             raise ValueError("no settings in it")
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: damaged header ({error}); copy or train it again") from error
-    try:
         header["config"] = DANetConfig.from_json(header["config"]).to_json()
         if trained := header["trained"]:  # else nobody trained it
             # The settings of an older file: those that were added since get their defaults, here alone.
@@ -108,6 +105,8 @@ def read_checkpoint(name: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
             }
     except InputError as error:
         raise InputError(f"{path}: written by another version of the kit ({error})") from error
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: damaged header ({error}); copy or train it again") from error
     return header, tensors
 
 
@@ -132,22 +131,21 @@ def load(name: str | Path, *, pretrained: bool | str | Path = True, backbone: Ba
         model = DANet(DANetConfig.from_json(header["config"]), pretrained=pretrained, backbone=backbone)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    if model.backbone.fingerprint() != header.get("backbone_sha256"):
+    load_head(model, header, tensors, path)
+    return model.eval()
+
+
+def load_head(model: DANet, header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> None:
+    """Put a checkpoint's weights into ``model``, all of them and of the right shapes, and what it says of them.
+
+    Raises:
+        InputError: a weight is missing, unknown, or of another shape; another backbone's.
+    """
+    if header.get("backbone_sha256") != model.backbone.fingerprint():
         raise InputError(
             f"{path}: trained on other {model.config.backbone} weights than the ones loaded here; "
             "give the file it was trained with"
         )
-    load_head(model, tensors, path)
-    model.trained = header["trained"]
-    return model.eval()
-
-
-def load_head(model: DANet, tensors: dict[str, Tensor], path: Path) -> None:
-    """Put a checkpoint's weights into ``model``, all of them and of the right shapes.
-
-    Raises:
-        InputError: a weight is missing, unknown, or of another shape.
-    """
     head = {k: t for k, t in tensors.items() if not k.startswith(OPTIMIZER)}
     if odd := unfit(model.head_state(), head):
         raise InputError(
@@ -155,6 +153,7 @@ def load_head(model: DANet, tensors: dict[str, Tensor], path: Path) -> None:
             "use the config that it was trained with"
         )
     model.load_state_dict(head, strict=False)
+    model.trained = header["trained"]
 
 
 def unfit(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> list[str]:

@@ -315,10 +315,9 @@ def main(args: list[str] | None = None) -> None:
             )
         if not (type(error).__name__.startswith("Dist") or "gloo" in str(error)):
             raise
-        reason = str(error).partition("\n")[0]
         _end(
             2,
-            f"error: another of the processes has ended or does not answer ({reason}); see what it "
+            f"error: another of the processes has ended or does not answer ({one_line(error)}); see what it "
             "says, and start all of them again by torchrun or accelerate launch",
         )
     except BrokenPipeError:  # `fss check | head`: nobody reads on

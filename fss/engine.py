@@ -14,13 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from fss.config import Precision
-from fss.errors import InputError
+from fss.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-FORMATS: dict[Precision, str] = {"float32": "no", "float16": "fp16", "bfloat16": "bf16"}
-PATIENCE = timedelta(days=1)  # the others wait while the main process fills the feature cache
 
 
 def start(device: str = "cpu", *, precision: Precision = "float32", accumulate: int = 1) -> "Accelerator":
@@ -55,13 +52,13 @@ def start(device: str = "cpu", *, precision: Precision = "float32", accumulate: 
     try:
         accelerator = Accelerator(
             cpu=place.type == "cpu",
-            mixed_precision=FORMATS[precision],
+            mixed_precision={"float32": "no", "float16": "fp16", "bfloat16": "bf16"}[precision],
             gradient_accumulation_steps=accumulate,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+            # The others wait while the main process fills the feature cache.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
         )
     except (NotImplementedError, RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"accelerate cannot start on {device} in {precision}: {reason}") from error
+        raise InputError(f"accelerate cannot start on {device} in {precision}: {one_line(error)}") from error
     if accelerator.num_processes > 1:
         atexit.register(accelerator.end_training)  # NCCL complains of a process that just exits
     given = accelerator.device
@@ -100,5 +97,4 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"device {device!r} cannot be used ({reason}); use cpu") from error
+        raise InputError(f"device {device!r} cannot be used ({one_line(error)}); use cpu") from error

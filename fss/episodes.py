@@ -78,8 +78,7 @@ def draw_episode(dataset: Dataset, shots: int, seed: int, index: int, support: S
         if asked is not None:
             picture = dataset.reader.picture(class_name, query)
             names = tuple(name for name in dataset.images[asked] if dataset.reader.picture(asked, name) != picture)
-            drawn = rng.permutation(len(names))[:shots]
-            return Episode(asked, query, tuple(names[i] for i in drawn), class_name)
+            return Episode(asked, query, tuple(names[i] for i in rng.permutation(len(names))[:shots]), class_name)
     wanted = {
         "other": "shows two of its classes, as --support other needs",
         "absent": "is known not to show one of its classes, as --support absent and a training's absent=SHARE need",
@@ -241,19 +240,17 @@ class EpisodeList(Sequence[Episode]):
             raise InputError("the episode list is empty; sample a new one")
         shots = len(self.episodes[0].support)
         for number, episode in enumerate(self.episodes):
-            names = (episode.query, *episode.support)
-            absent = {*episode.support} - {*dataset[episode.class_name].names}
-            absent |= {episode.query} - {*dataset[episode.listed].names}
+            pairs = [(episode.listed, episode.query), *((episode.class_name, name) for name in episode.support)]
+            absent = [name for class_name, name in pairs if name not in dataset[class_name].names]
             if absent:
                 raise InputError(
                     f"episode {number}: class {episode.class_name!r} of {dataset.spec} has no "
                     f"picture {min(absent)!r}; use the data that the list was sampled from"
                 )
-            pictures = {dataset.reader.picture(episode.class_name, name) for name in episode.support}
-            pictures.add(dataset.reader.picture(episode.listed, episode.query))
-            if len(pictures) < len(names) or len(names) != shots + 1 or shots < 1:
+            pictures = {dataset.reader.picture(*pair) for pair in pairs}
+            if len(pictures) < len(pairs) or len(pairs) != shots + 1 or shots < 1:
                 raise InputError(
-                    f"episode {number}: {len(names) - 1} support pictures beside the query, "
+                    f"episode {number}: {len(pairs) - 1} support pictures beside the query, "
                     f"{len(pictures)} different in all, in a list of {shots} shot; sample it anew"
                 )
 

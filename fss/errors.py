@@ -31,10 +31,8 @@ class Stopped(KeyboardInterrupt):
 @contextmanager
 def on_signals(handler: Callable[[int, FrameType | None], object], *numbers: signal.Signals) -> Iterator[None]:
     """Have signals call ``handler`` instead of what they do otherwise; outside the main thread, nothing changes."""
-    if threading.current_thread() is not threading.main_thread():  # a notebook's kernel may run us in another
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in numbers}
+    main = threading.current_thread() is threading.main_thread()  # a notebook's kernel may run us in another
+    before = {number: signal.signal(number, handler) for number in numbers if main}
     try:
         yield
     finally:

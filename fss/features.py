@@ -41,7 +41,6 @@ from fss.model import DANet
 
 FORMAT = "features-4"  # part of every key: raise it when the meaning of the files changes
 CHUNK = 16  # pictures that are read at a time; see `extract` for how many the backbone takes at once
-MAPS = ("block2", "block3", "block4", "mask")
 STALE = 24 * 3600  # seconds after which a file that nobody wrote into was left by a dead process
 
 
@@ -95,7 +94,7 @@ class LiveFeatures:
             tensors = [tensor.to(device, non_blocking=True) for tensor in read]
             with self.autocast():
                 found = extract_batch(self.model, *tensors)
-            yield found._replace(episodes=_asked(episodes, first, batch))
+            yield found._replace(episodes=tuple(episodes[first : first + batch]))
 
 
 class CachedFeatures:
@@ -121,30 +120,18 @@ class CachedFeatures:
         InputError: a bad picture, or an ``FSS_CACHE_GB`` that is no number.
     """
 
-    file: Path
-    table: np.ndarray
-
-    def __init__(
-        self,
-        model: DANet,
-        dataset: Dataset,
-        *,
-        workers: int = 0,
-        progress: bool = False,
-    ) -> None:
+    def __init__(self, model: DANet, dataset: Dataset, *, workers: int = 0, progress: bool = False) -> None:
         self.dataset, self.device = dataset, model.backbone.mean.device
         samples = [(class_name, name) for class_name, names in dataset.images.items() for name in names]
         self.rows = {sample: row for row, sample in enumerate(samples)}
         self.live: LiveFeatures | None = None
         try:
             self.file = cache_folder() / "features" / f"{_key(model, dataset)}.npy"
-            table = _open(self.file, len(samples))
-            if table is None:
+            if not _is_whole(self.file, len(samples)):
                 _build(self.file, model, dataset, workers, progress)
-                table = _open(self.file, len(samples))
-            if table is None:
-                raise OSError("it vanished while it was made")
-            self.table = table
+            self.table: np.ndarray = np.load(self.file, mmap_mode="r")
+            with suppress(OSError):  # a cache that a class shares may be read-only
+                os.utime(self.file)  # when it was last used, for pruning
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             _note(f"no feature cache ({place}{error.strerror or error}); pictures go through the backbone each time")
@@ -159,12 +146,12 @@ class CachedFeatures:
             return
         block4 = "block4_masked" if "block4_masked" in (self.table.dtype.names or ()) else "block4"
         for first in range(start, len(episodes), stride or batch):
-            asked = _asked(episodes, first, batch)
+            asked = tuple(episodes[first : first + batch])
             query = np.array([self.rows[e.listed, e.query] for e in asked])  # B
             support = np.array([[self.rows[e.class_name, name] for name in e.support] for e in asked])  # B,K
             labels = zip(asked, self._read("mask", query), strict=True)
             yield FeatureBatch(
-                Features(*(self._read(name, query).float() for name in ("block2", "block3", "block4"))),
+                Features(*(self._read(name, query).float() for name in Features._fields)),
                 torch.stack([relabelled(self.dataset, e, label).to(self.device) for e, label in labels]),
                 Features(*(self._read(name, support).float() for name in ("block2", "block3", block4))),
                 self._read("mask", support),
@@ -200,10 +187,6 @@ def features_of(
 
     with PartialState().main_process_first():
         return CachedFeatures(model, dataset, workers=workers, progress=progress)
-
-
-def _asked(episodes: Sequence[Episode], first: int, batch: int) -> tuple[Episode, ...]:
-    return tuple(episodes[i] for i in range(first, min(first + batch, len(episodes))))
 
 
 @cache
@@ -242,9 +225,8 @@ def extract(model: DANet, images: Tensor, masks: Tensor, *, first: int = 0) -> t
     parts, masked = [], []
     # A processor is a third faster where the maps of a call fit its caches, as those of four pictures
     # of 224 px do. On a GPU, sixteen of 473 px take 3.5 GB in a ResNet-50 and are slower, each, than four.
-    height, width = images.shape[-2:]
     room = CHUNK if images.is_cuda else max(1, CHUNK // 4)
-    number = max(1, min(CHUNK, round(room * 224 * 224 / (height * width))))
+    number = max(1, min(CHUNK, round(room * 224 * 224 / images.shape[-2:].numel())))
     for start in range(0, len(images), number):
         chunk, labels = images[start : start + number], masks[start : start + number]
         keep = len(chunk)
@@ -275,19 +257,14 @@ def _key(model: DANet, dataset: Dataset) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _open(file: Path, rows: int) -> np.ndarray | None:
-    """Map a cache, or return None where no whole one exists."""
+def _is_whole(file: Path, rows: int) -> bool:
+    """Whether a file is the cache that its name says: all of it, and not another one, renamed or copied."""
     try:
-        table: np.ndarray = np.load(file, mmap_mode="r")
-        if table.shape != (rows,) or not {"key", *MAPS} <= set(table.dtype.names or ()):
-            return None
-        if table["key"][0] != file.stem.encode():  # another cache, renamed or copied
-            return None
+        table = np.load(file, mmap_mode="r")
+        fields = set(table.dtype.names or ()) >= {"key", "mask", *Features._fields}
+        return table.shape == (rows,) and fields and bool(table["key"][0] == file.stem.encode())
     except (OSError, EOFError, ValueError, AttributeError):
-        return None
-    with suppress(OSError):  # a cache that a class shares may be read-only
-        os.utime(file)  # when it was last used, for pruning
-    return table
+        return False
 
 
 def _build(file: Path, model: DANet, dataset: Dataset, workers: int, progress: bool) -> None:
@@ -305,10 +282,8 @@ def _build(file: Path, model: DANet, dataset: Dataset, workers: int, progress: b
             loader = DataLoader(pictures, batch_size=CHUNK, num_workers=workers)
             for first, (images, masks) in zip(range(0, len(pictures), CHUNK), read_all(loader), strict=True):
                 maps, block4 = extract(model, images.to(device), masks.to(device))
-                found = {**maps._asdict(), "mask": masks}
-                if block4 is not None:
-                    found["block4_masked"] = block4
-                arrays = {name: tensor.cpu().numpy() for name, tensor in found.items()}
+                found = {**maps._asdict(), "mask": masks, "block4_masked": block4}
+                arrays = {name: tensor.cpu().numpy() for name, tensor in found.items() if tensor is not None}
                 if table is None:
                     table = _create(beside, arrays, len(pictures), cap)
                 for name, values in arrays.items():
@@ -329,8 +304,8 @@ def _create(file: Path, first: dict[str, np.ndarray], total: int, cap: float) ->
     that fills up while a mapped file is written kills the process: so the room for all of it is
     checked here.
     """
-    fields = [("key", "S32"), *((name, values.dtype, values.shape[1:]) for name, values in first.items())]
-    layout = np.dtype(fields, align=True)
+    maps = ((name, values.dtype, values.shape[1:]) for name, values in first.items())
+    layout = np.dtype([("key", "S32"), *maps], align=True)
     size = total * layout.itemsize
     needed = f"{size / 1e9:.3g} GB needed"
     if size > cap:
@@ -362,8 +337,7 @@ def _prune(folder: Path, room: float) -> None:
                 file.unlink()
     taken = sum(size for _, size, _ in caches)
     for _, size, file in sorted(caches):
-        if taken <= room:
-            break
-        with suppress(OSError):
-            file.unlink()
-        taken -= size
+        if taken > room:
+            taken -= size
+            with suppress(OSError):
+                file.unlink()

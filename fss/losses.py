@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fss.data.pictures import IGNORE
@@ -39,7 +39,7 @@ def episode_loss(
         prediction: logits [B,2,H,W], and the inner ones in ``aux``.
         target: labels [B,h,w], 1 = object, 0 = background, 255 = ignored.
         aux_weight: factor on the mean of the inner losses.
-        iou_weight: factor on ``soft_iou_loss`` beside ``cross_entropy``.
+        iou_weight: factor on ``soft_iou_loss`` beside the cross-entropy, a mean over labelled pixels.
         whole: the batch that this is a part of; by default it is the whole batch.
     """
     target = target.long()
@@ -48,7 +48,7 @@ def episode_loss(
 
     def loss(logits: Tensor) -> Tensor:
         logits = resize(logits.float(), target.shape[-2:], aligned=True)
-        entropy = cross_entropy(logits, target, pixels)
+        entropy = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum") / pixels.clamp_min(1)
         if not iou_weight:
             return entropy
         share = len(target) / episodes
@@ -59,11 +59,6 @@ def episode_loss(
         return main
     inner = torch.stack([loss(logits) for logits in prediction.aux]).mean()
     return main + aux_weight * inner
-
-
-def cross_entropy(logits: Float[Tensor, "B 2 H W"], target: Int[Tensor, "B H W"], pixels: Tensor) -> Tensor:
-    """Return the sum of -log p(label) over the labelled pixels, divided by ``pixels`` (at least 1)."""
-    return F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum") / pixels.clamp_min(1)
 
 
 def soft_iou_loss(

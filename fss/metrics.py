@@ -191,25 +191,21 @@ class EpisodeTally:
             raise InputError(f"a tally has the columns {list(COLUMNS)}, not {sorted(columns)}")
         if len({len(column) for column in columns.values()}) > 1:
             raise InputError("the columns of a tally differ in length: the record is damaged")
-        tally = cls(queries=[str(name) for name in columns.get(QUERY, ())])
-        if columns["class"]:
-            rows = [_integers(name, columns[name], "the record is damaged") for name in COLUMNS]
-            tally.counts = np.stack(rows, axis=1).astype(np.int64)
-        _, fg_i, fg_u, bg_i, bg_u = tally.counts.T
+        empty = np.zeros(0, np.int64)  # an empty list alone has no type
+        rows = [_integers(name, columns[name] or empty, "the record is damaged") for name in COLUMNS]
+        counts = np.stack(rows, axis=1).astype(np.int64)
+        _, fg_i, fg_u, bg_i, bg_u = counts.T
         possible = (fg_i >= 0) & (bg_i >= 0) & (fg_i <= fg_u) & (fg_i + bg_u == bg_i + fg_u)
         if not possible.all():
             raise InputError(f"episode {possible.argmin()} of a tally has impossible counts: it is damaged")
-        return tally
+        return cls(counts, [str(name) for name in columns.get(QUERY, ())])
 
 
 Tallies = EpisodeTally | Sequence[EpisodeTally]
 
 
-def paired_interval(a: Tallies, b: Tallies, seed: int = 0, over: str = "queries") -> tuple[float, float]:
-    """Return the 95 % interval (lo, hi) of the difference of two mIoUs, a - b: that of ``paired_estimate``.
-
-    ``seed`` makes no difference, since nothing is drawn at random; it was a bootstrap's.
-    """
+def paired_interval(a: Tallies, b: Tallies, over: str = "queries") -> tuple[float, float]:
+    """Return the 95 % interval (lo, hi) of the difference of two mIoUs, a - b: that of ``paired_estimate``."""
     return paired_estimate(a, b, over).interval()
 
 

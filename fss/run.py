@@ -18,7 +18,6 @@ from fss.model import DANet
 LAST = "last.safetensors"  # with the optimiser's state, to resume from
 BEST = "best.safetensors"  # by validation mIoU
 LOG = "log.csv"
-COLUMNS = ("step", "loss", "val_miou")
 FAILED = "nonfinite.safetensors"  # what the step started from whose loss was not finite
 
 
@@ -52,20 +51,17 @@ class RunFolder:
         if held and not last.is_file():
             raise InputError(f"{self.out}: holds {held[0]}, but no {LAST} to go on from; choose another folder")
         if held:
-            self._resume(last)
+            header, tensors = read_checkpoint(last)
+            trained = header["trained"]
+            self._same_settings({**header["config"], **trained.get("train", {}), **trained})
+            restore(self.model, self.optimizer, header, tensors, last, self.accelerator)
+            self.step, self.best, self.seconds = trained["step"], trained["best"], trained["seconds"]
+            if (self.out / LOG).is_file():
+                self.records = [r for r in read_log(self.out / LOG) if r["step"] <= self.step]
         self.accelerator.wait_for_everyone()  # all have seen the folder as it was
         if self.accelerator.is_main_process:
             for name in (LAST, BEST, LOG, FAILED):
                 remove_leftovers(self.out / name)
-
-    def _resume(self, last: Path) -> None:
-        header, tensors = read_checkpoint(last)
-        trained = header["trained"]
-        self._same_settings({**header["config"], **trained.get("train", {}), **trained})
-        restore(self.model, self.optimizer, header, tensors, last, self.accelerator)
-        self.step, self.best, self.seconds = trained["step"], trained["best"], trained["seconds"]
-        if (self.out / LOG).is_file():
-            self.records = [r for r in read_log(self.out / LOG) if r["step"] <= self.step]
 
     def _same_settings(self, theirs: dict[str, Any]) -> None:
         for name, value in {**self.model.config.to_json(), **self.settings["train"], **self.settings}.items():
@@ -95,16 +91,11 @@ class RunFolder:
             if self.accelerator.is_main_process:
                 save_checkpoint(self.model, self.out / BEST, trained=self._trained())
 
-    def save(self) -> None:
-        """Write the checkpoint that ``--resume`` goes on from."""
-        self._save(LAST, self._trained())
+    def save(self, name: str = LAST, **found: Any) -> None:
+        """Write all that the coming step starts from: to go on with ``--resume``, or to repeat a failed one.
 
-    def save_failed(self, **found: Any) -> Path:
-        """Write what the coming step starts from, which is all that is needed to repeat it."""
-        self._save(FAILED, {**self._trained(), "nonfinite": found})
-        return self.out / FAILED
-
-    def _save(self, name: str, trained: dict[str, Any]) -> None:
+        ``found`` is what else the header says of the training.
+        """
         if not self.accelerator.is_main_process:
             return
         names = [n for n, p in self.model.named_parameters() if p.requires_grad]
@@ -116,7 +107,7 @@ class RunFolder:
         # The log goes first: a resumed run drops what it has beyond the checkpoint, while a
         # record that it lacks would be lost.
         self._write_log()
-        save_checkpoint(self.model, self.out / name, trained=trained, optimizer=slots)
+        save_checkpoint(self.model, self.out / name, trained=self._trained() | found, optimizer=slots)
 
     def _trained(self) -> dict[str, Any]:
         seconds = round(self.seconds + time.perf_counter() - self.started, 1)
@@ -129,7 +120,7 @@ class RunFolder:
         if not (self.accelerator.is_main_process and self.records):
             return
         text = io.StringIO()
-        columns = dict.fromkeys(COLUMNS) | dict.fromkeys(name for record in self.records for name in record)
+        columns = dict.fromkeys(["step", "loss", "val_miou", *(name for record in self.records for name in record)])
         table = csv.DictWriter(text, list(columns), lineterminator="\n")
         table.writeheader()
         table.writerows(self.records)
@@ -169,12 +160,7 @@ def restore(
     Raises:
         InputError: another backbone's or another architecture's, or without the optimiser's state.
     """
-    if header.get("backbone_sha256") != model.backbone.fingerprint():
-        raise InputError(
-            f"{path}: was trained on other {model.config.backbone} weights; resume with the same "
-            "file, or choose another folder"
-        )
-    load_head(model, tensors, path)
+    load_head(model, header, tensors, path)
     names = [n for n, p in model.named_parameters() if p.requires_grad]
     state = optimizer.state_dict()
     for key, tensor in tensors.items():

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -32,7 +32,7 @@ from fss.features import FeatureBatch, features_of
 from fss.files import held
 from fss.losses import Whole, episode_loss
 from fss.model import DANet
-from fss.run import RunFolder
+from fss.run import FAILED, RunFolder
 
 SAVE_EVERY = 250  # steps between two checkpoints to resume from
 LOG_EVERY = 10
@@ -46,7 +46,7 @@ class NonFinite(InputError):
         rows: the episodes of the batch that it came from, as far as one can tell.
     """
 
-    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
+    def __init__(self, message: str, rows: Sequence[int]) -> None:
         super().__init__(message)
         self.rows = rows
 
@@ -95,7 +95,6 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     parts = accelerator.gradient_accumulation_steps
     episodes = len(batch.target)
-    size = (batch.target.shape[-2], batch.target.shape[-1])
     losses, sound = [], []
     for first in range(0, episodes, episodes // parts):
         part = slice(first, first + episodes // parts)
@@ -103,7 +102,7 @@ def train_step(
         support = Features(*(map_[part] for map_ in batch.support))
         with accelerator.autocast():
             code = model.encode_features(support, batch.mask[part])
-            prediction = model.segment_features(query, code, size)
+            prediction = model.segment_features(query, code, batch.target.shape[-2:])
         loss = episode_loss(prediction, batch.target[part], aux_weight, iou_weight, whole)
         accelerator.backward(loss * parts)  # it takes the mean over the parts, which add up here
         losses.append(loss.item())
@@ -145,8 +144,7 @@ def take_step(
     accelerator = accelerator or start(batch.target.device.type)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step, steps)
-    drawn = config.seed * 1_000_003 + step + (accelerator.process_index << 40)
-    torch.manual_seed(drawn % TORCH_SEEDS)
+    torch.manual_seed((config.seed * 1_000_003 + step + (accelerator.process_index << 40)) % TORCH_SEEDS)
     model.train()
     return train_step(model, optimizer, batch, config.aux_weight, config.iou_weight, accelerator)
 
@@ -206,7 +204,7 @@ def train(
         Stopped: SIGINT or SIGTERM came; the last step is saved.
     """
     out = Path(out)
-    made = set_up(
+    accelerator, training, validation, stream, model, optimizer, settings = set_up(
         model_config,
         config,
         data,
@@ -218,20 +216,20 @@ def train(
         options=options,
         accumulate=accumulate,
     )
-    accelerator, model, optimizer, steps = made.accelerator, made.model, made.optimizer, made.steps
+    steps = len(stream) // config.batch
     mine = share(accelerator, config.batch)
     progress = progress and accelerator.is_main_process
-    val_list = EpisodeList.sample(made.validation, shots=config.shots, episodes=config.val_episodes, seed=config.seed)
+    val_list = EpisodeList.sample(validation, shots=config.shots, episodes=config.val_episodes, seed=config.seed)
     with held(out) if accelerator.is_main_process else nullcontext():
         if progress:
-            notes = [*made.training.notes, *made.validation.notes, *model.backbone.notes(config.size)]
-            notes += [UNVERIFIED] if config.absent and not made.training.reader.knows_absence else []
+            notes = [*training.notes, *validation.notes, *model.backbone.notes(config.size)]
+            notes += [UNVERIFIED] if config.absent and not training.reader.knows_absence else []
             print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "")
-        run = RunFolder(out, model, optimizer, made.settings, accelerator)
+        run = RunFolder(out, model, optimizer, settings, accelerator)
         run.begin(resume=resume)
         source = features_of(
             model,
-            made.training,
+            training,
             cache=config.cache,
             workers=workers,
             progress=progress,
@@ -239,7 +237,7 @@ def train(
             seed=config.seed,
             autocast=accelerator.autocast,
         )
-        val_source = features_of(model, made.validation, cache=config.cache, workers=workers, progress=progress)
+        val_source = features_of(model, validation, cache=config.cache, workers=workers, progress=progress)
         if run.step == 0:
             if resume and progress:
                 print(f"{out}: no step is saved there yet, so the run starts with the first")
@@ -248,11 +246,11 @@ def train(
         first = run.step * config.batch + accelerator.process_index * mine
         stop: list[int] = []  # signals that came: the step that is under way is finished and saved
         with bar, on_signals(lambda number, _: stop.append(number), signal.SIGINT, signal.SIGTERM):
-            for batch in source.batches(made.stream, mine, start=first, stride=config.batch):
+            for batch in source.batches(stream, mine, start=first, stride=config.batch):
                 try:
                     loss = take_step(model, optimizer, batch, config, run.step, steps, accelerator)
                 except NonFinite as error:
-                    raise _reproducible(error, run, made.stream, config.batch) from None
+                    raise _reproducible(error, run, stream, config.batch) from None
                 run.step += 1
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update()
@@ -261,7 +259,7 @@ def train(
                     run.log(step=run.step, loss=round(loss, 6))
                 if run.step % config.val_every == 0 or finished:
                     model.eval()
-                    tally = tally_episodes(network(model), val_source, made.validation, val_list.episodes)
+                    tally = tally_episodes(network(model), val_source, validation, val_list.episodes)
                     run.validated(tally.miou())
                     if progress:
                         bar.write(f"step {run.step}: validation mIoU {100 * tally.miou():.1f}")
@@ -279,29 +277,13 @@ def train(
                         number,
                     )
         accelerator.wait_for_everyone()  # the best weights are written
-        header, tensors = read_checkpoint(out)
-    load_head(model, tensors, out)
-    model.trained = header["trained"]
+        load_head(model, *read_checkpoint(out), out)
     return model.eval()
 
 
 def step_count(config: TrainConfig, training: Dataset) -> int:
     """Optimiser steps of a run: those set, or those that the epochs make."""
-    pictures = sum(len(names) for names in training.images.values())
-    return config.steps or max(1, config.epochs * pictures // config.batch)
-
-
-class SetUp(NamedTuple):
-    """What steps are made of, whether a run takes them for the first time or ``fss replay`` repeats one."""
-
-    accelerator: Accelerator
-    training: Dataset
-    validation: Dataset
-    stream: EpisodeStream
-    steps: int
-    model: DANet
-    optimizer: torch.optim.Optimizer
-    settings: dict[str, Any]
+    return config.steps or max(1, config.epochs * sum(map(len, training.images.values())) // config.batch)
 
 
 def set_up(
@@ -316,16 +298,23 @@ def set_up(
     skip_small_classes: bool,
     options: DataConfig,
     accumulate: int,
-) -> SetUp:
-    """Open the data and build the network; arguments and errors are those of ``train``."""
+) -> tuple[Accelerator, Dataset, Dataset, EpisodeStream, DANet, torch.optim.Optimizer, dict[str, Any]]:
+    """Open the data and build the network, to train it or to repeat a step (``fss replay``).
+
+    Arguments and errors are those of ``train``.
+
+    Returns:
+        The accelerator, the training and validation data, the episodes of all steps, the network, its
+        optimiser, and the settings that every checkpoint of the run holds.
+    """
     accelerator = start(device, precision=config.precision, accumulate=accumulate)
     training, validation = (
         open_dataset(data, split=split, fold=fold, size=config.size, options=options) for split in ("train", "val")
     )
     if skip_small_classes:
         training, validation = (without_small_classes(part, config.shots) for part in (training, validation))
-    steps = step_count(config, training)
-    stream = EpisodeStream(training, config.shots, config.seed, steps * config.batch, config.absent)
+    length = step_count(config, training) * config.batch
+    stream = EpisodeStream(training, config.shots, config.seed, length, config.absent)
     torch.manual_seed(config.seed % TORCH_SEEDS)
     model = DANet(model_config, pretrained=pretrained, backbone=backbone, dropout=config.dropout)
     model.to(accelerator.device)
@@ -343,21 +332,21 @@ def set_up(
     }
     if training.spec.partition(":")[0] != "shapes":  # whose spec gives them
         settings["classes"] = list(training.classes)
-    return SetUp(accelerator, training, validation, stream, steps, model, optimizer, settings)
+    return accelerator, training, validation, stream, model, optimizer, settings
 
 
 def _reproducible(error: NonFinite, run: RunFolder, stream: Sequence[Episode], batch: int) -> NonFinite:
     """Keep what the step started from, and say where."""
-    first = run.step * batch
-    guilty = [{"index": first + row, **asdict(stream[first + row])} for row in error.rows]
+    places = [run.step * batch + row for row in error.rows]
+    guilty = [{"index": place, **asdict(stream[place])} for place in places]
     parts = run.accelerator.gradient_accumulation_steps
-    path = run.save_failed(reason=str(error), episodes=guilty, accumulate=parts)
-    episode = guilty[0]
-    others = f" (and {len(guilty) - 1} more)" if guilty[1:] else ""
+    run.save(FAILED, nonfinite={"reason": str(error), "episodes": guilty, "accumulate": parts})
+    first, *others = guilty
+    more = f" (and {len(others)} more)" if others else ""
     return NonFinite(
-        f"step {run.step + 1}: {error}, in episode {episode['index']}{others}, class "
-        f"{episode['class_name']!r}, query {episode['query']!r}; fss replay {path} repeats the "
-        "step; train into another folder with a lower lr",
+        f"step {run.step + 1}: {error}, in episode {first['index']}{more}, class {first['class_name']!r}, "
+        f"query {first['query']!r}; fss replay {run.out / FAILED} repeats the step; train into another "
+        "folder with a lower lr",
         error.rows,
     )
 

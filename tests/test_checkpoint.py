@@ -255,9 +255,10 @@ def test_one_weight_that_does_not_fit(saved, tmp_path, change):
 def test_nothing_is_loaded_from_weights_that_do_not_fit(saved):
     model = build()
     before = {key: each.clone() for key, each in model.head_state().items()}
+    header = {"backbone_sha256": model.backbone.fingerprint(), "trained": {}}
     tensors = {key: each + 1 for key, each in model.head_state().items()} | {"x": torch.ones(1)}
     with pytest.raises(InputError, match="some/file"):
-        load_head(model, tensors, Path("some/file"))
+        load_head(model, header, tensors, Path("some/file"))
     assert all(torch.equal(before[key], each) for key, each in model.head_state().items())
 
 

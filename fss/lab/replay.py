@@ -33,7 +33,7 @@ def replay(
     if "nonfinite" not in trained:
         raise InputError(f"{path}: holds no failed step; give the nonfinite.safetensors of a run")
     config = TrainConfig.from_json(trained["train"])
-    made = set_up(
+    accelerator, training, _, stream, model, optimizer, settings = set_up(
         DANetConfig.from_json(header["config"]),
         config,
         trained["data"],
@@ -45,16 +45,16 @@ def replay(
         options=DataConfig.from_json(trained["options"]),
         accumulate=trained["nonfinite"]["accumulate"],
     )
-    if made.settings["pictures_sha256"][0] != trained["pictures_sha256"][0]:
+    if settings["pictures_sha256"][0] != trained["pictures_sha256"][0]:
         raise InputError(f"{trained['data']}: the pictures have changed since the run of {path}")
-    restore(made.model, made.optimizer, header, tensors, Path(path), made.accelerator)
+    restore(model, optimizer, header, tensors, Path(path), accelerator)
     source = LiveFeatures(
-        made.model,
-        made.training,
+        model,
+        training,
         augment=augmentation(config),
         seed=config.seed,
-        autocast=nullcontext if config.cache else made.accelerator.autocast,  # as in training
+        autocast=nullcontext if config.cache else accelerator.autocast,  # as in training
     )
     step = trained["step"]
-    batch = next(source.batches(made.stream, config.batch, start=step * config.batch))
-    return take_step(made.model, made.optimizer, batch, config, step, made.steps, made.accelerator)
+    batch = next(source.batches(stream, config.batch, start=step * config.batch))
+    return take_step(model, optimizer, batch, config, step, len(stream) // config.batch, accelerator)
