@@ -100,7 +100,10 @@ def train(
 def eval(  # noqa: A001
     checkpoint: Annotated[
         str,
-        _help(help="a shipped name, a file, a run's folder, or one of the references all-foreground and prototype"),
+        _help(
+            help="a shipped name, a file, a run's folder, or a reference, which needs no training: all-foreground, "
+            "prototype, prototypes:P, em:P, superpixels:P (P of them, say 8), nearest, attended"
+        ),
     ] = "intended-lite0-shapes",
     data: Data = "shapes",
     split: Annotated[str, _help(help="train, val or test")] = "test",

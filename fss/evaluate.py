@@ -1,5 +1,6 @@
 """Evaluation over a fixed episode list, and the references that every network has to beat."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -26,7 +27,7 @@ from fss.features import FeatureBatch, FeatureSource, features_of
 from fss.leak import leaked
 from fss.metrics import EpisodeTally
 from fss.model import DANet
-from fss.relations import cosine, pool
+from fss.prototypes import attended, average, best_of, em, kmeans, nearest, superpixels
 from fss.resize import resize, share_of
 
 BATCH = 8
@@ -35,6 +36,9 @@ UNVERIFIED = "absent: no label says that a picture does not show the class that 
 
 Predictor = Callable[[FeatureBatch], Tensor]
 """Turns the features of a batch of episodes into labels [B,h,w], 1 for the object."""
+
+Likeness = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""How much a query [B,C,h,w] resembles each of M masks [B,K,M,h,w] of support features [B,K,C,h,w]: [B,M,h,w]."""
 
 
 def network(model: DANet) -> Predictor:
@@ -53,12 +57,11 @@ def all_foreground(batch: FeatureBatch) -> Tensor:
     return torch.ones_like(batch.target)
 
 
-def by_prototype(batch: FeatureBatch, *, aligned: bool = False) -> Tensor:
-    """Label each position by the nearer of two mean features, by cosine; nothing is trained.
+def by_likeness(batch: FeatureBatch, likeness: Likeness, *, aligned: bool = False) -> Tensor:
+    """Label each position by whether it resembles the support's object or its ground; nothing is trained.
 
-    Foreground and background prototypes are masked averages over all shots of block3 and block4;
-    the difference of their cosine similarities, averaged over the two depths, decides.
-    ``aligned`` is the backbone's geometry.
+    The likeness to the object minus that to the ground, of block3 and of block4, averaged over the two
+    depths, decides. ``aligned`` is the backbone's geometry.
     """
     size = (batch.target.shape[-2], batch.target.shape[-1])
     score = batch.query.block3.new_zeros(len(batch.target), 1, *size)
@@ -66,33 +69,59 @@ def by_prototype(batch: FeatureBatch, *, aligned: bool = False) -> Tensor:
         (batch.query.block3, batch.support.block3),
         (batch.query.block4, batch.support.block4),
     ):
-        likeness = [
-            cosine(query, pool(support, share_of(batch.mask, label, support, aligned=aligned))) for label in (1, 0)
-        ]
-        score = score + resize(likeness[0] - likeness[1], size, aligned=aligned)
+        shares = [share_of(batch.mask, label, support, aligned=aligned) for label in (1, 0)]
+        object_, ground = likeness(query, support, torch.cat(shares, dim=2)).split(1, dim=1)
+        score = score + resize(object_ - ground, size, aligned=aligned)
     return (score.squeeze(1) > 0).to(batch.target.dtype)
 
 
+LIKENESSES: dict[str, Likeness] = {
+    "prototype": partial(best_of, average),
+    "nearest": nearest,
+    "attended": attended,
+}
+CLUSTERINGS = {"prototypes": kmeans, "em": em, "superpixels": superpixels}
+"""What ``--checkpoint`` takes with a number of prototypes, as ``prototypes:8``."""
+
 REFERENCES: dict[str, Predictor] = {
     "all-foreground": all_foreground,
-    "prototype": by_prototype,
+    **{name: partial(by_likeness, likeness=likeness) for name, likeness in LIKENESSES.items()},
 }
 """What ``--checkpoint`` takes besides a network; ``reference`` fits one to a backbone."""
 
 
+def is_reference(name: str) -> bool:
+    """Whether a name asks for a reference, with a number or without.
+
+    Raises:
+        InputError: it begins as a reference does, with a number that is missing, wrong or too much.
+    """
+    head, _, number = name.partition(":")
+    if head not in REFERENCES | CLUSTERINGS:
+        return False
+    if name in REFERENCES or (head in CLUSTERINGS and re.fullmatch("[1-9][0-9]{0,2}", number)):
+        return True
+    raise InputError(
+        f"{name}: no such reference; there are {', '.join(REFERENCES)} and, with a number P of prototypes from 1 to "
+        f"999, {', '.join(f'{head}:P' for head in CLUSTERINGS)}"
+    )
+
+
 def reference(name: str, model: DANet) -> Predictor:
-    """Return one of ``REFERENCES`` for features of a network's backbone.
+    """Return what ``is_reference`` takes for one, for features of a network's backbone.
 
     Raises:
         InputError: the network masks the support before block4, whose background is then not there.
     """
-    if name != "prototype":
-        return REFERENCES[name]
+    if name == "all-foreground":
+        return all_foreground
     if model.config.prior == "masked_input":
         raise InputError(
             f"{name} needs the support's whole block4, which prior = masked_input masks; take another prior"
         )
-    return partial(by_prototype, aligned=model.backbone.aligned)
+    head, _, count = name.partition(":")
+    likeness = partial(best_of, partial(CLUSTERINGS[head], count=int(count))) if count else LIKENESSES[name]
+    return partial(by_likeness, likeness=likeness, aligned=model.backbone.aligned)
 
 
 @torch.no_grad()
@@ -291,7 +320,7 @@ def evaluate_checkpoint(
     progress: bool = False,
     **how: Any,
 ) -> dict[str, Any]:
-    """Measure a checkpoint or one of ``REFERENCES`` by name, as ``fss eval`` does.
+    """Measure a checkpoint or a reference by name, as ``fss eval`` does.
 
     Args:
         checkpoint: what ``fss.load`` takes, or a reference.
@@ -314,7 +343,7 @@ def evaluate_checkpoint(
         The result of ``evaluate`` with ``checkpoint`` and ``options``.
     """
     accelerator = start(device)
-    if checkpoint in REFERENCES:
+    if is_reference(checkpoint):
         model = DANet(DANetConfig.published(lda=False, pca=False), pretrained=pretrained)
         predict = reference(checkpoint, model)
     else:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fss.attention import CHUNK, Tokens, foreground
+from fss.prototypes import cosine, directions, pool
 from fss.resize import resize
 
 DEPTHS = (3, 4)  # block2 would take most of the time
@@ -107,12 +108,7 @@ class MaskAttention(nn.Module):
 
     def tokens(self, query: Float[Tensor, "B C h w"], support: Labelled) -> Tokens:
         """Return what the map is made of: query [B,1,n,C] and, of all shots, keys [B,1,Kn,C]."""
-        q = query.flatten(2).transpose(1, 2)  # B,n,C
-        s = support.features.flatten(3).transpose(2, 3).flatten(1, 2)  # B,Kn,C
-        if self.centred:
-            mean = (q.mean(1, keepdim=True) + s.mean(1, keepdim=True)) / 2
-            q, s = q - mean, s - mean
-        q, s = F.normalize(q, dim=-1), F.normalize(s, dim=-1)
+        q, s = directions(query, support.features, centred=self.centred)
         keep = None if support.ground is None else foreground((support.mask + support.ground).flatten(1)).unsqueeze(1)
         return Tokens(q.unsqueeze(1), s.unsqueeze(1), self.log_temperature.exp(), keep)
 
@@ -186,13 +182,3 @@ def _self_support(query: Tensor, object_: Tensor, ground: Tensor, guess: Float[T
     like_object = cosine(query, F.normalize(object_) + F.normalize(own_object))
     like_ground = cosine(query, GROUND * F.normalize(ground) + F.normalize(own_ground))
     return like_object - like_ground
-
-
-def pool(features: Float[Tensor, "B K C h w"], weight: Float[Tensor, "B K 1 h w"]) -> Float[Tensor, "B C"]:
-    """Weighted mean over the places of all shots together; zeros where no place has weight."""
-    return (features * weight).sum((1, 3, 4)) / weight.sum((1, 3, 4)).clamp_min(1e-6)
-
-
-def cosine(query: Float[Tensor, "B C h w"], prototype: Float[Tensor, "B C"]) -> Float[Tensor, "B 1 h w"]:
-    """Cosine of each place with a prototype; 0 for one of zeros."""
-    return F.cosine_similarity(query, prototype[..., None, None], dim=1).unsqueeze(1)

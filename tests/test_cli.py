@@ -248,7 +248,7 @@ def test_options_reach_their_command(monkeypatch):
     assert call(monkeypatch, "eval", "--import", "a.b", "--import", "c")["modules"] == ("a.b", "c")
 
 
-@pytest.mark.parametrize("reference", ["all-foreground", "prototype"])
+@pytest.mark.parametrize("reference", ["all-foreground", "prototype", "em:3", "attended"])
 def test_references_are_evaluated_by_name(reference, world, capsys, tmp_path):
     with tiny_backbones():
         main(

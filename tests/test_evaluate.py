@@ -16,7 +16,6 @@ from fss.errors import InputError
 from fss.evaluate import (
     REFERENCES,
     all_foreground,
-    by_prototype,
     evaluate,
     network as predictor,
     reference,
@@ -202,6 +201,9 @@ def test_the_tally_is_in_the_order_of_the_list():
     assert [DATA.classes[i] for i in tally.to_json()["class"]] == [e.class_name for e in EPISODES]
 
 
+by_prototype = REFERENCES["prototype"]
+
+
 def naive_by_prototype(batch: FeatureBatch, aligned: bool = False) -> torch.Tensor:
     """Position by position: cosine with the mean inside, less cosine with the mean outside."""
     size = tuple(batch.target.shape[-2:])
@@ -266,7 +268,7 @@ def test_prototype_stands_a_support_of_one_label(label):
 
 
 def test_references_are_measured_by_name():
-    assert REFERENCES == {"all-foreground": all_foreground, "prototype": by_prototype}
+    assert list(REFERENCES) == ["all-foreground", "prototype", "nearest", "attended"]
     assert measure(predict=by_prototype)["miou"] != measure(predict=all_foreground)["miou"]
 
 

@@ -20,7 +20,7 @@ LAYERS = {
     "To explore": "explorer",
     "To begin with": "cli",
     "To train, measure and show": "losses train run evaluate predict viz leak features engine check",
-    "The network": "model attention relations decoder backbones checkpoint",
+    "The network": "model attention relations prototypes decoder backbones checkpoint",
     "The data": "data episodes metrics config arms download",
     "What all rest on": "resize files settings intervals errors",
 }

@@ -19,7 +19,7 @@ from statistics import mean, stdev
 from typing import Any, Self
 
 from fss.errors import InputError
-from fss.evaluate import REFERENCES
+from fss.evaluate import is_reference
 from fss.lab.declaration import Run, runs_of
 from fss.metrics import EpisodeTally, paired_interval
 
@@ -191,7 +191,7 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
         base = tallies_of.get((data, baseline, shots), [])
         if base and name != baseline:
             row["gain"] = row["miou"] - mean(tally.miou() for tally in base)
-            if all(arm in REFERENCES or len(side) >= RUNS for arm, side in ((name, tallies), (baseline, base))):
+            if all(is_reference(arm) or len(side) >= RUNS for arm, side in ((name, tallies), (baseline, base))):
                 row["gain_interval"] = paired_interval(tallies, base)
         rows.append(row)
     return rows

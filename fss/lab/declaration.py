@@ -13,7 +13,7 @@ from fss.data import open_dataset
 from fss.data.dataset import Dataset
 from fss.episodes import EpisodeList, Support
 from fss.errors import InputError, nearest
-from fss.evaluate import REFERENCES
+from fss.evaluate import REFERENCES, is_reference
 
 CONTROLS: tuple[Support, ...] = ("absent", "other")  # supports that every run is measured with as well
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")  # of a file or folder, on every system
@@ -84,13 +84,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        """``<data>/<arm>-<seed>``: the run's place below the campaign's folder."""
-        return f"{self.data}/{self.arm}-{self.seed}"
+        """``<data>/<arm>-<seed>``: the run's place below the campaign's folder; no file of Windows has a colon."""
+        return f"{self.data}/{self.arm.replace(':', '=')}-{self.seed}"
 
     @property
     def reference(self) -> bool:
         """Whether it is one of the references, which have no weights."""
-        return self.arm in REFERENCES
+        return is_reference(self.arm)
 
     @property
     def trained(self) -> bool:
@@ -172,7 +172,7 @@ def runs_of(declared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Run, ...
             if not NAME.fullmatch(name):
                 raise InputError(f"{key}.{name}: use small letters, digits, '-', '_' and '.'")
     for name in campaign["references"]:
-        if name not in REFERENCES:
+        if not is_reference(name):
             raise InputError(f"references: no {name!r}; {nearest(name, REFERENCES)}")
     arms = {name: {**KEYS["arm"], "arm": "base", "fold": None} for name in campaign["references"]}
     arms |= {name: _arm(name, given, campaign) for name, given in campaign["arms"].items()}
@@ -221,7 +221,7 @@ def _arm(name: str, given: Any, campaign: Mapping[str, Any]) -> dict[str, Any]:
     """An arm's table with its defaults; its fold is None where it gives none."""
     checked = _checked("arm", f"arms.{name}", given)
     wanted = {**checked, "arm": checked["arm"] or name, "fold": given.get("fold")}
-    if name in REFERENCES:
+    if is_reference(name):
         raise InputError(f"arms.{name}: that is the name of a reference")
     for data in wanted["data"]:
         if data not in campaign["data"]:

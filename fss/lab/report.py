@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fss.errors import InputError
-from fss.evaluate import REFERENCES
+from fss.evaluate import is_reference
 from fss.lab.paper_tables import gains
 from fss.viz import FALSE_ALARM, HIT, NotebookFigure
 
@@ -43,7 +43,7 @@ def table(rows: Rows) -> str:
     for arm in dict.fromkeys(row["arm"] for row in rows):
         found = {row["shots"]: row for row in rows if row["arm"] == arm}
         seeds = max(row["seeds"] for row in found.values())
-        line = [arm, "–" if arm in REFERENCES else str(seeds)]
+        line = [arm, "–" if is_reference(arm) else str(seeds)]
         for place, k in enumerate(shots):
             line += _cells(found.get(k))[: 1 + gained]
             if paper:
@@ -76,7 +76,7 @@ def forest(rows: Rows, *, title: str | None = None, baseline: str = "base") -> N
     Raises:
         InputError: more numbers of shots than ``LOOKS`` tells apart.
     """
-    rows = [row for row in rows if row["gain"] is not None and row["arm"] not in REFERENCES]
+    rows = [row for row in rows if row["gain"] is not None and not is_reference(row["arm"])]
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     shots = sorted({row["shots"] for row in rows})
     if len(shots) > len(LOOKS):

@@ -103,6 +103,20 @@ def test_a_private_path_stays_in_the_environment(folder, monkeypatch):
     assert run.settings()["data"] == "folder:$MINE"
 
 
+def test_a_reference_with_a_number(folder):
+    """Its name is no arm's, and no part of it a colon, which files of Windows do not have."""
+    text = DECLARED.replace('["prototype"]', '["em:5", "nearest"]')
+    (folder / "campaign.toml").write_text(text)
+    campaign = Campaign.read(folder)
+    runs = [run for run in campaign.runs if run.reference and run.data == "shapes"]
+    assert [run.name for run in runs] == ["shapes/em=5-0", "shapes/nearest-0"]
+    assert [run.settings()["reference"] for run in runs] == ["em:5", "nearest"]
+    assert not any(run.trained for run in runs)
+    write(campaign, "shapes/em=5-0", tally((1, 10), (2, 10)))
+    (row,) = summary(campaign.results())
+    assert (row["arm"], row["seeds"]) == ("em:5", 1) and row["miou_interval"] is None
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -121,6 +135,8 @@ def test_a_private_path_stays_in_the_environment(folder, monkeypatch):
         ("prior=none", "seed=7", "set seed=7: give the arms a number of seeds"),
         ("episodes = 2", "epsodes = 2", "epsodes: no such key; did you mean 'episodes'"),
         ("prototype", "prototyp", "references: no 'prototyp'; did you mean 'prototype'"),
+        ("prototype", "prototypes:0", "prototypes:0: no such reference; there are all-foreground, prototype, "),
+        ("prototype", "prototype:3", "prototype:3: no such reference; there are all-foreground, prototype, "),
         ("steps=20", "stpes=20", "no setting 'stpes'; did you mean 'steps'"),
         ("steps=20", "steps=0", "TrainConfig.steps = 0: use 1 or more"),
         ('data = ["mine"]', 'data = ["min"]', "no data 'min'; did you mean 'mine'"),
