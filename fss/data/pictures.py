@@ -14,6 +14,7 @@ from fss.errors import InputError
 
 IGNORE = 255  # the label of what nobody knows: neither object nor ground, and counted by no loss or metric
 PADDING = 127  # grey of empty picture area: about zero once a backbone has normalised it
+STEPS = {"L;2": 85, "L;4": 17}  # by which pillow multiplies greys of 2 and 4 bits, so that white is 255
 Source = Path | io.BytesIO  # a file, or what it would hold; messages call either by `str`
 
 
@@ -179,7 +180,7 @@ def _content(height: int, width: int, size: int) -> tuple[slice, slice]:
 
 
 def decode(path: Source, *, upright: bool) -> Image.Image:
-    """Decode a file; `upright` applies the EXIF orientation.
+    """Decode a file; `upright` applies the EXIF orientation. `info["step"]` is what its values were multiplied by.
 
     Raises `InputError` for a file that is missing, truncated, no picture, an animation or too
     large.
@@ -189,8 +190,10 @@ def decode(path: Source, *, upright: bool) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 animated = getattr(image, "is_animated", False) and image.format != "MPO"
+                stored = image.tile[0].args if image.tile else None
                 image.load()
                 loaded = ImageOps.exif_transpose(image) if upright else image.copy()
+                loaded.info["step"] = STEPS.get(str(stored), 1)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise InputError(f"{path} has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels; make it smaller") from None
     except UnidentifiedImageError:

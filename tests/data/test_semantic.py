@@ -1,6 +1,8 @@
 """Pictures with masks of several classes: three ways to name labels, splits, what counts, what is shown."""
 
 import pickle
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from voc import HALVES, HEIGHT, LARGE, SMALL, WIDTH, labels, write
 
 from fss.config import DataConfig
 from fss.data import open_dataset, open_whole
+from fss.data.indexed import read_indices
 from fss.data.pictures import letterbox_mask
 from fss.episodes import EpisodeStream
 from fss.errors import InputError
@@ -104,6 +107,23 @@ def test_masks_of_labels(tmp_path, masks, mode):
     reader = opened(tmp_path, "train").reader
     for name, mask in MASKS.items():
         np.testing.assert_array_equal(reader.labels(f"{name}.jpg"), mask)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_greys_of_few_bits_are_labels_as_they_are_stored(tmp_path, bits):
+    """Pillow multiplies them, so that label 1 would read as 85 or 17."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[:, : WIDTH // 2], mask[:9, -9:] = 1, 3
+    binary = ((mask[..., None] >> np.arange(bits)[::-1]) & 1).reshape(HEIGHT, -1)
+    rows = np.pad(np.packbits(binary, axis=1), ((0, 0), (1, 0)))  # each begins with its filter, none
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, 0, 0, 0, 0),
+        b"IDAT": zlib.compress(rows.tobytes()),
+        b"IEND": b"",
+    }
+    parts = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks.items())
+    (tmp_path / "mask.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    np.testing.assert_array_equal(read_indices(tmp_path / "mask.png", []), mask)
 
 
 @pytest.mark.parametrize("folders", [("images", "masks"), ("JPEGImages", "SegmentationClass")])
