@@ -165,7 +165,7 @@ def runs_of(declared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Run, ...
     """
     campaign = _checked("campaign", "", declared)
     for key in ("data", "arms", "shots"):
-        if not campaign[key]:
+        if not campaign[key] and not (key == "arms" and campaign["references"]):
             raise InputError(f"declares no {key}")
     for key in ("data", "arms"):
         for name in campaign[key]:
@@ -211,8 +211,8 @@ def runs_of(declared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Run, ...
                 )
                 for seed in range(wanted["seeds"])
             ]
-    if campaign["baseline"] not in campaign["arms"]:
-        hint = nearest(campaign["baseline"], campaign["arms"])
+    if campaign["baseline"] not in arms:
+        hint = nearest(campaign["baseline"], arms)
         raise InputError(f"baseline = {campaign['baseline']!r}: no such arm; {hint}")
     return campaign, tuple(runs)
 
