@@ -39,6 +39,8 @@ class DANetConfig(Settings):
         mask_before_reduce: mask the support before the reduction (Eq. 1, 4), not only when
             averaging (PFENet).
         without_support: set the support's features and mask to zero.
+        prototypes: how many the object's features are gathered into, as superpixels, of which each place of
+            the query is given the most similar one (ASGNet, Li et al., CVPR 2021). 1: one for all places.
     """
 
     backbone: BackboneName = "efficientnet_lite0"
@@ -56,8 +58,17 @@ class DANetConfig(Settings):
     mask_before_reduce: bool = True
     dense: str = "dense"
     without_support: bool = False
+    prototypes: int = 1
 
-    LEAST = {"channels": 1, "fem_bins": 1}
+    LEAST = {"channels": 1, "fem_bins": 1, "prototypes": 1}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pca and self.prototypes > 1:
+            raise InputError(
+                f"DANetConfig.prototypes = {self.prototypes} with pca = True: channel attention makes one prototype; "
+                "set pca=False or prototypes=1"
+            )
 
     @classmethod
     def published(cls, **overrides: Any) -> Self:
@@ -94,6 +105,7 @@ ARMS: Mapping[str, DANetConfig] = {
     "published": DANetConfig.published(),
     "intended": DANetConfig.intended(),
     "pfenet": DANetConfig.pfenet(),
+    "prototypes-5": DANetConfig.published(lda=False, pca=False, prototypes=5),
     "blind": DANetConfig.blind(),
     "best": DANetConfig.best(),
 }

@@ -1,9 +1,9 @@
 """From merged features to logits: the pyramid pooling module and PFENet's enrichment module.
 
-Both take the attended query [B,C,H,W], a prototype [B,C] and, where the network has one, the prior
-[B,P,H,W], and return ``(logits [B,2,H,W], inner)``, where ``inner`` holds the logits of the inner
-losses (empty for the PPM). Neither has a BatchNorm: batches of one and several processes must work.
-The PPM has GroupNorm where PSPNet has BatchNorm; the FEM has no norm, as in PFENet.
+Both take the attended query [B,C,H,W], one prototype [B,C] or one a place [B,C,H,W], and, where the
+network has one, the prior [B,P,H,W]. They return ``(logits [B,2,H,W], inner)``, where ``inner`` holds
+the logits of the inner losses (empty for the PPM). Neither has a BatchNorm: batches of one and several
+processes must work. The PPM has GroupNorm where PSPNet has BatchNorm; the FEM has no norm, as in PFENet.
 """
 
 import math
@@ -53,10 +53,12 @@ def _classifier(channels: int, dropout: float, *, norm: bool = False) -> nn.Sequ
 
 
 def _merge(query: Tensor, prototype: Tensor, prior: Tensor | None, size: tuple[int, int]) -> Tensor:
-    """Concatenate the query pooled to ``size``, the expanded prototype and the resized prior."""
-    if tuple(query.shape[-2:]) != size:
-        query = F.adaptive_avg_pool2d(query, size)
-    parts = [query, prototype[:, :, None, None].expand(-1, -1, *size)]
+    """Concatenate the query and its places' prototypes, pooled to ``size``, and the resized prior."""
+    if prototype.dim() == 2:
+        prototype = prototype[:, :, None, None].expand(-1, -1, *size)
+    parts = [
+        map_ if tuple(map_.shape[-2:]) == size else F.adaptive_avg_pool2d(map_, size) for map_ in (query, prototype)
+    ]
     if prior is not None:
         parts.append(resize(prior, size, aligned=True))
     return torch.cat(parts, dim=1)
@@ -86,7 +88,7 @@ class PyramidPooling(nn.Module):
     def forward(
         self,
         query: Float[Tensor, "B C H W"],
-        prototype: Float[Tensor, "B C"],
+        prototype: Float[Tensor, "B C"] | Float[Tensor, "B C H W"],
         prior: Float[Tensor, "B P H W"] | None,
     ) -> DecoderOutput:
         """Return the logits at the size of the features, and no inner logits."""
@@ -129,7 +131,7 @@ class FeatureEnrichment(nn.Module):
     def forward(
         self,
         query: Float[Tensor, "B C H W"],
-        prototype: Float[Tensor, "B C"],
+        prototype: Float[Tensor, "B C"] | Float[Tensor, "B C H W"],
         prior: Float[Tensor, "B P H W"] | None,
     ) -> DecoderOutput:
         """Return the logits at the size of the features, and those of every scale's inner loss."""

@@ -26,6 +26,7 @@ from fss.config import DANetConfig
 from fss.data.pictures import IGNORE
 from fss.decoder import FeatureEnrichment, PyramidPooling
 from fss.errors import InputError
+from fss.prototypes import Prototypes, allocate, superpixels
 from fss.relations import Labelled, Relations, prior_mask
 from fss.resize import Size, resize, share_of
 
@@ -68,6 +69,7 @@ class SupportCode(NamedTuple):
     weights: Float[Tensor, "B K C H W"] | None
     block4: Float[Tensor, "B K C4 H4 W4"] | None  # masked; for PFENet's prior
     labelled: tuple[Labelled, ...] = ()  # block3 and block4; for the relations
+    parts: Prototypes | None = None  # several prototypes [B,P,C] and their weights [B,P]
 
 
 class DANet(nn.Module):
@@ -224,7 +226,8 @@ class DANet(nn.Module):
             )
         elif config.prior is not None:
             block4 = support.block4 * self._share(mask, support.block4)
-        return SupportCode(masked2, reduced, small, prototype, weights, block4, labelled)
+        parts = superpixels(reduced, small, config.prototypes) if config.prototypes > 1 else None
+        return SupportCode(masked2, reduced, small, prototype, weights, block4, labelled, parts)
 
     def segment_features(
         self, query: Features, code: SupportCode, size: Size, *, need_maps: bool = False
@@ -245,7 +248,8 @@ class DANet(nn.Module):
             attended, dense = self.dense(attended, code.reduced, code.mask, need_map=need_maps)  # F_dense, Eq. 5
             maps |= {"dense": dense.dense, "dense_by_shot": dense.dense_by_shot}
         prior, found = self.prior(query, code, need_maps=need_maps)  # B,P,H,W
-        logits, inner = self.decoder(attended, code.prototype, prior)  # B,2,H,W
+        prototype = code.prototype if code.parts is None else allocate(attended, *code.parts)
+        logits, inner = self.decoder(attended, prototype, prior)  # B,2,H,W
         shown = {name: map_ for name, map_ in (maps | found).items() if map_ is not None}
         return Prediction(self._resize(logits, size), shown if need_maps else {}, inner)
 

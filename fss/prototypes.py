@@ -131,6 +131,15 @@ def best_of(
     return torch.stack(found, dim=1)
 
 
+def allocate(
+    query: Float[Tensor, "B C h w"], prototypes: Float[Tensor, "B P C"], weight: Float[Tensor, "B P"]
+) -> Float[Tensor, "B C h w"]:
+    """Give each query place the most similar prototype that has a weight (ASGNet's guided allocation)."""
+    likeness = similarity(query, prototypes).masked_fill(weight[..., None, None] == 0, -torch.inf)
+    chosen = likeness.argmax(1).flatten(1)  # B,n
+    return _at(prototypes, chosen).mT.unflatten(2, query.shape[2:])
+
+
 def nearest(
     query: Float[Tensor, "B C h w"], features: Float[Tensor, "B K C h w"], masks: Float[Tensor, "B K M h w"]
 ) -> Float[Tensor, "B M h w"]:

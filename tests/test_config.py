@@ -25,6 +25,7 @@ PUBLISHED = {
     "fem_bins": None,
     "dense": "dense",
     "without_support": False,
+    "prototypes": 1,
 }
 REPAIRED = PUBLISHED | {
     "value": "support",
@@ -56,6 +57,7 @@ def test_arms():
         "published": PUBLISHED,
         "intended": REPAIRED,
         "pfenet": PFENET,
+        "prototypes-5": PUBLISHED | {"lda": False, "pca": False, "prototypes": 5},
         "blind": PUBLISHED | {"lda": False, "pca": False, "without_support": True},
         "best": PUBLISHED | {"lda": False, "pca": False, "prior": "relations"},
     }
@@ -159,7 +161,7 @@ def test_constructors_check_too():
     ("find", "name", "message"),
     [
         (arm, "publishd", "unknown arm 'publishd'; did you mean 'published'?"),
-        (arm, "x", "unknown arm 'x'; known: base, pca, lda, published, intended, pfenet, blind, best"),
+        (arm, "x", "unknown arm 'x'; known: base, pca, lda, published, intended, pfenet, prototypes-5, blind, best"),
         (preset, "papers", "unknown preset 'papers'; did you mean 'paper'?"),
     ],
 )
@@ -197,3 +199,8 @@ def test_settings_do_not_import_torch():
     code = "import sys, fss, fss.config; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_channel_attention_makes_one_prototype():
+    with pytest.raises(InputError, match=r"prototypes = 3 with pca = True: .* set pca=False"):
+        DANetConfig.published(prototypes=3)

@@ -21,6 +21,7 @@ from fss.prototypes import (
     _at,
     _places,
     _spread,
+    allocate,
     attended,
     average,
     best_of,
@@ -438,3 +439,12 @@ def test_the_command_measures_them(tmp_path):
     assert process.end() == 2
     assert process.err.startswith("fss: error: prototype:3: no such reference; there are all-foreground, prototype, ")
     assert process.err.count("\n") == 1
+
+
+def test_each_place_is_given_the_most_similar_prototype_that_has_a_weight():
+    prototypes = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]]])
+    query = torch.tensor([[[[2.0, 0.1, -3.0]], [[0.2, 5.0, -3.0]]]])  # 1,2,1,3
+    given = allocate(query, prototypes, torch.tensor([[2.0, 1.0, 1.0]]))
+    assert torch.equal(given, torch.tensor([[[[1.0, 0.0, -1.0]], [[0.0, 1.0, -1.0]]]]))
+    without = allocate(query, prototypes, torch.tensor([[2.0, 1.0, 0.0]]))
+    assert torch.equal(without[..., :2], given[..., :2]) and without[0, :, 0, 2].sum() == 1
