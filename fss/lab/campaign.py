@@ -18,12 +18,20 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Self
 
+from fss.config import DANetConfig, DataConfig, Scoring, TrainConfig
 from fss.errors import InputError
 from fss.evaluate import is_reference
 from fss.lab.declaration import Run, runs_of
 from fss.metrics import EpisodeTally, paired_interval
+from fss.settings import Settings
 
 DECLARATION = "campaign.toml"
+KINDS: Mapping[str, type[Settings]] = {
+    "config": DANetConfig,
+    "train": TrainConfig,
+    "options": DataConfig,
+    "scoring": Scoring,
+}
 RUNS = 3  # fewer on a side say too little about how far others would spread
 
 
@@ -120,7 +128,11 @@ class Campaign:
         path = self.path(run)
         try:
             record = json.loads(path.read_bytes())
-            declared, made = run.settings(), record["settings"]
+            declared = run.settings()
+            made = {  # of before a setting was added, with its default
+                key: KINDS[key].from_json(value).to_json() if key in KINDS else value
+                for key, value in record["settings"].items()
+            }
             tallies, also, record["figures"] = {}, {}, {}
             for row in record["rows"]:
                 tally, (on, _, support) = EpisodeTally.from_json(row["counts"]), _asked(row)

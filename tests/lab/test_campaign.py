@@ -208,6 +208,20 @@ def test_a_result_that_nothing_declares_is_refused(folder):
         campaign.results()
 
 
+def test_a_result_of_before_a_setting_was_added_has_its_default(folder):
+    campaign = Campaign.read(folder)
+    write(campaign, "mine/base-0", tally((1, 2), (3, 4)))
+    path = folder / "mine" / "base-0.json"
+    record = json.loads(path.read_bytes())
+    del record["settings"]["config"]["prototypes"], record["settings"]["train"]["absent"]
+    path.write_text(json.dumps(record))
+    assert len(campaign.results()) == 1
+    record["settings"]["config"]["prototypes"] = 2
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="prototypes = 2 with pca = True|was made with prototypes = 2, and"):
+        campaign.results()
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"settings": {}, "tallies": {"1": {}}}'])
 def test_a_damaged_result_is_refused(folder, content):
     campaign = Campaign.read(folder)
