@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from fss.errors import InputError
+from fss.evaluate import is_reference
 from fss.files import write_atomically
 from fss.lab import bench
 from fss.lab.campaign import DECLARATION, Campaign, Result, summary
@@ -89,7 +90,9 @@ def figures() -> dict[Path, bytes]:
             shown = [row for row in rows if row["data"] == data and row["arm"] != "blind"]
             source = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
             path = declaration.parent / f"{data}.png"
-            if _source(path) == source or all(row["gain_interval"] is None for row in shown):
+            if _source(path) == source or all(
+                row["gain_interval"] is None or is_reference(row["arm"]) for row in shown
+            ):
                 continue
             png = BytesIO()
             figure = forest(shown, title=f"{data}: arm (seeds)", baseline=campaign.baseline)

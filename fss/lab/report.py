@@ -25,13 +25,14 @@ def table(rows: Rows) -> str:
 
     For each number of shots: the mIoU in per cent as a mean over the seeds, with their standard
     deviation, or of a single run with its interval over the query pictures. Where an arm has several
-    seeds, also the gain over the baseline in points with its interval, a dash where there are too few
-    seeds for one; the paper's beside it where that is a gain over base with 1 and 5 shots.
+    seeds, or all are references, also the gain over the baseline in points with its interval, a dash
+    where there are too few seeds for one; the paper's beside it where that is a gain over base with 1
+    and 5 shots.
     Then ``CONTROL_COLUMNS`` where they were measured: how much is marked with an absent support, the mIoU
     with other supports, and how much of the first object stays marked then.
     """
     shots = sorted({row["shots"] for row in rows})
-    gained = any(row["seeds"] > 1 for row in rows)
+    gained = any(row["seeds"] > 1 for row in rows) or all(is_reference(row["arm"]) for row in rows)
     paper = gained and shots == [1, 5] and any(row["arm"] == "base" for row in rows)
     heads, aligned = ["arm", "seeds"], [":---", "---:"]
     for k in shots:

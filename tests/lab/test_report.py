@@ -84,6 +84,13 @@ def test_a_table_of_single_runs_holds_their_own_intervals_and_no_gains():
     assert lines[2:] == [["base", "1", "50.0 [40.0, 70.0]"], ["blind", "1", "20.0 [10.0, 40.0]"]]
 
 
+def test_references_alone_have_gains():
+    shown = [row("prototype", seeds=1, spread=None), row("em:5", seeds=1, spread=None, gain=0.1, interval=(0.05, 0.2))]
+    head, _, first, second = table(shown).splitlines()
+    assert "gain [95 %]" in head and first.startswith("| prototype | – | 50.0 | – |")
+    assert second.startswith("| em:5 | – | 50.0 | +10.0 [+5.0, +20.0] |")
+
+
 def test_a_gain_of_too_few_seeds_has_no_interval():
     few = row("mine", seeds=2, gain=0.2)
     assert "+20.0 [–]" in table([row("base"), few])
