@@ -220,14 +220,19 @@ def _places(features: Tensor, mask: Tensor) -> tuple[Float[Tensor, "B N C"], Flo
 
 
 def _spread(x: Float[Tensor, "B N C"], weight: Float[Tensor, "B N"], count: int) -> Int[Tensor, "B P"]:
-    """Return ``count`` places inside the mask, each the farthest from the mean and from those before it."""
+    """Return ``count`` places inside the mask, each the farthest from the mean and from those before it.
+
+    Of places that are as far to a ten-thousandth, as the corners of a box, the order decides: rounding,
+    which differs between processors, must not.
+    """
     if count < 1:
         raise InputError(f"{count} prototypes: use 1 or more")
     centre, _ = _means(x, weight.unsqueeze(2))
     distance, outside, seeds = torch.full_like(weight, torch.inf), ~_inside(weight), []
     for _ in range(count):
-        distance = torch.minimum(distance, (x - centre).norm(dim=2))
-        seeds.append(distance.masked_fill(outside, -1.0).argmax(1, keepdim=True))
+        distance = torch.minimum(distance, (x - centre).norm(dim=2)).masked_fill(outside, -1.0)
+        farthest = distance.amax(1, keepdim=True).clamp_min(1e-12)
+        seeds.append((distance / farthest * 10_000).round().argmax(1, keepdim=True))
         centre = _at(x, seeds[-1])
     return torch.cat(seeds, dim=1)
 
