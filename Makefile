@@ -101,10 +101,10 @@ weights: $(READY) ## train, measure and ship the weights of drawn shapes (an hou
 
 photos: $(READY) ## train, measure and ship the weights for one's own pictures: make photos PHOTOS=path SCENES=path
 	@[ -d "$(PHOTOS)" ] && [ -d "$(SCENES)" ] || \
-	  { echo "give two folders of pictures: make photos PHOTOS=path SCENES=path [WITHOUT=file]"; exit 2; }
+	  { echo "give two folders of pictures: make photos PHOTOS=path SCENES=path [WITHOUT=file] [ALONE=classes]"; exit 2; }
 	# build/mixed is gone on with; for other pictures, make clean first
 	[ -d build/mixed ] || .venv/bin/python tools/mix.py "$(PHOTOS)" "$(SCENES)" build/mixed \
-	  $(if $(WITHOUT),--without "$(WITHOUT)")
+	  $(if $(WITHOUT),--without "$(WITHOUT)") $(if $(ALONE),--alone $(ALONE))
 	MIXED=build/mixed PHOTOS="$(PHOTOS)" $(RUN) fss ablate results/shipped-photos
 	.venv/bin/python tools/ship.py results/shipped-photos own/best-0 best-lite0-photos
 	.venv/bin/python tools/qualitative.py build/photos --data "folder:$(PHOTOS)" \

@@ -64,7 +64,7 @@ def opened(folder, split, **options):
 def test_training_classes_of_both_without_what_either_tests(photos, scenes, tmp_path):
     (tmp_path / "without.txt").write_text("cat/2\ncup/1\n\n")
     out = tmp_path / "mixed"
-    done = mix(photos, scenes, out, "--without", tmp_path / "without.txt")
+    done = mix(photos, scenes, out, "--without", tmp_path / "without.txt", "--alone", "dog", "fox")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}: 13 pictures of 6 classes\n"
     train, val, test = (opened(out, split, novel="drop") for split in ("train", "val", "test"))
@@ -80,6 +80,8 @@ def test_training_classes_of_both_without_what_either_tests(photos, scenes, tmp_
     np.testing.assert_array_equal(train.reader.labels("a6.jpg"), half(1, 255))
     assert train.reader.shows("cat", "a2.jpg", "hat") is False
     assert train.reader.shows("fox", "photos_fox_1.jpg", "hat") is None  # nobody labelled the photo for hats
+    assert train.reader.shows("fox", "photos_fox_1.jpg", "dog") is False
+    assert train.reader.shows("cat", "photos_cat_1.jpg", "dog") is None
 
 
 def test_what_cannot_be_mixed_is_refused(photos, scenes, tmp_path):
@@ -93,6 +95,7 @@ def test_what_cannot_be_mixed_is_refused(photos, scenes, tmp_path):
 
     refused(f"{photos} is there", photos)
     refused("odd.txt: no photo cat/9", out, "--without", tmp_path / "odd.txt")
+    refused("--alone cow: no class of the photos that train", out, "--alone", "cow")
     (scenes / "labelled.txt").write_text("*: cat cup hat\n")
     refused("_1.jpg, too, which shows one labelled object")
     lists.write_text("cat\nkey\n")

@@ -33,6 +33,7 @@ def mix(
     scenes: tyro.conf.Positional[Path],
     out: tyro.conf.Positional[Path],
     without: Path | None = None,
+    alone: tuple[str, ...] = (),
 ) -> None:
     """Write the joined folder.
 
@@ -41,6 +42,8 @@ def mix(
         scenes: folder of pictures with masks of labels, with classes.txt and lists of fold 0.
         out: the folder to write; one that is there is refused.
         without: file of photos to leave out, ``<class>/<stem>`` a line.
+        alone: classes of photos that, labelled or not, do not show one another; labelled.txt says so, and a
+            training may ask such photos for a class that is absent.
 
     Raises:
         InputError: data that cannot be read or do not fit together, or a folder that is there.
@@ -63,6 +66,8 @@ def mix(
         for name in single[split].classes
         if name not in {*classes["val"], *classes["test"]}
     }
+    if unknown := sorted({*alone} - {*kept}):
+        raise InputError(f"--alone {unknown[0]}: no class of the photos that train")
     labels = _labels(layout, kept)
     left_out = _left_out(single, without)
     beside = out.with_name(f"{out.name}.part")
@@ -81,7 +86,8 @@ def mix(
     for split, names in classes.items():
         _write(beside / "folds" / str(FOLD) / f"{split}.txt", names)
     if layout.labelled:
-        shutil.copy(scenes / "labelled.txt", beside)
+        lines = (scenes / "labelled.txt").read_text(encoding="utf-8").splitlines()
+        _write(beside / "labelled.txt", [*lines, *(f"photos_{name}_*: {' '.join(alone)}" for name in alone)])
     beside.rename(out)
     print(f"{out}: {len([*(out / 'images').iterdir()])} pictures of {len(labels)} classes")
 
