@@ -100,7 +100,8 @@ def read_indices(
     """
     image = decode(path, upright=False)
     if image.mode not in ("RGB", "RGBA", *(["P"] if painted else [])):
-        return np.asarray(image) // np.uint8(image.info["step"]) if image.mode == "L" else np.asarray(image)
+        values = np.asarray(image)
+        return values // np.uint8(image.info["step"]) if image.mode == "L" else values
     pixels = np.asarray(image.convert("RGB"))
     base = [1 << 16, 1 << 8, 1]  # one number a colour
     known = {int(np.dot(colour, base)): label for label, colour in colours}
