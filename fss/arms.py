@@ -23,7 +23,7 @@ class DANetConfig(Settings):
         pca: prototypical channel attention; without it the prototype is a masked average.
         prior: where PFENet's prior mask comes from: block4 of the support, masked afterwards
             (``"masked_features"``), or block4 run on the masked block3 (``"masked_input"``,
-            PFENet's own), or ``None``; or ``"relations"``, eight maps instead of one, of what the
+            PFENet's own), or ``None``; or ``"relations"``, ten maps instead of one, of what the
             support's labels say about each place (see ``fss.relations``).
         taps: what the reduction of Eq. 4 is given: ``"both"`` blocks, joined as published, or
             ``"block2"`` alone.

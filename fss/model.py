@@ -44,7 +44,7 @@ class Prediction:
         attention: the maps that exist, by name: ``rows`` [B,H,H], ``cols`` [B,W,W], ``dense``
             [B,N,N] (means over the shots) and each with ``_by_shot`` [B,K,..]; ``weights``
             [B,K,C,H,W]; ``prior`` [B,1,H,W]. With ``prior="relations"`` also ``relations``
-            [B,8,H,W], ``match3_by_shot`` and ``match4_by_shot`` (see ``fss.relations``); the
+            [B,10,H,W], ``match3_by_shot`` and ``match4_by_shot`` (see ``fss.relations``); the
             prior is then the mean of the attended masks. Empty unless asked for.
         aux: logits of the decoder's inner losses, each at its own size.
     """

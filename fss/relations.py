@@ -1,9 +1,9 @@
-"""How a query relates to a labelled support: PFENet's prior, or eight maps with one number per place.
+"""How a query relates to a labelled support: PFENet's prior, or ten maps with one number per place.
 
 A network learns the features of a few dozen training classes by heart; these maps hold no features.
-Each of the eight says how much a place of the query resembles the object rather than what surrounds it, by
-cosines of the frozen backbone's features, and a decoder that reads them works for a class it never
-saw.
+Eight of them say how much a place of the query resembles the object rather than what surrounds it, by
+cosines of the frozen backbone's features; two say whether the query holds such an object at all. A
+decoder that reads them works for a class it never saw.
 """
 
 import math
@@ -114,18 +114,20 @@ class MaskAttention(nn.Module):
 
 
 class Relations(nn.Module):
-    """Eight maps of the query by what the support's labels say of it.
+    """Ten maps of the query by what the support's labels say of it.
 
     Of block3 and of block4 each: the attended mask (``MaskAttention``), as it is and centred; the
-    cosine to the object's prototype minus that to the ground's; and the same once more with
-    prototypes that take in the query's own places of which the first maps are sure (self-support;
-    Fan et al., ECCV 2022): the query resembles itself most.
+    cosine to the object's prototype minus that to the ground's; the same once more with prototypes
+    that take in the query's own places of which the first maps are sure (self-support; Fan et al.,
+    ECCV 2022): the query resembles itself most. All these compare object with ground, and something
+    always comes out nearer to the object. So the fifth is the cosine of the query's own object with
+    the support's, the same at every place: small where the query does not show what is asked for.
 
     Args:
         aligned: how the backbone's pictures are resized; see ``fss.resize``.
     """
 
-    CHANNELS = 8
+    CHANNELS = 10
 
     def __init__(self, *, aligned: bool) -> None:
         super().__init__()
@@ -141,12 +143,12 @@ class Relations(nn.Module):
         size: tuple[int, int],
         *,
         need_maps: bool = False,
-    ) -> tuple[Float[Tensor, "B 8 H W"], dict[str, Tensor]]:
+    ) -> tuple[Float[Tensor, "B 10 H W"], dict[str, Tensor]]:
         """Compare a query's block3 and block4 with the labelled support's.
 
         Returns:
             The maps at ``size``: attended masks of block3 and block4, each as it is and centred,
-            then four contrasts; and, where asked for, the centred attention on its own grid,
+            then four contrasts and two likenesses; and, where asked for, the centred attention on its own grid,
             ``match3_by_shot`` [B,K,n,n] and ``match4_by_shot``.
         """
         fit = partial(resize, size=size, aligned=self.aligned)
@@ -161,8 +163,8 @@ class Relations(nn.Module):
         contrasts = [fit(cosine(q, o) - cosine(q, g)) for q, (o, g) in zip(query, prototypes, strict=True)]
         guess = attended[1] + attended[3] - THRESHOLD + torch.stack(contrasts).sum(0)
         sure = (STEEPNESS * guess).sigmoid().detach()
-        again = [fit(_self_support(q, o, g, sure)) for q, (o, g) in zip(query, prototypes, strict=True)]
-        scaled = [CONTRAST * contrast for contrast in contrasts + again]
+        again, alike = zip(*(_self_support(q, o, g, sure) for q, (o, g) in zip(query, prototypes, strict=True)))
+        scaled = [CONTRAST * map_ for map_ in [*contrasts, *map(fit, again), *map(fit, alike)]]
         return torch.cat(attended + scaled, dim=1), maps
 
     def tokens(self, query: Sequence[Tensor], support: Sequence[Labelled]) -> dict[str, Tokens]:
@@ -173,12 +175,18 @@ class Relations(nn.Module):
         }
 
 
-def _self_support(query: Tensor, object_: Tensor, ground: Tensor, guess: Float[Tensor, "B 1 H W"]) -> Tensor:
-    """The contrast once more, with prototypes that take in what the query itself is sure of."""
+def _self_support(
+    query: Tensor, object_: Tensor, ground: Tensor, guess: Float[Tensor, "B 1 H W"]
+) -> tuple[Tensor, Tensor]:
+    """The contrast once more, with prototypes that take in what the query itself is sure of.
+
+    And a map of the cosine between the query's own object and the support's.
+    """
     share = F.adaptive_avg_pool2d(guess, (query.shape[-2], query.shape[-1])).unsqueeze(1)
     own = query.unsqueeze(1)
     own_object = pool(own, share * (share > SURE) + UNSURE * share)
     own_ground = pool(own, (1 - share) * (share < 1 - SURE) + UNSURE * (1 - share))
     like_object = cosine(query, F.normalize(object_) + F.normalize(own_object))
     like_ground = cosine(query, GROUND * F.normalize(ground) + F.normalize(own_ground))
-    return like_object - like_ground
+    alike = F.cosine_similarity(own_object, object_)[:, None, None, None]
+    return like_object - like_ground, alike.expand_as(like_object)

@@ -263,7 +263,7 @@ def nearer(query, object_, ground):
 
 
 def relations(query, support, masks):
-    """The eight maps; both depths have one grid: query 2x[C,n], support 2x[C,m], masks [m]."""
+    """The ten maps; both depths have one grid: query 2x[C,n], support 2x[C,m], masks [m]."""
     attended = [
         attended_mask(q, s, masks, 20.0, centred=centred)
         for q, s in zip(query, support, strict=True)
@@ -273,12 +273,15 @@ def relations(query, support, masks):
     contrasts = [nearer(q, prototype(s, masks), prototype(s, 1 - masks)) for q, s in deep]
     guess = attended[1] - 0.35 + attended[3] - 0.35 + contrasts[0] + contrasts[1]
     share = np.array([1 / (1 + math.exp(-3 * g)) for g in guess])
-    again = []
+    again, alike = [], []
     for q, s in deep:
-        protos = []
+        protos, cosines = [], []
         for sure, labels, trust in ((share, masks, 1.0), (1 - share, 1 - masks, 0.5)):
             weight = [p * (1.001 if p > 0.6 else 0.001) for p in sure]
             own, given = prototype(q, weight), prototype(s, labels)
-            protos.append(trust * given / np.linalg.norm(given) + own / np.linalg.norm(own))
+            given, own = given / np.linalg.norm(given), own / np.linalg.norm(own)
+            protos.append(trust * given + own)
+            cosines.append(float(given @ own))
         again.append(nearer(q, *protos))
-    return np.stack([*attended, *(4 * c for c in contrasts + again)])
+        alike.append(np.full(q.shape[1], cosines[0]))
+    return np.stack([*attended, *(4 * c for c in contrasts + again + alike)])

@@ -38,7 +38,7 @@ def test_maps_have_names_and_shapes_and_change_nothing(name):
     if config.pca:
         expected["weights"] = (B, 3, 32, height, width)
     if config.prior == "relations":
-        expected["relations"] = (B, 8, height, width)
+        expected["relations"] = (B, 10, height, width)
         for depth, places in ((3, 7 * 11), (4, 4 * 6)):
             expected[f"match{depth}_by_shot"] = (B, 3, places, places)
     assert {key: tuple(map_.shape) for key, map_ in shown.attention.items()} == expected

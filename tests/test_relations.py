@@ -190,3 +190,20 @@ def test_prior_in_chunks_is_the_prior(monkeypatch):
 
 def test_prior_of_nothing_is_zero():
     assert not prior_mask(torch.randn(2, 6, 3, 4), torch.zeros(2, 2, 6, 3, 4)).any()
+
+
+def test_a_likeness_says_whether_the_query_shows_the_object():
+    """Places of the query point like the support's object, or like nothing that the support shows."""
+    object_, ground, else_ = torch.eye(3)
+    mask = torch.zeros(1, 1, 1, *GRID)
+    mask[..., :3] = 1
+    features = torch.where(mask.bool(), object_[:, None, None], ground[:, None, None])
+    support = [Labelled(features, mask)] * 2
+    likeness = []
+    for shown in (object_, else_ + 0.2 * object_):
+        query = torch.where(mask[0].bool(), shown[:, None, None], ground[:, None, None])
+        maps, _ = Relations(aligned=False)([query] * 2, support, GRID)
+        assert torch.equal(maps[:, 8:].amin((2, 3)), maps[:, 8:].amax((2, 3)))
+        likeness.append(maps[0, 8:, 0, 0] / fss.relations.CONTRAST)
+    torch.testing.assert_close(likeness[0], torch.ones(2), rtol=0, atol=0.01)
+    assert (likeness[1] < 0.5).all()
