@@ -2,8 +2,8 @@
 
     python tools/run_notebooks.py build --out build -p SEED 1      run copies with papermill
     python tools/run_notebooks.py refresh notebooks/07*.ipynb      run in place, tidied, for a commit
-    python tools/run_notebooks.py from-py draft.py notebooks/07_train_on_a_fold.ipynb
-    python tools/run_notebooks.py to-py notebooks/07_train_on_a_fold.ipynb draft.py
+    python tools/run_notebooks.py from-py draft.py notebooks/08_train_on_a_fold.ipynb
+    python tools/run_notebooks.py to-py notebooks/08_train_on_a_fold.ipynb draft.py
 
 The text form is jupytext's percent format: cells begin with `# %%`, `# %% [markdown]` or
 `# %% tags=["parameters"]`.

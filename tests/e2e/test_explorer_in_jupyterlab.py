@@ -1,4 +1,4 @@
-"""Notebook 10 in a real JupyterLab: every control of the explorer and the painter, by hand."""
+"""Notebook 11 in a real JupyterLab: every control of the explorer and the painter, by hand."""
 
 import json
 import os
@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 pytestmark = pytest.mark.slow
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "10_explore.ipynb"
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "11_explore.ipynb"
 PATIENCE = 600  # seconds; a run takes one to five minutes
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # all cells are in the page
