@@ -22,7 +22,7 @@ from fss.data.dataset import Dataset
 from fss.data.pictures import IGNORE, letterbox_mask, unletterbox
 from fss.engine import start
 from fss.episodes import Episode, EpisodeList, Support, batch_indices, without_small_classes
-from fss.errors import InputError
+from fss.errors import InputError, closest
 from fss.features import FeatureBatch, FeatureSource, features_of
 from fss.leak import leaked
 from fss.metrics import EpisodeTally
@@ -347,6 +347,9 @@ def evaluate_checkpoint(
         model = DANet(DANetConfig.published(lda=False, pca=False), pretrained=pretrained)
         predict = reference(checkpoint, model)
     else:
+        names = [*REFERENCES, *(f"{head}:P" for head in CLUSTERINGS)]
+        if not Path(checkpoint).exists() and (meant := closest(checkpoint.strip().lower(), names)):
+            raise InputError(f"{checkpoint}: no such checkpoint or reference; did you mean {meant!r}?")
         model, predict = load(checkpoint, pretrained=pretrained), None
     size = model.trained.get("size", 224) if size is None else size
     dataset = open_dataset(data, split=split, fold=fold, size=size, options=options)

@@ -103,7 +103,7 @@ def superpixels(features: Float[Tensor, "B K C h w"], mask: Float[Tensor, "B K 1
     ``count`` stands. Returns and raises as ``kmeans``.
     """
     shots, channels, height, width = features.shape[1:]
-    axes = (torch.arange(n, device=features.device) / max(height, width) for n in (height, width))
+    axes = (torch.arange(n, device=features.device, dtype=features.dtype) / max(height, width) for n in (height, width))
     position = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # 2,h,w
     length = pool(features.norm(dim=2, keepdim=True), mask)[..., None, None, None]
     place = (COMPACT * length * position).expand(-1, shots, -1, -1, -1)  # B,K,2,h,w
@@ -149,7 +149,7 @@ def nearest(
     A mask that has none is less similar than any, by ``NEVER``.
     """
     outside = ~_inside(masks.transpose(1, 2).flatten(2))
-    return _every_place(query, features, NEVER * outside, partial(torch.amax, dim=-1))
+    return _every_place(query, features, NEVER * outside.to(query.dtype), partial(torch.amax, dim=-1))
 
 
 def attended(

@@ -163,7 +163,8 @@ class Relations(nn.Module):
         contrasts = [fit(cosine(q, o) - cosine(q, g)) for q, (o, g) in zip(query, prototypes, strict=True)]
         guess = attended[1] + attended[3] - THRESHOLD + torch.stack(contrasts).sum(0)
         sure = (STEEPNESS * guess).sigmoid().detach()
-        again, alike = zip(*(_self_support(q, o, g, sure) for q, (o, g) in zip(query, prototypes, strict=True)))
+        found = [_self_support(q, o, g, sure) for q, (o, g) in zip(query, prototypes, strict=True)]
+        again, alike = zip(*found, strict=True)
         scaled = [CONTRAST * map_ for map_ in [*contrasts, *map(fit, again), *map(fit, alike)]]
         return torch.cat(attended + scaled, dim=1), maps
 

@@ -375,3 +375,11 @@ def test_live_features_ask_for_the_pictures_each_time(extracted):
     source = LiveFeatures(network(), DATA)
     read(source), read(source)
     assert sum(extracted) == 2 * 4 * 11
+
+
+@pytest.mark.parametrize("prior", ["masked_features", "masked_input"])
+def test_on_a_cpu_mixed_precision_works_without_a_cache(prior):
+    model = network(prior=prior)
+    mixed = read(LiveFeatures(model, DATA, autocast=lambda: torch.autocast("cpu", torch.bfloat16)))
+    for found, exact in zip(mixed, read(LiveFeatures(model, DATA)), strict=True):
+        torch.testing.assert_close(found, exact, rtol=0.05, atol=0.1)

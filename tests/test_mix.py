@@ -84,6 +84,28 @@ def test_training_classes_of_both_without_what_either_tests(photos, scenes, tmp_
     assert train.reader.shows("cat", "photos_cat_1.jpg", "dog") is None
 
 
+def test_alone_is_written_whatever_the_classes_are_called(photos, scenes, tmp_path):
+    (photos / "dog").rename(photos / "hot dog")
+    (photos / "fox").rename(photos / "fox[1]")
+    (photos / "train.txt").write_text("cat\ncup\nhot dog\nfox[1]\n")
+    (scenes / "labelled.txt").unlink()  # nothing is known of the scenes, and what is said of photos still counts
+    done = mix(photos, scenes, tmp_path / "out", "--alone", "hot dog", "fox[1]")
+    assert done.returncode == 0, done.stderr
+    reader = opened(tmp_path / "out", "train").reader
+    assert reader.shows("hot dog", "photos_hot dog_1.jpg", "fox[1]") is False
+    assert reader.shows("fox[1]", "photos_fox[1]_1.jpg", "hot dog") is False
+    assert reader.shows("cat", "photos_cat_1.jpg", "hot dog") is None
+
+
+def test_alone_does_not_speak_for_a_class_whose_name_goes_on(photos, scenes, tmp_path):
+    (photos / "fox").rename(photos / "dog_toy")
+    (photos / "train.txt").write_text("cat\ncup\ndog\ndog_toy\n")
+    done = mix(photos, scenes, tmp_path / "out", "--alone", "dog", "cat")
+    assert done.returncode == 1 and "--alone dog: photos of dog_toy begin like its own" in done.stderr
+    done = mix(photos, scenes, tmp_path / "out", "--alone", "dog", "cat", "dog_toy")
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_cannot_be_mixed_is_refused(photos, scenes, tmp_path):
     out, lists = tmp_path / "out", scenes / "folds" / "0" / "train.txt"
     (tmp_path / "odd.txt").write_text("cat/9\n")
@@ -94,6 +116,7 @@ def test_what_cannot_be_mixed_is_refused(photos, scenes, tmp_path):
         assert not out.exists()
 
     refused(f"{photos} is there", photos)
+    refused("lies in a folder that is read", scenes / "out")
     refused("odd.txt: no photo cat/9", out, "--without", tmp_path / "odd.txt")
     refused("--alone cow: no class of the photos that train", out, "--alone", "cow")
     (scenes / "labelled.txt").write_text("*: cat cup hat\n")

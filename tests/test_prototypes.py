@@ -13,8 +13,9 @@ from scipy.cluster.vq import kmeans2
 from tiny import network
 
 import fss.prototypes
+from fss.config import DataConfig
 from fss.errors import InputError
-from fss.evaluate import CLUSTERINGS, LIKENESSES, REFERENCES, is_reference, reference
+from fss.evaluate import CLUSTERINGS, LIKENESSES, REFERENCES, evaluate_checkpoint, is_reference, reference
 from fss.prototypes import (
     KAPPA,
     TEMPERATURE,
@@ -333,6 +334,18 @@ def test_an_episode_does_not_depend_on_its_batch(cluster):
     torch.testing.assert_close(torch.cat([each for each, _ in alone]), found)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("gather", [average, *(partial(cluster, count=3) for cluster in CLUSTER)])
+def test_half_precision_stays_what_it_is(gather, dtype):
+    features, mask = made(20, shots=2, dtype=torch.float32)
+    features, mask = features.to(dtype), mask.to(dtype)
+    masks = torch.cat([mask, 1 - mask], dim=2)
+    assert all(each.dtype == dtype and each.isfinite().all() for each in gather(features, mask))
+    for likeness in (partial(best_of, gather), nearest, attended):
+        found = likeness(features[:, 0], features, masks)
+        assert found.dtype == dtype and found.isfinite().all()
+
+
 @pytest.mark.parametrize("cluster", CLUSTER)
 def test_nothing_is_drawn(cluster):
     features, mask = made(15, shots=2)
@@ -427,6 +440,20 @@ def test_a_wrong_number_is_one_line_that_says_what_there_is(name):
         f"{name}: no such reference; there are all-foreground, prototype, nearest, attended and, with a number P of "
         "prototypes from 1 to 999, prototypes:P, em:P, superpixels:P"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("neerest", "nearest"), ("Prototype", "prototype"), ("superpixel:5", "superpixels:P"), (" EM:5", "em:P")],
+)
+def test_a_mistyped_reference_is_told_from_a_checkpoint(name, meant, tmp_path, monkeypatch):
+    measure = partial(evaluate_checkpoint, name, "shapes", split="test", fold=0, options=DataConfig(), asked={})
+    with pytest.raises(InputError, match=f"^{name}: no such checkpoint or reference; did you mean '{meant}'"):
+        measure()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()  # a run may have any name
+    with pytest.raises(InputError, match=r"no best\.safetensors"):
+        measure()
 
 
 def test_the_command_measures_them(tmp_path):

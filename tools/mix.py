@@ -9,6 +9,7 @@ without what either tests; pictures that show a test class of ``scenes`` stay fo
 """
 
 import shutil
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,8 @@ def mix(
     """
     if out.exists():
         raise InputError(f"{out} is there; remove it, or choose another folder")
+    if {photos.resolve(), scenes.resolve()} & {*out.resolve().parents}:
+        raise InputError(f"{out} lies in a folder that is read, and would be data there; choose another folder")
     if not (scenes / "folds" / str(FOLD)).is_dir():
         raise InputError(f"no folder {scenes / 'folds' / str(FOLD)}; its lists say which classes are kept for the test")
     layout = Layout.find(scenes)
@@ -68,6 +71,10 @@ def mix(
     }
     if unknown := sorted({*alone} - {*kept}):
         raise InputError(f"--alone {unknown[0]}: no class of the photos that train")
+    # A pattern names a class by how its pictures' names begin, and so may those of another class.
+    for name in alone:
+        if longer := [other for other in kept if other.startswith(f"{name}_") and other not in alone]:
+            raise InputError(f"--alone {name}: photos of {longer[0]} begin like its own; rename one of the two")
     labels = _labels(layout, kept)
     left_out = _left_out(single, without)
     beside = out.with_name(f"{out.name}.part")
@@ -85,9 +92,10 @@ def mix(
     _write(beside / "classes.txt", labels)
     for split, names in classes.items():
         _write(beside / "folds" / str(FOLD) / f"{split}.txt", names)
-    if layout.labelled:
-        lines = (scenes / "labelled.txt").read_text(encoding="utf-8").splitlines()
-        _write(beside / "labelled.txt", [*lines, *(f"photos_{name}_*: {' '.join(alone)}" for name in alone)])
+    if layout.labelled or alone:
+        lines = (scenes / "labelled.txt").read_text(encoding="utf-8").splitlines() if layout.labelled else []
+        lines += [f"{escape(f'photos_{name}_')}*: {', '.join(alone)}" for name in alone]  # a name may have spaces
+        _write(beside / "labelled.txt", lines)
     beside.rename(out)
     print(f"{out}: {len([*(out / 'images').iterdir()])} pictures of {len(labels)} classes")
 

@@ -74,7 +74,8 @@ def _campaign_table(campaign: str, data: str, also: str | None) -> str:
     )
     return (
         f"{table(rows)}\n"
-        f"{made} of {len(here)} runs; {trained}the same {run.episodes} test episodes for all, list seed {run.list_seed}"
+        f"{made} of {len(here)} runs; {trained}the same {run.episodes} {run.split} "
+        f"episodes for all, list seed {run.list_seed}"
         f"{others}; {over} query pictures; {machine['cpu']}, one core a run, torch {machine['torch']}. Made by\n"
         f"`fss ablate results/{campaign}`\n"
     )

@@ -83,7 +83,7 @@ def make_run(
     rows = []
     for on, shots, support in run.asked:
         spec = run.spec if on is None else run.also[on]
-        dataset = run.open("test", None if on is None else spec)
+        dataset = run.open(run.split, None if on is None else spec)
         own = on is None and support == "own"
         try:
             if support == "other":  # refused at once where a label says nothing of other classes
@@ -210,14 +210,14 @@ def needed(runs: Iterable[Run]) -> list[Needed]:
     found: dict[tuple[Any, ...], Needed] = {}
     for run in runs:
         masked = run.config.prior == "masked_input"
-        own = ("train", "val", "test") if run.trained else ("test",)
-        other = [("test", spec) for spec in run.also.values()]
+        own = dict.fromkeys(("train", "val", run.split) if run.trained else (run.split,))
+        other = [(run.split, spec) for spec in run.also.values()]
         for split, spec in [*((split, None) for split in own), *other]:
             key = (
                 run.spec,
                 spec,
                 split,
-                run.fold if split == "test" else run.train_fold,
+                run.fold if split == run.split else run.train_fold,
                 run.options,
                 run.scoring,
                 run.schedule.size,
@@ -234,7 +234,7 @@ def _check_and_warm(left: Sequence[Run], device: str, workers: int, progress: bo
     for run in {(run.data, run.train_fold): run for run in left if run.trained and not run.allow_leak}.values():
         foreign = [None] if run.train_fold != run.fold else []
         for spec in [*foreign, *run.also.values()]:
-            leak = leaked({"classes": run.open("train").classes}, run.open("test", spec))
+            leak = leaked({"classes": run.open("train").classes}, run.open(run.split, spec))
             if leak:
                 raise InputError(
                     f"{run.data}, {f'also {spec}' if spec else f'fold {run.fold}'}: a leak, {', '.join(leak[:5])} "
@@ -246,7 +246,7 @@ def _check_and_warm(left: Sequence[Run], device: str, workers: int, progress: bo
         dataset = pictures.open()
         if other is not None:
             check_shots(dataset, 1)
-        elif split == "test":
+        elif split == run.split:
             check_shots(dataset, max(run.shots))
             if run.scoring != Scoring():  # whether there are labels of their own size
                 first = dataset.classes[0]

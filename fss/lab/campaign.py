@@ -158,7 +158,7 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
     Args:
         results: of ``Campaign.results``.
         baseline: the arm that the others are compared to.
-        also: sum up what was measured on this other data, instead of on the own test classes.
+        also: sum up what was measured on this other data, instead of on the own classes.
 
     Returns:
         Per row ``data``, ``arm``, ``shots``, ``seeds``; ``miou`` and ``fb_iou``, means over the
@@ -213,7 +213,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
     """Return what a reader of the runs' scores should know of their data."""
     data = {run.data: run for run in runs}
     return list(
-        dict.fromkeys(note for run in data.values() for split in ("train", "test") for note in run.open(split).notes)
+        dict.fromkeys(note for run in data.values() for split in ("train", run.split) for note in run.open(split).notes)
     )
 
 

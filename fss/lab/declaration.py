@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 from fss.checkpoint import read_checkpoint
 from fss.config import DANetConfig, DataConfig, Scoring, TrainConfig, arm, preset, with_settings
@@ -22,6 +22,7 @@ KEYS: dict[str, dict[str, Any]] = {
         "preset": "quick",
         "baseline": "base",
         "fold": 0,
+        "split": "test",
         "shots": [1, 5],
         "episodes": 1000,
         "list_seed": 0,
@@ -37,7 +38,8 @@ KEYS: dict[str, dict[str, Any]] = {
     "arm": {"arm": "", "checkpoint": "", "fold": 0, "allow_leak": False, "set": [], "seeds": 1, "data": []},
 }
 """What may stand in each table, with the defaults; a value has its default's type. A data set's
-fold, ``options`` (those of ``DataConfig``) and ``scoring`` are the campaign's where it gives none.
+fold, ``options`` (those of ``DataConfig``) and ``scoring`` are the campaign's where it gives none. ``split`` says whose
+classes are measured: those of the test, or, in a campaign that chooses between arms, ``"val"``.
 An arm is trained, on another ``fold`` than the test's where it gives one, or it is a ``checkpoint``;
 ``allow_leak`` measures it also on classes that it was trained on."""
 
@@ -54,11 +56,11 @@ class Run:
             no private path enters a result.
         config: the network.
         schedule: the training; its seed is ``seed``.
-        fold, shots, episodes, list_seed: how it is measured.
+        fold, split, shots, episodes, list_seed: how it is measured.
         lists: episode lists, of the seeds from ``list_seed`` on.
         options: which pictures and classes of the data.
         scoring: what predictions are compared with.
-        also: name -> spec of other data whose test classes it is measured on with one shot.
+        also: name -> spec of other data whose classes it is measured on with one shot.
         train_fold: the fold it is trained on; another one than ``fold`` is a leak on purpose.
         checkpoint: weights to measure as they are, a name or a path, or "".
         allow_leak: measure also on classes that were trained on.
@@ -71,6 +73,7 @@ class Run:
     config: DANetConfig
     schedule: TrainConfig
     fold: int
+    split: Literal["val", "test"]
     shots: tuple[int, ...]
     episodes: int
     list_seed: int
@@ -120,6 +123,8 @@ class Run:
             "options": self.options.to_json(),
             "scoring": self.scoring.to_json(),
         }
+        if self.split != "test":  # older results do not name it
+            how["split"] = self.split
         if self.also:
             how["also"] = dict(self.also)
         if self.reference:
@@ -143,7 +148,7 @@ class Run:
         return open_dataset(
             self.open_spec(spec),
             split=split,
-            fold=self.fold if split == "test" else self.train_fold,
+            fold=self.fold if split == self.split else self.train_fold,
             size=self.schedule.size,
             options=self.options if spec is None else DataConfig(),
         )
@@ -174,6 +179,8 @@ def runs_of(declared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Run, ...
     for name in campaign["references"]:
         if not is_reference(name):
             raise InputError(f"references: no {name!r}; {nearest(name, REFERENCES)}")
+    if campaign["split"] not in ("val", "test"):
+        raise InputError(f"split = {campaign['split']!r}: use 'val' or 'test'")
     arms = {name: {**KEYS["arm"], "arm": "base", "fold": None} for name in campaign["references"]}
     arms |= {name: _arm(name, given, campaign) for name, given in campaign["arms"].items()}
     runs = []
@@ -198,6 +205,7 @@ def runs_of(declared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Run, ...
                     config=config,
                     schedule=schedule.override({"seed": seed}),
                     fold=here["fold"],
+                    split=campaign["split"],
                     shots=tuple(campaign["shots"]),
                     episodes=campaign["episodes"],
                     list_seed=campaign["list_seed"],

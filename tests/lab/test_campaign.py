@@ -7,7 +7,9 @@ import pytest
 from tiny import tally
 
 from fss.config import DANetConfig, DataConfig, Scoring
+from fss.data import open_dataset
 from fss.errors import InputError
+from fss.lab.ablate import needed
 from fss.lab.campaign import Campaign, summary
 from fss.metrics import paired_interval
 
@@ -72,6 +74,16 @@ def test_folds_lists_and_what_is_read_may_be_declared(folder):
     assert {run.lists for run in runs} == {3}
     assert {run.options for run in runs} == {DataConfig(min_pixels=9)}
     assert {run.scoring for run in runs} == {Scoring(at="label")}
+
+
+def test_validation_classes_may_be_measured(folder):
+    before = Campaign.read(folder).runs
+    (folder / "campaign.toml").write_text(DECLARED.replace("shots = [1]", 'shots = [1]\nsplit = "val"'))
+    runs = Campaign.read(folder).runs
+    assert [run.settings() for run in runs] == [{**run.settings(), "split": "val"} for run in before]
+    shapes = next(run for run in runs if run.trained and run.data == "shapes")
+    assert {pictures.split for pictures in needed([shapes])} == {"train", "val"}
+    assert shapes.open(shapes.split).classes == open_dataset("shapes", split="val", size=64).classes
 
 
 def test_an_arm_may_be_a_checkpoint_or_leak_on_purpose(folder):
@@ -147,6 +159,7 @@ def test_a_reference_with_a_number(folder):
         ("base = {", 'x = { checkpoint = "best-lite0-photos", seeds = 2 }\nbase = {', "arms.x.seeds: a checkpoint is"),
         ("[data.mine]", "[data.mine]\nfold = -1", "data.mine.fold = -1: use 0 or more"),
         ("shots = [1]", "shots = [1]\nlists = 0", "lists = 0: use 1 or more"),
+        ("shots = [1]", 'shots = [1]\nsplit = "train"', "split = 'train': use 'val' or 'test'"),
         ("[arms]", "[options]\nnovl = 1\n[arms]", "no setting 'novl'; did you mean 'novel'"),
         ("[arms]", "[scoring]\nat = 1\n[arms]", "Scoring.at = 1: use 'network', 'label'"),
     ],
