@@ -234,13 +234,13 @@ def extract(model: DANet, images: Tensor, masks: Tensor, *, first: int = 0) -> t
             chunk = torch.cat([chunk, chunk.new_zeros(number - keep, *chunk.shape[1:])])
             labels = torch.cat([labels, labels.new_zeros(number - keep, *labels.shape[1:])])
         features = model.backbone(chunk)
-        parts.append([map_[:keep] for map_ in features])
+        parts.append([map_[:keep].half() for map_ in features])
         if model.config.prior == "masked_input" and start + keep > first:
             block4 = model.masked_block4(features.block3, labels)
-            masked.append(block4[max(0, first - start) : keep])
-    # Halved once joined: on a CPU, torch.cat takes no half precision inside autocast.
-    joined = Features(*(torch.cat(maps).half() for maps in zip(*parts, strict=True)))
-    return joined, torch.cat(masked).half() if masked else None
+            masked.append(block4[max(0, first - start) : keep].half())
+    with torch.autocast("cpu", enabled=False):  # there, torch.cat takes no half precision
+        joined = Features(*(torch.cat(maps) for maps in zip(*parts, strict=True)))
+        return joined, torch.cat(masked) if masked else None
 
 
 # --- the cache's files --------------------------------------------------------------------------
