@@ -41,9 +41,6 @@ class DANetConfig(Settings):
         without_support: set the support's features and mask to zero.
         prototypes: how many the object's features are gathered into, as superpixels, of which each place of
             the query is given the most similar one (ASGNet, Li et al., CVPR 2021). 1: one for all places.
-        relations: with ``prior="relations"``, which kinds of map there are, joined by "+"; see
-            ``fss.relations.KINDS``.
-        features: give the decoder the query's features and the prototype beside the prior.
     """
 
     backbone: BackboneName = "efficientnet_lite0"
@@ -62,8 +59,6 @@ class DANetConfig(Settings):
     dense: str = "dense"
     without_support: bool = False
     prototypes: int = 1
-    relations: str = "attended+contrast+self+alike"
-    features: bool = True
 
     LEAST = {"channels": 1, "fem_bins": 1, "prototypes": 1}
 

@@ -118,12 +118,8 @@ class DANet(nn.Module):
         joined = c2 + c3 if config.taps == "both" else c2
         self.reduce_query = _reduction(joined, channels, dropout)
         self.reduce_support = _reduction(joined, channels, dropout)
-        self.relations = None
-        maps = 0 if config.prior is None else 1
-        if config.prior == "relations":
-            kinds = config.relations.split("+")
-            self.relations = Relations(aligned=self.backbone.aligned, kinds=kinds)
-            maps = sum(4 if kind == "attended" else 2 for kind in kinds)
+        self.relations = Relations(aligned=self.backbone.aligned) if config.prior == "relations" else None
+        maps = 0 if config.prior is None else Relations.CHANNELS if self.relations else 1
         self.decoder: nn.Module = PyramidPooling(channels, prior=maps, dropout=min(dropout, 0.1))
         if config.decoder == "fem":
             self.decoder = FeatureEnrichment(channels, prior=maps, bins=config.fem_bins, dropout=min(dropout, 0.1))
@@ -253,8 +249,6 @@ class DANet(nn.Module):
             maps |= {"dense": dense.dense, "dense_by_shot": dense.dense_by_shot}
         prior, found = self.prior(query, code, need_maps=need_maps)  # B,P,H,W
         prototype = code.prototype if code.parts is None else allocate(attended, *code.parts)
-        if not self.config.features:
-            attended, prototype = torch.zeros_like(attended), torch.zeros_like(prototype)
         logits, inner = self.decoder(attended, prototype, prior)  # B,2,H,W
         shown = {name: map_ for name, map_ in (maps | found).items() if map_ is not None}
         return Prediction(self._resize(logits, size), shown if need_maps else {}, inner)

@@ -17,8 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fss.attention import CHUNK, Tokens, foreground
-from fss.errors import InputError, nearest
-from fss.prototypes import cosine, directions, kmeans, pool
+from fss.prototypes import cosine, directions, pool
 from fss.resize import resize
 
 DEPTHS = (3, 4)  # block2 would take most of the time
@@ -28,9 +27,6 @@ STEEPNESS, THRESHOLD = 3.0, 0.7  # of the first guess: how soon it is sure, and 
 SURE = 0.6  # a place counts fully for the query's own prototypes above it, or below 1 - SURE
 UNSURE = 1e-3  # the weight of the other places: they decide only where no place is sure
 GROUND = 0.5  # of the support's surroundings beside the query's own: they differ more than objects
-
-KINDS = ("attended", "contrast", "self", "alike", "clusters", "gram")
-CLUSTERS = 12
 
 
 class Labelled(NamedTuple):
@@ -131,11 +127,10 @@ class Relations(nn.Module):
         aligned: how the backbone's pictures are resized; see ``fss.resize``.
     """
 
-    def __init__(self, *, aligned: bool, kinds: Sequence[str] = ("attended", "contrast", "self", "alike")) -> None:
+    CHANNELS = 10
+
+    def __init__(self, *, aligned: bool) -> None:
         super().__init__()
-        if unknown := [kind for kind in kinds if kind not in KINDS]:
-            raise InputError(f"unknown kind of relation map {unknown[0]!r}; {nearest(unknown[0], KINDS)}")
-        self.kinds = kinds
         self.attend = nn.ModuleList(
             nn.ModuleList(MaskAttention(centred=centred) for centred in (False, True)) for _ in DEPTHS
         )
@@ -170,17 +165,8 @@ class Relations(nn.Module):
         sure = (STEEPNESS * guess).sigmoid().detach()
         found = [_self_support(q, o, g, sure) for q, (o, g) in zip(query, prototypes, strict=True)]
         again, alike = zip(*found, strict=True)
-        found_of: dict[str, Sequence[Tensor]] = {
-            "attended": attended,
-            "contrast": [CONTRAST * map_ for map_ in contrasts],
-            "self": [CONTRAST * fit(map_) for map_ in again],
-            "alike": [CONTRAST * fit(map_) for map_ in alike],
-        }
-        if "clusters" in self.kinds:
-            found_of["clusters"] = [CONTRAST * fit(_clustered(q, guess)) for q in query]
-        if "gram" in self.kinds:
-            found_of["gram"] = [CONTRAST * fit(_gram(q, part)) for q, part in zip(query, support, strict=True)]
-        return torch.cat([map_ for kind in self.kinds for map_ in found_of[kind]], dim=1), maps
+        scaled = [CONTRAST * map_ for map_ in [*contrasts, *map(fit, again), *map(fit, alike)]]
+        return torch.cat(attended + scaled, dim=1), maps
 
     def tokens(self, query: Sequence[Tensor], support: Sequence[Labelled]) -> dict[str, Tokens]:
         """Return what the two maps are made of, by depth: ``match3`` and ``match4``."""
@@ -188,29 +174,6 @@ class Relations(nn.Module):
             f"match{depth}": pair[1].tokens(q, labelled)  # type: ignore[index]
             for depth, pair, q, labelled in zip(DEPTHS, self.attend, query, support, strict=True)
         }
-
-
-def _clustered(query: Float[Tensor, "B C h w"], guess: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 h w"]:
-    """The guess, averaged over the query's own clusters: what hangs together is labelled together (INSID3)."""
-    own = F.normalize(query - query.mean((2, 3), keepdim=True), dim=1).unsqueeze(1)
-    everywhere = torch.ones_like(own[:, :, :1])
-    centres, _ = kmeans(own, everywhere, CLUSTERS)
-    part = F.one_hot(torch.cdist(own.flatten(3)[:, 0].mT, centres).argmin(2), CLUSTERS).to(query.dtype)  # B,n,P
-    values = F.adaptive_avg_pool2d(guess, (query.shape[-2], query.shape[-1])).flatten(2).mT  # B,n,1
-    means = part.mT @ values / part.sum(1).unsqueeze(2).clamp_min(1e-6)
-    return (part @ means).mT.unflatten(2, query.shape[2:])
-
-
-def _gram(query: Float[Tensor, "B C h w"], support: Labelled) -> Float[Tensor, "B 1 h w"]:
-    """How well a place fits the object's Gram matrix of channels, minus the ground's (FSSDINO)."""
-    q, s = directions(query, support.features, centred=True)
-    ground = 1 - support.mask if support.ground is None else support.ground
-    energies = []
-    for mask in (support.mask, ground):
-        weight = mask.flatten(1).unsqueeze(2)
-        gram = (weight * s).mT @ s / weight.sum(1, keepdim=True).clamp_min(1e-6)  # B,C,C
-        energies.append(((q @ gram) * q).sum(2).clamp_min(0).add(1e-6).sqrt())
-    return (energies[0] - energies[1]).unsqueeze(1).unflatten(2, query.shape[2:])
 
 
 def _self_support(

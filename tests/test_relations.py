@@ -110,7 +110,7 @@ def test_maps_come_where_they_are_asked_for_and_change_nothing(monkeypatch):
     monkeypatch.setattr(fss.relations, "CHUNK", 5)
     plain, none = relations(query, support, (8, 12))
     torch.testing.assert_close(plain, shown)
-    assert none == {} and plain.shape == (2, 10, 8, 12)
+    assert none == {} and plain.shape == (2, Relations.CHANNELS, 8, 12)
 
 
 @pytest.mark.parametrize("label", [0, 1])
