@@ -102,7 +102,8 @@ def eval(  # noqa: A001
         str,
         _help(
             help="a shipped name, a file, a run's folder, or a reference, which needs no training: all-foreground, "
-            "prototype, prototypes:P, em:P, superpixels:P (P of them, say 8), nearest, attended"
+            "prototype, prototypes:P, em:P, superpixels:P (P of them, say 8), nearest, attended; NAME@DELTA moves its "
+            "threshold"
         ),
     ] = "intended-lite0-shapes",
     data: Data = "shapes",

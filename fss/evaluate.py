@@ -57,11 +57,11 @@ def all_foreground(batch: FeatureBatch) -> Tensor:
     return torch.ones_like(batch.target)
 
 
-def by_likeness(batch: FeatureBatch, likeness: Likeness, *, aligned: bool = False) -> Tensor:
+def by_likeness(batch: FeatureBatch, likeness: Likeness, *, threshold: float = 0.0, aligned: bool = False) -> Tensor:
     """Label each position by whether it resembles the support's object or its ground; nothing is trained.
 
-    The likeness to the object minus that to the ground, of block3 and of block4, averaged over the two
-    depths, decides. ``aligned`` is the backbone's geometry.
+    Object is where the likeness to the object minus that to the ground, averaged over block3 and block4, is
+    larger than ``threshold``. ``aligned`` is the backbone's geometry.
     """
     size = (batch.target.shape[-2], batch.target.shape[-1])
     score = batch.query.block3.new_zeros(len(batch.target), 1, *size)
@@ -71,8 +71,8 @@ def by_likeness(batch: FeatureBatch, likeness: Likeness, *, aligned: bool = Fals
     ):
         shares = [share_of(batch.mask, label, support, aligned=aligned) for label in (1, 0)]
         object_, ground = likeness(query, support, torch.cat(shares, dim=2)).split(1, dim=1)
-        score = score + resize(object_ - ground, size, aligned=aligned)
-    return (score.squeeze(1) > 0).to(batch.target.dtype)
+        score = score + resize(object_ - ground, size, aligned=aligned) / 2
+    return (score.squeeze(1) > threshold).to(batch.target.dtype)
 
 
 LIKENESSES: dict[str, Likeness] = {
@@ -91,19 +91,23 @@ REFERENCES: dict[str, Predictor] = {
 
 
 def is_reference(name: str) -> bool:
-    """Whether a name asks for a reference, with a number or without.
+    """Whether a name asks for a reference: with or without a number of prototypes, and with or without a threshold.
 
     Raises:
-        InputError: it begins as a reference does, with a number that is missing, wrong or too much.
+        InputError: it begins as a reference does, with a number or a threshold that is missing, wrong or too much.
     """
-    head, _, number = name.partition(":")
+    way, at, threshold = name.partition("@")
+    head, _, number = way.partition(":")
     if head not in REFERENCES | CLUSTERINGS:
         return False
-    if name in REFERENCES or (head in CLUSTERINGS and re.fullmatch("[1-9][0-9]{0,2}", number)):
+    known = way in REFERENCES or (head in CLUSTERINGS and re.fullmatch("[1-9][0-9]{0,2}", number))
+    fits = not at or (way != "all-foreground" and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", threshold))
+    if known and fits:
         return True
     raise InputError(
         f"{name}: no such reference; there are {', '.join(REFERENCES)} and, with a number P of prototypes from 1 to "
-        f"999, {', '.join(f'{head}:P' for head in CLUSTERINGS)}"
+        f"999, {', '.join(f'{head}:P' for head in CLUSTERINGS)}; each but the first takes a threshold, as in "
+        "prototype@0.06"
     )
 
 
@@ -119,9 +123,10 @@ def reference(name: str, model: DANet) -> Predictor:
         raise InputError(
             f"{name} needs the support's whole block4, which prior = masked_input masks; take another prior"
         )
-    head, _, count = name.partition(":")
-    likeness = partial(best_of, partial(CLUSTERINGS[head], count=int(count))) if count else LIKENESSES[name]
-    return partial(by_likeness, likeness=likeness, aligned=model.backbone.aligned)
+    way, _, threshold = name.partition("@")
+    head, _, count = way.partition(":")
+    likeness = partial(best_of, partial(CLUSTERINGS[head], count=int(count))) if count else LIKENESSES[way]
+    return partial(by_likeness, likeness=likeness, threshold=float(threshold or 0), aligned=model.backbone.aligned)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import json
 import math
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from scipy.cluster.vq import kmeans2
 from tiny import network
 
 import fss.prototypes
+from fss.backbones import Features
 from fss.config import DataConfig
 from fss.errors import InputError
 from fss.evaluate import CLUSTERINGS, LIKENESSES, REFERENCES, evaluate_checkpoint, is_reference, reference
+from fss.features import FeatureBatch
 from fss.prototypes import (
     KAPPA,
     TEMPERATURE,
@@ -417,7 +420,10 @@ def test_no_prototypes_are_refused(cluster, count):
 # By name
 
 
-@pytest.mark.parametrize("name", ["prototypes:1", "prototypes:8", "em:5", "superpixels:12", *REFERENCES])
+@pytest.mark.parametrize(
+    "name",
+    [*REFERENCES, "prototypes:1", "prototypes:8", "em:5", "superpixels:12", "prototype@0.06", "em:5@-0.1", "nearest@1"],
+)
 def test_names_of_references(name):
     assert is_reference(name)
     assert callable(reference(name, network()))
@@ -431,15 +437,35 @@ def test_names_of_other_things(name):
 @pytest.mark.parametrize(
     "name",
     ["prototypes:0", "prototypes:x", "prototypes:", "prototypes", "prototypes:-1", "prototypes:1.5", "prototypes:1000"]
-    + ["prototypes:٣", "em", "em:05", "prototype:3", "nearest:2", "all-foreground:1", "attended:"],
+    + ["prototypes:٣", "em", "em:05", "prototype:3", "nearest:2", "all-foreground:1", "attended:"]
+    + ["all-foreground@0.1", "nearest@", "nearest@x", "nearest@1e-3", "em@0.1", "em:5@.1", "prototype@0.1@0.1"],
 )
 def test_a_wrong_number_is_one_line_that_says_what_there_is(name):
     with pytest.raises(InputError) as error:
         is_reference(name)
     assert str(error.value) == (
         f"{name}: no such reference; there are all-foreground, prototype, nearest, attended and, with a number P of "
-        "prototypes from 1 to 999, prototypes:P, em:P, superpixels:P"
+        "prototypes from 1 to 999, prototypes:P, em:P, superpixels:P; each but the first takes a threshold, as in "
+        "prototype@0.06"
     )
+
+
+def test_a_threshold_moves_where_object_begins():
+    """Object is where the mean over both depths of (likeness to the object - likeness to the ground) is larger."""
+    torch.manual_seed(0)
+    deep = [Features(*(torch.randn(1, *lead, 4, 3, 5) for _ in range(3))) for lead in ((), (1,))]
+    mask = torch.zeros(1, 1, 3, 5, dtype=torch.uint8)
+    mask[..., 1:, :2] = 1
+    batch = FeatureBatch(deep[0], mask[0], deep[1], mask)
+    margins = torch.zeros(3, 5)
+    for query, support in ((deep[0].block3, deep[1].block3), (deep[0].block4, deep[1].block4)):
+        for y, x in product(range(3), range(5)):
+            means = [support[0, 0][:, mask[0, 0] == label].mean(1) for label in (1, 0)]
+            cosines = [torch.cosine_similarity(query[0, :, y, x], mean, dim=0) for mean in means]
+            margins[y, x] += (cosines[0] - cosines[1]) / 2
+    for threshold in ("-0.3", "0", "0.25"):
+        found = reference(f"prototype@{threshold}", network())(batch)[0]
+        assert torch.equal(found == 1, margins > float(threshold)), threshold
 
 
 @pytest.mark.parametrize(
