@@ -145,9 +145,7 @@ BREAKS = {
     "has_parameters: value": lambda n: n.cells[1].update(source='FAST = True\nDEVICE = "cpu"'),
     "is_long_enough: cells": lambda n: [n.cells.pop(-2) for _ in range(2)],
     "is_long_enough: pictures": lambda n: n.cells[11].outputs.clear(),
-    "is_a_lesson_of_its_length: cells": lambda n: n.cells.__setitem__(
-        slice(1, 1), [new_markdown_cell("") for _ in range(20)]
-    ),
+    "is_a_lesson_of_its_length: cells": lambda n: [n.cells.insert(-1, new_markdown_cell("")) for _ in range(20)],
     "is_a_lesson_of_its_length: claim": lambda n: replace(n.cells[0], "5 minutes", "9 minutes"),
     "is_a_lesson_of_its_length: words": lambda n: replace(n.cells[0], "so.", "so. " + "word " * 720),
     "is_a_lesson_of_its_length: deeper": lambda n: replace(
