@@ -30,7 +30,7 @@ BOXES = {
     "light": Box("light\nattention", 5.0, 3, 1.6),
     "reduce": Box("join block2\nand block3", 7.2, 2, 1.6),
     "dense": Box("dense\nattention", 9.4, 3, 1.6),
-    "prototype": Box("channel attention:\nprototype", 9.5, 1, 2.3),
+    "prototype": Box("channel attention:\nprototype", 9.5, 1, 2.6),
     "prior": Box("prior,\nfrom block4", 2.9, 4.1),
     "decoder": Box("decoder", 11.8, 2),
     "prediction": Box("object or\nground?", 13.9, 2),

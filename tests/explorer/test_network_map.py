@@ -19,7 +19,7 @@ def test_the_named_boxes_are_lit(lit):
 
 
 def test_no_box_lies_over_another_or_over_the_rim_and_texts_fit():
-    figure = network_map()
+    figure = network_map(*BOXES)  # bold texts are the widest
     figure.canvas.draw()
     boxes = [patch.get_window_extent() for patch in patches(figure)]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
