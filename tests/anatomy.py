@@ -16,15 +16,15 @@ Rule = Callable[[NotebookNode, Path], list[str]]
 # Papermill skips the first, nbval the second, and JupyterLab runs on after the third.
 STUB = {"skip-execution", "nbval-skip", "raises-exception"}
 LONGEST_CELL, MEDIAN_CELL = 30, 6
-FEWEST_CELLS, FEWEST_PICTURES = 25, 4
+FEWEST_CELLS, MOST_CELLS, FEWEST_PICTURES = 25, 40, 4
+MOST_IMPORTS = 8
+WORDS_A_MINUTE, MINUTES_A_CELL, SLACK, LONGEST = 180, 0.5, 3, 45
 # What every notebook has, in this order.
 SKELETON = {
     "a title '# NN Name'": r"^# ",
-    "the promise '**You will show that** ...'": r"^\*\*You will show that\*\* ",
+    "what it is for, '**The question.** ...'": r"^\*\*(The question\.|You will show that)\*\* ",
     "a table with the time": r"^\| Time \|",
     "what to have read, in that table": r"^\| Read before \|",
-    "a table of symbols and their names in `fss`": r"^\| Symbol \|.*`fss`",
-    "'## Try changing'": r"^## Try changing$",
     "'## Exercise: ...'": r"^## Exercise: ",
     "a folded hint": r"<summary>Hint</summary>",
     "a folded solution": r"<summary>Solution</summary>",
@@ -272,6 +272,67 @@ def leads_on(notebook: NotebookNode, path: Path) -> list[str]:
     return ["the last cell links to no notebook and not to README.md"]
 
 
+def is_a_lesson_of_its_length(notebook: NotebookNode, path: Path) -> list[str]:
+    """Not too long, and the time that it claims is the time that it takes."""
+    found = [] if len(notebook.cells) <= MOST_CELLS else [f"{len(notebook.cells)} cells, more than {MOST_CELLS}"]
+    deeper = [i for i, cell in enumerate(notebook.cells) if re.search(r"^## Going deeper$", cell.source, re.M)]
+    if not deeper:
+        return [*found, "no '## Going deeper'"]
+    claims = re.search(r"(\d+) minutes to read, (\d+) more to go deeper", notebook.cells[0].source)
+    if not claims:
+        return [*found, "cell 0: no 'N minutes to read, M more to go deeper'"]
+    first = notebook.cells[deeper[0]].source
+    lesson, rest = re.split(r"^## Going deeper$", first, maxsplit=1, flags=re.M)
+    parts = [*notebook.cells[: deeper[0]], {"cell_type": "markdown", "source": lesson}]
+    after = [{"cell_type": "markdown", "source": rest}, *notebook.cells[deeper[0] + 1 :]]
+    for name, claimed, cells in (("read", claims[1], parts), ("go deeper", claims[2], after)):
+        minutes = sum(
+            MINUTES_A_CELL if cell["cell_type"] == "code" else len(prose(cell["source"]).split()) / WORDS_A_MINUTE
+            for cell in cells
+        )
+        if abs(minutes - int(claimed)) > SLACK:
+            found.append(f"cell 0: {claimed} minutes to {name}, but its words and cells take {minutes:.0f}")
+        if name == "read" and minutes > LONGEST:
+            found.append(f"{minutes:.0f} minutes to read, more than {LONGEST}")
+    return found
+
+
+def prose(markdown: str) -> str:
+    """Markdown without pictures that are written into it."""
+    return re.sub(r"data:image[^)\"']*", "", markdown)
+
+
+def asks_nothing_beside_the_point(notebook: NotebookNode, path: Path) -> list[str]:
+    """Few imports, no hooks, no counters of operations; the kit's own controls."""
+    trees = [(i, ast.parse(cell.source)) for i, cell in code(notebook)]
+    imports = [node for _, tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    found = [f"{len(imports)} imports, more than {MOST_IMPORTS}"] if len(imports) > MOST_IMPORTS else []
+    beside = re.compile(r"register_\w*hook|\w*DispatchMode|FlopCounterMode|import ipywidgets|BytesIO")
+    return found + [
+        f"cell {i}: {m[0]!r} is beside the point" for i, c in code(notebook) if (m := beside.search(c.source))
+    ]
+
+
+def has_the_map(notebook: NotebookNode, path: Path) -> list[str]:
+    drawn = [i for i, cell in code(notebook) if "network_map(" in cell.source and "import" not in cell.source]
+    return [] if drawn and drawn[0] <= 12 else ["no network_map(...) among the first cells"]
+
+
+def symbols(notebook: NotebookNode) -> dict[str, str]:
+    """The symbols of the notebook's table, with what they mean."""
+    found = {}
+    for cell in notebook.cells:
+        for table in re.findall(r"^\| Symbol \|.*\n((?:\|.*\n?)*)", cell.source, re.M):
+            for row in table.splitlines()[1:]:
+                names, meaning = row.strip("|").split("|")[:2]
+                found |= {name.strip(" $"): " ".join(meaning.split()) for name in names.split(",")}
+    return found
+
+
+def names_its_symbols(notebook: NotebookNode, path: Path) -> list[str]:
+    return [] if symbols(notebook) else ["no table '| Symbol | Meaning |'"]
+
+
 RULES: list[Rule] = [
     is_valid,
     is_of_no_machine,
@@ -288,3 +349,11 @@ RULES: list[Rule] = [
     has_links_that_resolve,
     leads_on,
 ]
+# The lesson as it should be. `OLD` notebooks are not yet written so.
+LESSON: list[Rule] = [
+    is_a_lesson_of_its_length,
+    asks_nothing_beside_the_point,
+    has_the_map,
+    names_its_symbols,
+]
+OLD = tuple(f"{n:02}_" for n in range(13) if n not in (2,))

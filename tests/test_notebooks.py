@@ -4,7 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from anatomy import RULES, STUB, WIDGET, tags
+from anatomy import LESSON, OLD, RULES, STUB, WIDGET, symbols, tags
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
@@ -17,7 +17,7 @@ def read(path):
 
 def complaints(notebook, path):
     nbformat.write(notebook, path)
-    return {rule.__name__: found for rule in RULES if (found := rule(notebook, path))}
+    return {rule.__name__: found for rule in RULES + LESSON if (found := rule(notebook, path))}
 
 
 def test_the_course_begins_with_start_here():
@@ -28,6 +28,21 @@ def test_the_course_begins_with_start_here():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path, rule):
     assert rule(read(path), path) == []
+
+
+@pytest.mark.parametrize("rule", LESSON, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if not p.name.startswith(OLD)], ids=lambda path: path.stem)
+def test_lesson(path, rule):
+    assert rule(read(path), path) == []
+
+
+def test_one_letter_has_one_meaning():
+    meanings = {}
+    for path in NOTEBOOKS:
+        if not path.name.startswith(OLD):
+            for symbol, meaning in symbols(read(path)).items():
+                meanings.setdefault(symbol, {}).setdefault(meaning, []).append(path.name)
+    assert {symbol: found for symbol, found in meanings.items() if len(found) > 1} == {}
 
 
 def numbered(notebook):
@@ -45,17 +60,18 @@ def sound():
     def shown(mime, value):
         return [new_output("display_data", {mime: value, "text/plain": "<Figure with 1 Axes>"})]
 
-    promise = "# 01 One\n**You will show that** it is so.\n| Time | 1 |\n| Read before | 00 |"
-    told = "| Symbol | Name in `fss` |\n**Question.** Why?\n<summary>Answer</summary>"
+    promise = "# 01 One\n**You will show that** it is so.\n"
+    promise += "| Time | 5 minutes to read, 0 more to go deeper |\n| Read before | 00 |"
+    told = "| Symbol | Meaning |\n|---|---|\n| $H, W$ | sides |\n\n**Question.** Why?\n<summary>Answer</summary>"
     skipped = {"tags": sorted(STUB)}
     cells = [
         new_markdown_cell(promise + "\n## First step"),
         new_code_cell('FAST = True\nSEED = 0\nDEVICE = "cpu"', metadata={"tags": ["parameters"]}),
         new_code_cell("draw(FAST, SEED, DEVICE)", outputs=shown("image/png", "aaaa")),
         new_markdown_cell("*A red square.*\n" + told),
-        new_code_cell("slider", outputs=shown(WIDGET, {"model_id": "1"})),
+        new_code_cell("network_map()\nslider", outputs=shown(WIDGET, {"model_id": "1"})),
         new_code_cell("1 / 1", outputs=[new_output("stream", text="1.0\nx: 1e-09 (expected 0 ± 1e-06)\n")]),
-        new_markdown_cell("## Try changing\n## Exercise: half"),
+        new_markdown_cell("## Exercise: half"),
         new_code_cell("def check(half):\n    assert half(2) == 1"),
         new_code_cell(
             'def half(x):\n    raise NotImplementedError("your line")\n\n\ncheck(half)',
@@ -73,7 +89,7 @@ def sound():
         ),
         *(new_markdown_cell("Word.") for _ in range(7)),
         new_markdown_cell(
-            "## What we did not show\n## References\n"
+            "## What we did not show\n## Going deeper\n## References\n"
             "**Next:** [up](#First-step), [next](other.ipynb), [web](https://example.org)"
         ),
     ]
@@ -122,14 +138,27 @@ BREAKS = {
     ),
     "has_short_cells: longest": lambda n: n.cells[5].update(source="x\n" * 31),
     "has_short_cells: median": lambda n: [
-        n.cells[i].update(source="FAST, SEED, DEVICE\n" * 7) for i in (2, 4, 5, 11, 13, 15)
+        n.cells[i].update(source="network_map(), FAST, SEED, DEVICE\n" * 7) for i in (2, 4, 5, 11, 13, 15)
     ],
     "has_parameters: tag": lambda n: n.cells[1].metadata.pop("tags"),
     "has_parameters: dead": lambda n: n.cells[2].update(source="draw(FAST, DEVICE)"),
     "has_parameters: value": lambda n: n.cells[1].update(source='FAST = True\nDEVICE = "cpu"'),
     "is_long_enough: cells": lambda n: [n.cells.pop(-2) for _ in range(2)],
     "is_long_enough: pictures": lambda n: n.cells[11].outputs.clear(),
-    "has_the_skeleton: order": lambda n: n.cells[6].update(source="## Exercise: x\n## Try changing"),
+    "is_a_lesson_of_its_length: cells": lambda n: [n.cells.insert(-1, new_markdown_cell("")) for _ in range(20)],
+    "is_a_lesson_of_its_length: claim": lambda n: replace(n.cells[0], "5 minutes", "9 minutes"),
+    "is_a_lesson_of_its_length: words": lambda n: replace(n.cells[0], "so.", "so. " + "word " * 720),
+    "is_a_lesson_of_its_length: deeper": lambda n: replace(
+        n.cells[-1], "Going deeper\n", "Going deeper\n" + "word " * 720 + "\n"
+    ),
+    "asks_nothing_beside_the_point: imports": lambda n: n.cells[5].update(source="import math\n" * 9),
+    "asks_nothing_beside_the_point: hook": lambda n: n.cells[5].update(source="x.register_forward_hook(f)"),
+    "has_the_map: none": lambda n: replace(n.cells[4], "network_map()", ""),
+    "names_its_symbols: none": lambda n: replace(n.cells[3], "| Symbol", "| Sign"),
+    "has_the_skeleton: order": lambda n: (
+        replace(n.cells[-1], "## What we did not show\n", "")
+        or replace(n.cells[6], "##", "## What we did not show\n##")
+    ),
     "has_the_skeleton: promise": lambda n: replace(n.cells[0], "You will show", "You shall see"),
     "has_the_skeleton: question": lambda n: replace(n.cells[3], "Question", "Puzzle"),
     "has_captions: other text": lambda n: replace(n.cells[3], "*A red square.*", "**Next**"),

@@ -7,13 +7,14 @@ import ipywidgets as widgets
 
 from fss.errors import InputError
 from fss.explorer.elements import Box, Picture, dropdown, labelled, row, slider
+from fss.viz import NotebookFigure
 
 
 class Play(Box):
     """Controls above a picture that is drawn anew whenever one of them changes.
 
     Args:
-        draw: takes the controls' values by name and returns a PNG.
+        draw: takes the controls' values by name and returns a figure, or the bytes of a PNG.
         controls: see ``play``.
         title: what the picture shows, for a screen reader.
 
@@ -23,7 +24,7 @@ class Play(Box):
         message: what went wrong when the picture was last drawn; otherwise empty.
     """
 
-    def __init__(self, draw: Callable[..., bytes], controls: dict[str, Any], title: str) -> None:
+    def __init__(self, draw: Callable[..., NotebookFigure | bytes], controls: dict[str, Any], title: str) -> None:
         super().__init__()
         self._draw = draw
         self.controls = {name: _control(name, values) for name, values in controls.items()}
@@ -34,18 +35,21 @@ class Play(Box):
             self.when(control, self._show)
 
     def _show(self) -> None:
-        self.picture.value = self._draw(**{name: control.value for name, control in self.controls.items()})
+        drawn = self._draw(**{name: control.value for name, control in self.controls.items()})
+        self.picture.value = drawn if isinstance(drawn, bytes) else drawn._repr_png_()
         self.say("")
 
 
-def play(draw: Callable[..., bytes], *, title: str = "the picture that the controls change", **controls: Any) -> Play:
+def play(
+    draw: Callable[..., NotebookFigure | bytes], *, title: str = "the picture that the controls change", **controls: Any
+) -> Play:
     """Make a slider, menu or box for each control, and a picture that follows them.
 
     The first picture is drawn at once, so that an error in ``draw`` ends the cell as usual; later ones end as a
     line below the picture.
 
     Args:
-        draw: called as ``draw(**values)``, returns the bytes of a PNG.
+        draw: called as ``draw(**values)``, returns a figure, or the bytes of a PNG.
         title: what the picture shows, for a screen reader.
         controls: by name. A ``range`` is a slider of whole numbers; a tuple ``(low, high, step)`` one of fractions;
             a list a menu; True or False a box to tick. A dict ``{"of": ..., "value": ..., "label": ...}`` around

@@ -6,6 +6,7 @@ from ipywidgets.widgets import widget as registry
 
 from fss.errors import InputError
 from fss.explorer.play import play
+from fss.viz import NotebookFigure
 
 
 def draw(**values):
@@ -29,6 +30,15 @@ def test_every_control_starts_somewhere_and_moves_the_picture(box):
     for name, value in {"n": 5, "size": 0.75, "arm": "best", "bold": False, "at": 8}.items():
         box.controls[name].value = values[name] = value
         assert box.picture.value == draw(**values)
+
+
+def test_a_figure_is_drawn_as_a_png():
+    made = play(lambda side: NotebookFigure(figsize=(side, 1), dpi=10), side=range(1, 3))
+    first = bytes(made.picture.value)
+    made.controls["side"].value = 2
+    second = bytes(made.picture.value)
+    assert first.startswith(b"\x89PNG") and second.startswith(b"\x89PNG") and second != first
+    made.close()
 
 
 def test_an_error_is_a_line_and_the_next_change_works(box):
