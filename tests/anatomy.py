@@ -348,12 +348,12 @@ RULES: list[Rule] = [
     has_an_exercise,
     has_links_that_resolve,
     leads_on,
+    names_its_symbols,
 ]
 # The lesson as it should be. `OLD` notebooks are not yet written so.
 LESSON: list[Rule] = [
     is_a_lesson_of_its_length,
     asks_nothing_beside_the_point,
     has_the_map,
-    names_its_symbols,
 ]
 OLD = tuple(f"{n:02}_" for n in range(8, 13))
