@@ -356,4 +356,4 @@ LESSON: list[Rule] = [
     asks_nothing_beside_the_point,
     has_the_map,
 ]
-OLD = tuple(f"{n:02}_" for n in range(8, 13) if n != 8)
+OLD = ()
