@@ -319,10 +319,10 @@ def has_the_map(notebook: NotebookNode, path: Path) -> list[str]:
 
 
 def symbols(notebook: NotebookNode) -> dict[str, str]:
-    """The symbols of the notebook's table, with what they mean."""
+    """The symbols of the notebook's table, with what they mean; the table also names them in code."""
     found = {}
     for cell in notebook.cells:
-        for table in re.findall(r"^\| Symbol \|.*\n((?:\|.*\n?)*)", cell.source, re.M):
+        for table in re.findall(r"^\| Symbol \| Meaning \|.* Name .*\n((?:\|.*\n?)*)", cell.source, re.M):
             for row in table.splitlines()[1:]:
                 names, meaning = row.strip("|").split("|")[:2]
                 found |= {name.strip(" $"): " ".join(meaning.split()) for name in names.split(",")}
@@ -330,7 +330,7 @@ def symbols(notebook: NotebookNode) -> dict[str, str]:
 
 
 def names_its_symbols(notebook: NotebookNode, path: Path) -> list[str]:
-    return [] if symbols(notebook) else ["no table '| Symbol | Meaning |'"]
+    return [] if symbols(notebook) else ["no table '| Symbol | Meaning | ... | Name in `fss` |'"]
 
 
 RULES: list[Rule] = [
@@ -348,12 +348,12 @@ RULES: list[Rule] = [
     has_an_exercise,
     has_links_that_resolve,
     leads_on,
+    names_its_symbols,
 ]
 # The lesson as it should be. `OLD` notebooks are not yet written so.
 LESSON: list[Rule] = [
     is_a_lesson_of_its_length,
     asks_nothing_beside_the_point,
     has_the_map,
-    names_its_symbols,
 ]
 OLD = tuple(f"{n:02}_" for n in range(8, 13) if n != 12)

@@ -62,7 +62,8 @@ def sound():
 
     promise = "# 01 One\n**You will show that** it is so.\n"
     promise += "| Time | 5 minutes to read, 0 more to go deeper |\n| Read before | 00 |"
-    told = "| Symbol | Meaning |\n|---|---|\n| $H, W$ | sides |\n\n**Question.** Why?\n<summary>Answer</summary>"
+    told = "| Symbol | Meaning | Name in `fss` |\n|---|---|---|\n| $H, W$ | sides | |\n\n"
+    told += "**Question.** Why?\n<summary>Answer</summary>"
     skipped = {"tags": sorted(STUB)}
     cells = [
         new_markdown_cell(promise + "\n## First step"),
@@ -154,6 +155,7 @@ BREAKS = {
     "asks_nothing_beside_the_point: imports": lambda n: n.cells[5].update(source="import math\n" * 9),
     "asks_nothing_beside_the_point: hook": lambda n: n.cells[5].update(source="x.register_forward_hook(f)"),
     "has_the_map: none": lambda n: replace(n.cells[4], "network_map()", ""),
+    "names_its_symbols: no code": lambda n: replace(n.cells[3], "Name in `fss`", "Shape"),
     "names_its_symbols: none": lambda n: replace(n.cells[3], "| Symbol", "| Sign"),
     "has_the_skeleton: order": lambda n: (
         replace(n.cells[-1], "## What we did not show\n", "")

@@ -36,7 +36,8 @@ BOXES = {
     "prediction": Box("object or\nground?", 13.9, 2),
 }
 ARROWS = (
-    ("query", "backbone"), ("support", "backbone"), ("backbone", "light"), ("backbone", "mask"), ("mask", "light"),
+    ("query", "backbone"), ("support", "backbone"), ("backbone", "light"), ("backbone", "mask"), ("support", "mask"),
+    ("mask", "light"),
     ("light", "reduce"), ("mask", "reduce"), ("reduce", "dense"), ("reduce", "prototype"), ("backbone", "prior"),
     ("prior", "decoder"), ("dense", "decoder"), ("prototype", "decoder"), ("decoder", "prediction"),
 )  # fmt: skip
