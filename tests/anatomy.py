@@ -349,11 +349,7 @@ RULES: list[Rule] = [
     has_links_that_resolve,
     leads_on,
     names_its_symbols,
-]
-# The lesson as it should be. `OLD` notebooks are not yet written so.
-LESSON: list[Rule] = [
     is_a_lesson_of_its_length,
     asks_nothing_beside_the_point,
     has_the_map,
 ]
-OLD = ()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from anatomy import LESSON, OLD, RULES, STUB, WIDGET, symbols, tags
+from anatomy import RULES, STUB, WIDGET, symbols, tags
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
@@ -17,7 +17,7 @@ def read(path):
 
 def complaints(notebook, path):
     nbformat.write(notebook, path)
-    return {rule.__name__: found for rule in RULES + LESSON if (found := rule(notebook, path))}
+    return {rule.__name__: found for rule in RULES if (found := rule(notebook, path))}
 
 
 def test_the_course_begins_with_start_here():
@@ -30,18 +30,11 @@ def test_notebook(path, rule):
     assert rule(read(path), path) == []
 
 
-@pytest.mark.parametrize("rule", LESSON, ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if not p.name.startswith(OLD)], ids=lambda path: path.stem)
-def test_lesson(path, rule):
-    assert rule(read(path), path) == []
-
-
 def test_one_letter_has_one_meaning():
     meanings = {}
     for path in NOTEBOOKS:
-        if not path.name.startswith(OLD):
-            for symbol, meaning in symbols(read(path)).items():
-                meanings.setdefault(symbol, {}).setdefault(meaning, []).append(path.name)
+        for symbol, meaning in symbols(read(path)).items():
+            meanings.setdefault(symbol, {}).setdefault(meaning, []).append(path.name)
     assert {symbol: found for symbol, found in meanings.items() if len(found) > 1} == {}
 
 
