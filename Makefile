@@ -84,7 +84,7 @@ e2e: $(READY) ## install playwright, and Chromium where there is none, and test 
 	$(RUN) pip install --disable-pip-version-check --no-input --quiet \
 	  --constraint requirements.lock --editable '.[e2e]'
 	command -v chromium || command -v google-chrome || $(RUN) playwright install chromium
-	$(RUN) pytest tests/e2e
+	FSS_COURSE=1 $(RUN) pytest tests/e2e
 
 bench: $(READY) ## time the kit and every notebook on this machine (eight minutes), and the memory
 	.venv/bin/python tools/bench.py

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from in_jupyterlab import served
 
 INSTALLED = ("chromium", "chromium-browser", "google-chrome")
 HERE = {"", "127.0.0.1", "localhost"}  # files and data: have no host
@@ -65,3 +66,11 @@ def open_page(browser):
     yield open_
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory):
+    """A JupyterLab over copies of the notebooks (see ``served``); asks for the browser, so that a skip comes first."""
+    pytest.importorskip("jupyterlab", reason="no JupyterLab; make e2e installs it")
+    with served(tmp_path_factory.mktemp("lab")) as found:
+        yield found
