@@ -51,7 +51,7 @@ def _read(campaign: str, also: str | None = None) -> tuple[Campaign, dict[str, R
 
 def _campaign_table(campaign: str, data: str, also: str | None) -> str:
     declared, results, rows = _read(campaign, also)
-    here = [run for run in declared.runs if run.data == data and (also is None or also in run.also)]
+    here = [run for run in declared.runs if run.data == data and (also is None or also in run.others)]
     if not here:
         raise InputError(f"{campaign}/{data}{f'/{also}' if also else ''}: declared by no campaign in {RESULTS}")
     rows = [row for row in rows if row["data"] == data]

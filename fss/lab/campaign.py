@@ -4,10 +4,11 @@
 it. Everything about a run follows from the declaration; ``fss.lab.ablate`` makes the runs. Every
 table that the kit measures is one: arms that it trains, weights that exist, or references.
 
-A result holds ``settings``, ``machine`` and ``rows``, one for each measurement: what ``fss eval
---json`` writes, with the arm's ``name`` and ``on``, the name of the other data that it was measured
-on, or null. Its ``support`` is own, or that of a control, absent or other, which is measured with the
-fewest shots and where the data have pictures for it. A training leaves its ``log`` and its ``seconds``.
+A result holds ``settings``, ``machine``, ``code`` (the kit's files that the run imported -> their
+hashes) and ``rows``, one for each measurement: what ``fss eval --json`` writes, with the arm's ``name``
+and ``on``, the name of the other data that it was measured on, or null. Its ``support`` is own, or that
+of a control, absent or other, which is measured with the fewest shots and where the data have pictures
+for it. A training leaves its ``log`` and its ``seconds``.
 """
 
 import json
@@ -122,6 +123,9 @@ class Campaign:
                         f"{self.path(result.run)}: measured on other episodes than "
                         f"{first}; were the pictures of one other ones?"
                     )
+        of_code = [result for result in found.values() if "code" in result.record]
+        for result in of_code[1:]:
+            check_code(result.record["code"], of_code[0].record["code"], str(self.path(result.run)))
         return found
 
     def _result(self, run: Run) -> Result:
@@ -157,19 +161,20 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
 
     Args:
         results: of ``Campaign.results``.
-        baseline: the arm that the others are compared to.
+        baseline: the arm that those are compared to whose run names no parent.
         also: sum up what was measured on this other data, instead of on the own classes.
 
     Returns:
         Per row ``data``, ``arm``, ``shots``, ``seeds``; ``miou`` and ``fb_iou``, means over the
         seeds; ``spread``, the standard deviation of the mIoU over the seeds (None for one);
         ``miou_interval``, that of a single run over its query pictures (None for more, or where
-        they have no names); and ``gain`` with ``gain_interval``, the difference of the mIoU to ``baseline``
-        and its 95 % interval over runs and query pictures (both None for the baseline, or where it has no
-        results; the interval also below ``RUNS`` seeds on a side, unless that is a reference, which
-        no seed changes). Means over the seeds of the controls: ``marked``, the share of a picture that
-        is marked with an absent support; ``other``, the mIoU with other supports, and ``stays``, the
-        share of the first object that is still marked then; and the number of ``pictures`` that were
+        they have no names); ``parent``, the arm that it is compared to; and ``gain`` with
+        ``gain_interval``, the difference of the mIoU to the parent's and its 95 % interval over runs and
+        query pictures (both None for the baseline, or where the parent has no results; the interval also
+        below ``RUNS`` seeds on a side, unless that is a reference, which no seed changes). Means over the
+        seeds of the controls: ``marked``, the share of a picture that is marked with an absent support;
+        ``other``, the mIoU with other supports, and ``stays``, the share of the first object that is still
+        marked then; and the number of ``pictures`` that were
         asked so. These four are None where that was not measured. Scores, spreads, gains and shares are fractions.
     """
     groups: dict[tuple[str, str, int], list[Result]] = {}
@@ -193,6 +198,7 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
             "fb_iou": mean(tally.fb_iou() for tally in tallies),
             "spread": stdev(mious) if len(mious) > 1 else None,
             "miou_interval": list(tallies[0].interval()) if len(tallies) == 1 and tallies[0].queries else None,
+            "parent": found[0].run.parent or baseline,
             "gain": None,
             "gain_interval": None,
             "marked": _mean_of(found, also, shots, "absent", "marked"),
@@ -200,13 +206,27 @@ def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str 
             "stays": _mean_of(found, also, shots, "other", "stays"),
             "pictures": _mean_of(found, also, shots, "other", "pictures"),
         }
-        base = tallies_of.get((data, baseline, shots), [])
-        if base and name != baseline:
+        parent = row["parent"]
+        base = tallies_of.get((data, parent, shots), [])
+        if base and name != parent:
             row["gain"] = row["miou"] - mean(tally.miou() for tally in base)
-            if all(is_reference(arm) or len(side) >= RUNS for arm, side in ((name, tallies), (baseline, base))):
+            if all(is_reference(arm) or len(side) >= RUNS for arm, side in ((name, tallies), (parent, base))):
                 row["gain_interval"] = paired_interval(tallies, base)
         rows.append(row)
     return rows
+
+
+def check_code(made: Mapping[str, str], other: Mapping[str, str], name: str) -> None:
+    """Raise InputError, naming a file, where what was made with some files meets others.
+
+    Files that one side alone imported, and results of before these were recorded, say nothing.
+    """
+    changed = sorted(file for file in made.keys() & other.keys() if made[file] != other[file])
+    if changed:
+        raise InputError(
+            f"{name}: was made with another {changed[0]}{f' (and {len(changed) - 1} more)' if changed[1:] else ''}; "
+            "one table holds results of one code: go back to the commit that it names, or remove it"
+        )
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
