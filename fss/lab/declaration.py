@@ -35,7 +35,7 @@ KEYS: dict[str, dict[str, Any]] = {
         "data": {},
         "arms": {},
     },
-    "data": {"spec": "", "fold": 0, "options": {}, "scoring": {}, "set": [], "also": {}, "grid": {}},
+    "data": {"spec": "", "fold": 0, "options": {}, "scoring": {}, "set": [], "also": {}, "grid": {}, "group": ""},
     "arm": {
         "arm": "",
         "checkpoint": "",
@@ -49,10 +49,10 @@ KEYS: dict[str, dict[str, Any]] = {
 }
 """What may stand in each table, with the defaults; a value has its default's type. A data set's
 fold, ``options`` (those of ``DataConfig``) and ``scoring`` are the campaign's where it gives none. ``split`` says whose
-classes are measured: those of the test, or, in a campaign that chooses between arms, ``"val"``.
-An arm is trained, on another ``fold`` than the test's where it gives one, or it is a ``checkpoint``;
-``allow_leak`` measures it also on classes that it was trained on. Its ``parent`` is the arm that it is
-compared to, by default the campaign's ``baseline``."""
+classes are measured: those of the test, or, in a campaign that chooses between arms, ``"val"``. Data of one ``group``,
+such as the folds of a data set, are also summed up together. An arm is trained, on another ``fold`` than the test's
+where it gives one, or it is a ``checkpoint``; ``allow_leak`` measures it also on classes that it was trained on. Its
+``parent`` is the arm that it is compared to, by default the campaign's ``baseline``."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class Run:
         checkpoint: weights to measure as they are, a name or a path, or "".
         allow_leak: measure also on classes that were trained on.
         parent: the arm that it is compared to; "" means the campaign's baseline.
+        group: of the data, which are summed up together; "" means on their own alone.
     """
 
     data: str
@@ -101,6 +102,7 @@ class Run:
     checkpoint: str = ""
     allow_leak: bool = False
     parent: str = ""
+    group: str = ""
 
     @property
     def name(self) -> str:
@@ -210,6 +212,9 @@ def runs_of(declared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Run, ...
         raise InputError(f"split = {campaign['split']!r}: use 'val' or 'test'")
     arms = {name: {**KEYS["arm"], "arm": "base", "fold": None} for name in campaign["references"]}
     arms |= {name: _arm(name, given, campaign) for name, given in campaign["arms"].items()}
+    groups = {table["group"] for table in campaign["data"].values() if isinstance(table, dict) and "group" in table}
+    if named := sorted(groups & campaign["data"].keys()):
+        raise InputError(f"group = {named[0]!r}: is the name of data; take another")
     runs = []
     for data, given in campaign["data"].items():
         table = _checked("data", f"data.{data}", given)
@@ -249,6 +254,7 @@ def runs_of(declared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Run, ...
                     checkpoint=wanted["checkpoint"],
                     allow_leak=wanted["allow_leak"],
                     parent=wanted["parent"],
+                    group=table["group"],
                 )
                 for seed in range(wanted["seeds"])
             ]
