@@ -83,6 +83,7 @@ def make_run(
             workers=workers,
             progress=progress,
             options=run.options,
+            skip_small_classes=run.skip_small_classes,
         )
     else:
         model = load(run.checkpoint) if run.checkpoint else DANet(run.config)

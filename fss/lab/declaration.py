@@ -30,12 +30,23 @@ KEYS: dict[str, dict[str, Any]] = {
         "grid_episodes": 500,
         "options": {},
         "scoring": {},
+        "skip_small_classes": False,
         "references": [],
         "set": [],
         "data": {},
         "arms": {},
     },
-    "data": {"spec": "", "fold": 0, "options": {}, "scoring": {}, "set": [], "also": {}, "grid": {}, "group": ""},
+    "data": {
+        "spec": "",
+        "fold": 0,
+        "options": {},
+        "scoring": {},
+        "set": [],
+        "also": {},
+        "grid": {},
+        "group": "",
+        "skip_small_classes": False,
+    },
     "arm": {
         "arm": "",
         "checkpoint": "",
@@ -47,12 +58,13 @@ KEYS: dict[str, dict[str, Any]] = {
         "parent": "",
     },
 }
-"""What may stand in each table, with the defaults; a value has its default's type. A data set's
-fold, ``options`` (those of ``DataConfig``) and ``scoring`` are the campaign's where it gives none. ``split`` says whose
-classes are measured: those of the test, or, in a campaign that chooses between arms, ``"val"``. Data of one ``group``,
-such as the folds of a data set, are also summed up together. An arm is trained, on another ``fold`` than the test's
-where it gives one, or it is a ``checkpoint``; ``allow_leak`` measures it also on classes that it was trained on. Its
-``parent`` is the arm that it is compared to, by default the campaign's ``baseline``."""
+"""What may stand in each table, with the defaults; a value has its default's type. A data set's fold,
+``options`` (those of ``DataConfig``), ``scoring`` and ``skip_small_classes`` are the campaign's where it
+gives none. ``split`` says whose classes are measured: those of the test, or, in a campaign that chooses
+between arms, ``"val"``. Data of one ``group``, such as the folds of a data set, are also summed up together.
+An arm is trained, on another ``fold`` than the test's where it gives one, or it is a ``checkpoint``;
+``allow_leak`` measures it also on classes that it was trained on. Its ``parent`` is the arm that it is
+compared to, by default the campaign's ``baseline``."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,7 @@ class Run:
         lists: episode lists, of the seeds from ``list_seed`` on.
         options: which pictures and classes of the data.
         scoring: what predictions are compared with.
+        skip_small_classes: train without the classes that have too few pictures for an episode.
         also: name -> spec of other data whose classes it is measured on with one shot.
         grid: the same, with own supports alone and ``grid_episodes`` episodes: a knob moved, value by value.
         grid_episodes: of each of them.
@@ -95,6 +108,7 @@ class Run:
     lists: int
     options: DataConfig
     scoring: Scoring
+    skip_small_classes: bool
     also: Mapping[str, str]
     grid: Mapping[str, str]
     grid_episodes: int
@@ -160,6 +174,8 @@ class Run:
             return {**how, "checkpoint": self.checkpoint, "config": self.config.to_json()}
         if self.train_fold != self.fold:
             how["train_fold"] = self.train_fold
+        if self.skip_small_classes:
+            how["skip_small_classes"] = True
         return {**how, "config": self.config.to_json(), "train": self.schedule.to_json()}
 
     def open_spec(self, spec: str | None = None) -> str:
@@ -226,7 +242,7 @@ def runs_of(declared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Run, ...
                     )
         if twice := sorted(table["also"].keys() & table["grid"].keys()):
             raise InputError(f"data.{data}.grid.{twice[0]}: the name is one of also; take another")
-        here = {key: given.get(key, campaign[key]) for key in ("fold", "options", "scoring")}
+        here = {key: given.get(key, campaign[key]) for key in ("fold", "options", "scoring", "skip_small_classes")}
         for name, wanted in arms.items():
             if wanted["data"] and data not in wanted["data"]:
                 continue
@@ -247,6 +263,7 @@ def runs_of(declared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Run, ...
                     lists=campaign["lists"],
                     options=DataConfig.from_json(here["options"]),
                     scoring=Scoring.from_json(here["scoring"]),
+                    skip_small_classes=here["skip_small_classes"],
                     also=table["also"],
                     grid=table["grid"],
                     grid_episodes=campaign["grid_episodes"],

@@ -67,13 +67,17 @@ def test_a_declaration_makes_its_runs(folder):
 
 def test_folds_lists_and_what_is_read_may_be_declared(folder):
     more = 'fold = 2\nlists = 3\n[scoring]\nat = "label"\n[options]\nmin_pixels = 9\n'
-    declared = DECLARED.replace("[data.mine]", "[data.mine]\nfold = 0")
+    declared = DECLARED.replace("[data.mine]", "[data.mine]\nfold = 0\nskip_small_classes = true")
     (folder / "campaign.toml").write_text(declared.replace("[data.shapes]", f"{more}[data.shapes]"))
     runs = Campaign.read(folder).runs
     assert {(run.data, run.fold) for run in runs} == {("shapes", 2), ("mine", 0)}
     assert {run.lists for run in runs} == {3}
     assert {run.options for run in runs} == {DataConfig(min_pixels=9)}
     assert {run.scoring for run in runs} == {Scoring(at="label")}
+    assert {(run.data, run.settings().get("skip_small_classes")) for run in runs if run.trained} == {
+        ("shapes", None),
+        ("mine", True),
+    }
 
 
 def test_validation_classes_may_be_measured(folder):
