@@ -7,7 +7,9 @@ from typing import Any, Literal, Self
 from fss.errors import InputError, nearest
 from fss.settings import Settings
 
-BackboneName = Literal["efficientnet_lite0", "resnet50", "resnet50_deep", "resnet101", "vgg16_bn", "own"]
+BackboneName = Literal[
+    "efficientnet_lite0", "efficientnet_lite1", "resnet50", "resnet50_deep", "resnet101", "vgg16_bn", "own"
+]
 
 
 @dataclass(frozen=True)

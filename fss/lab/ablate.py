@@ -28,15 +28,16 @@ from fss.episodes import check_shots
 from fss.errors import InputError, Stopped
 from fss.evaluate import evaluate, reference
 from fss.features import CachedFeatures
-from fss.files import expanded, held, write_atomically
-from fss.lab.campaign import Campaign
+from fss.files import expanded, held, write_atomically, write_json
+from fss.lab.campaign import Campaign, check_code
 from fss.lab.declaration import Run
-from fss.lab.machine import describe
+from fss.lab.machine import describe, imported
 from fss.leak import leaked
 from fss.model import DANet
 from fss.run import LAST, LOG, read_log
 from fss.train import step_count, train
 
+CODE = "code.json"  # beside a run's weights: the files it was begun with
 CHILD = "FSS_RUN_OF_A_CAMPAIGN"  # set for the processes of a campaign
 ERROR = "fss: error: "  # begins the line that says what a user has to correct
 PATIENCE = 60.0  # seconds that a process has for its last checkpoint
@@ -62,7 +63,14 @@ def make_run(
         progress: show bars.
     """
     out = runs / run.name
-    machine = describe()  # now: the code on disk may have changed when the training ends
+    machine, code = describe(), imported()  # now: the files may have changed when the training ends
+    if run.trained:
+        begun = out / CODE
+        if begun.is_file():
+            check_code(json.loads(begun.read_bytes()), code, str(out))
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(begun, code)
     if run.trained:
         model = train(
             run.config,
@@ -75,6 +83,7 @@ def make_run(
             workers=workers,
             progress=progress,
             options=run.options,
+            skip_small_classes=run.skip_small_classes,
         )
     else:
         model = load(run.checkpoint) if run.checkpoint else DANet(run.config)
@@ -82,14 +91,14 @@ def make_run(
     predict = reference(run.arm, model) if run.reference else None
     rows = []
     for on, shots, support in run.asked:
-        spec = run.spec if on is None else run.also[on]
+        spec = run.spec if on is None else run.others[on]
         dataset = run.open(run.split, None if on is None else spec)
         own = on is None and support == "own"
         try:
             if support == "other":  # refused at once where a label says nothing of other classes
                 name = dataset.classes[0]
                 dataset.reader.read_other(name, dataset.images[name][0], name, dataset.size)
-            episodes = run.episodes_of(dataset, shots, run.lists if own else 1, support)
+            episodes = run.episodes_of(dataset, on, shots, support)
         except InputError:
             if support == "own":
                 raise
@@ -109,7 +118,7 @@ def make_run(
         rows.append({"name": run.arm, "on": on, **_without_paths(run, spec, row)})
     if int(os.environ.get("RANK", 0)) > 0:  # of several processes of a launcher, the first writes
         return
-    record = {"settings": run.settings(), "machine": machine, "rows": rows}
+    record = {"settings": run.settings(), "machine": machine, "code": code, "rows": rows}
     if run.trained:
         seconds = read_checkpoint(out / LAST)[0]["trained"]["seconds"]  # of all sittings
         record |= {"log": read_log(out / LOG), "seconds": seconds}
@@ -172,6 +181,8 @@ def ablate(
 
     with held(folder):
         done = campaign.results()
+        for result in done.values():
+            check_code(result.record.get("code", {}), imported(), str(campaign.path(result.run)))
         if names is not None:
             campaign = replace(campaign, runs=tuple(run for run in campaign.runs if run.name in names))
         # All arms of one seed before the next seed: an interrupted campaign is a smaller one.
@@ -211,7 +222,7 @@ def needed(runs: Iterable[Run]) -> list[Needed]:
     for run in runs:
         masked = run.config.prior == "masked_input"
         own = dict.fromkeys(("train", "val", run.split) if run.trained else (run.split,))
-        other = [(run.split, spec) for spec in run.also.values()]
+        other = [(run.split, spec) for spec in run.others.values()]
         for split, spec in [*((split, None) for split in own), *other]:
             key = (
                 run.spec,
@@ -233,7 +244,7 @@ def _check_and_warm(left: Sequence[Run], device: str, workers: int, progress: bo
     """Open all data before the first run starts, and extract the features that runs share."""
     for run in {(run.data, run.train_fold): run for run in left if run.trained and not run.allow_leak}.values():
         foreign = [None] if run.train_fold != run.fold else []
-        for spec in [*foreign, *run.also.values()]:
+        for spec in [*foreign, *run.others.values()]:
             leak = leaked({"classes": run.open("train").classes}, run.open(run.split, spec))
             if leak:
                 raise InputError(

@@ -4,10 +4,11 @@
 it. Everything about a run follows from the declaration; ``fss.lab.ablate`` makes the runs. Every
 table that the kit measures is one: arms that it trains, weights that exist, or references.
 
-A result holds ``settings``, ``machine`` and ``rows``, one for each measurement: what ``fss eval
---json`` writes, with the arm's ``name`` and ``on``, the name of the other data that it was measured
-on, or null. Its ``support`` is own, or that of a control, absent or other, which is measured with the
-fewest shots and where the data have pictures for it. A training leaves its ``log`` and its ``seconds``.
+A result holds ``settings``, ``machine``, ``code`` (the kit's files that the run imported -> their
+hashes) and ``rows``, one for each measurement: what ``fss eval --json`` writes, with the arm's ``name``
+and ``on``, the name of the other data that it was measured on, or null. Its ``support`` is own, or that
+of a control, absent or other, which is measured with the fewest shots and where the data have pictures
+for it. A training leaves its ``log`` and its ``seconds``.
 """
 
 import json
@@ -15,14 +16,15 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, variance
 from typing import Any, Self
 
 from fss.config import DANetConfig, DataConfig, Scoring, TrainConfig
 from fss.errors import InputError
 from fss.evaluate import is_reference
 from fss.lab.declaration import Run, runs_of
-from fss.metrics import EpisodeTally, paired_interval
+from fss.lab.intervals import RUNS as RUNS, difference
+from fss.metrics import EpisodeTally
 from fss.settings import Settings
 
 DECLARATION = "campaign.toml"
@@ -32,7 +34,6 @@ KINDS: Mapping[str, type[Settings]] = {
     "options": DataConfig,
     "scoring": Scoring,
 }
-RUNS = 3  # fewer on a side say too little about how far others would spread
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,9 @@ class Campaign:
                         f"{self.path(result.run)}: measured on other episodes than "
                         f"{first}; were the pictures of one other ones?"
                     )
+        of_code = [result for result in found.values() if "code" in result.record]
+        for result in of_code[1:]:
+            check_code(result.record["code"], of_code[0].record["code"], str(self.path(result.run)))
         return found
 
     def _result(self, run: Run) -> Result:
@@ -153,60 +157,97 @@ class Campaign:
 
 
 def summary(results: Mapping[str, Result], *, baseline: str = "base", also: str | None = None) -> list[dict[str, Any]]:
-    """Return a row for every data set, arm and number of shots that has results.
+    """Return a row for every data set, arm and number of shots that has results, and for every group of data.
 
     Args:
         results: of ``Campaign.results``.
-        baseline: the arm that the others are compared to.
+        baseline: the arm that those are compared to whose run names no parent.
         also: sum up what was measured on this other data, instead of on the own classes.
 
     Returns:
-        Per row ``data``, ``arm``, ``shots``, ``seeds``; ``miou`` and ``fb_iou``, means over the
-        seeds; ``spread``, the standard deviation of the mIoU over the seeds (None for one);
-        ``miou_interval``, that of a single run over its query pictures (None for more, or where
-        they have no names); and ``gain`` with ``gain_interval``, the difference of the mIoU to ``baseline``
-        and its 95 % interval over runs and query pictures (both None for the baseline, or where it has no
-        results; the interval also below ``RUNS`` seeds on a side, unless that is a reference, which
-        no seed changes). Means over the seeds of the controls: ``marked``, the share of a picture that
-        is marked with an absent support; ``other``, the mIoU with other supports, and ``stays``, the
-        share of the first object that is still marked then; and the number of ``pictures`` that were
-        asked so. These four are None where that was not measured. Scores, spreads, gains and shares are fractions.
+        Per row ``data`` (or the group), ``arm``, ``shots``, ``seeds`` (of each data); ``miou`` and
+        ``fb_iou``, means over the seeds; ``spread``, the standard deviation of the mIoU over the seeds
+        (None for one); ``miou_interval``, that of a single run over its query pictures (None for more, or
+        where they have no names); ``parent``, the arm that it is compared to; and ``gain`` with
+        ``gain_interval``, the difference of the mIoU to the parent's and its 95 % interval over runs and
+        query pictures (both None for the baseline, or where the parent has no results; the interval also
+        where the seeds say too little of how far others would spread, see ``difference``). Means over the
+        seeds of the controls: ``marked``, the share of a picture that is marked with an absent support;
+        ``other``, the mIoU with other supports, and ``stays``, the share of the first object that is still
+        marked then; and the number of ``pictures`` that were asked so. These four are None where that was
+        not measured. Scores, spreads, gains and shares are fractions. A group's scores are means over its
+        data, each with the same weight; an arm that lacks some of them has no row.
     """
-    groups: dict[tuple[str, str, int], list[Result]] = {}
-    for result in results.values():
-        for shots in result.tallies if also is None else [1] if also in result.also else []:
-            groups.setdefault((result.run.data, result.run.arm, shots), []).append(result)
-    tallies_of = {
-        key: [result.tallies[key[2]] if also is None else result.also[also] for result in found]
-        for key, found in groups.items()
-    }
     rows = []
-    for (data, name, shots), found in groups.items():
-        tallies = tallies_of[data, name, shots]
-        mious = [tally.miou() for tally in tallies]
+    groups = grouped(results, also=also)
+    for (data, name, shots), folds in groups.items():
+        found = [result for fold in folds for result in fold]
+        tallies = tallies_of(folds, shots, also)
+        mious = [[tally.miou() for tally in fold] for fold in tallies]
+        several = min(map(len, mious)) > 1
         row: dict[str, Any] = {
             "data": data,
             "arm": name,
             "shots": shots,
-            "seeds": len(tallies),
-            "miou": mean(mious),
-            "fb_iou": mean(tally.fb_iou() for tally in tallies),
-            "spread": stdev(mious) if len(mious) > 1 else None,
-            "miou_interval": list(tallies[0].interval()) if len(tallies) == 1 and tallies[0].queries else None,
+            "seeds": min(map(len, mious)),
+            "miou": mean(map(mean, mious)),
+            "fb_iou": mean(mean(tally.fb_iou() for tally in fold) for fold in tallies),
+            "spread": mean(variance(fold) for fold in mious) ** 0.5 if several else None,
+            "miou_interval": list(tallies[0][0].interval()) if len(found) == 1 and tallies[0][0].queries else None,
+            "parent": found[0].run.parent or baseline,
             "gain": None,
             "gain_interval": None,
             "marked": _mean_of(found, also, shots, "absent", "marked"),
             "other": _mean_of(found, also, shots, "other", "miou"),
             "stays": _mean_of(found, also, shots, "other", "stays"),
-            "pictures": _mean_of(found, also, shots, "other", "pictures"),
+            "pictures": sum(_mean_of(fold, also, shots, "other", "pictures") or 0 for fold in folds) or None,
         }
-        base = tallies_of.get((data, baseline, shots), [])
-        if base and name != baseline:
-            row["gain"] = row["miou"] - mean(tally.miou() for tally in base)
-            if all(is_reference(arm) or len(side) >= RUNS for arm, side in ((name, tallies), (baseline, base))):
-                row["gain_interval"] = paired_interval(tallies, base)
+        parent = groups.get((data, row["parent"], shots))
+        if parent and name != row["parent"]:
+            base = tallies_of(parent, shots, also)
+            row["gain"] = row["miou"] - mean(mean(tally.miou() for tally in fold) for fold in base)
+            parts = difference(tallies, base, fixed=(is_reference(name), is_reference(row["parent"])))
+            row["gain_interval"] = parts and parts.estimate().interval()
         rows.append(row)
     return rows
+
+
+Folds = tuple[tuple[Result, ...], ...]  # the seeds' results of each data set of a group, or of the only one
+
+
+def grouped(results: Mapping[str, Result], *, also: str | None = None) -> dict[tuple[str, str, int], Folds]:
+    """Return what to sum up together, by data or group, arm and shots; a group's arm has results in all of its data."""
+    found: dict[tuple[str, str, int], dict[str, list[Result]]] = {}
+    data_of: dict[str, set[str]] = {}
+    for result in results.values():
+        run = result.run
+        for shots in result.tallies if also is None else [1] if also in result.also else []:
+            for name in (run.data, run.group) if run.group else (run.data,):
+                found.setdefault((name, run.arm, shots), {}).setdefault(run.data, []).append(result)
+                data_of.setdefault(name, set()).add(run.data)
+    return {
+        key: tuple(tuple(folds[data]) for data in sorted(folds))
+        for key, folds in found.items()
+        if folds.keys() == data_of[key[0]]
+    }
+
+
+def tallies_of(folds: Folds, shots: int, also: str | None = None) -> list[list[EpisodeTally]]:
+    """Return the tallies of own supports, or of other data, seed by seed within fold by fold."""
+    return [[result.tallies[shots] if also is None else result.also[also] for result in fold] for fold in folds]
+
+
+def check_code(made: Mapping[str, str], other: Mapping[str, str], name: str) -> None:
+    """Raise InputError, naming a file, where what was made with some files meets others.
+
+    Files that one side alone imported, and results of before these were recorded, say nothing.
+    """
+    changed = sorted(file for file in made.keys() & other.keys() if made[file] != other[file])
+    if changed:
+        raise InputError(
+            f"{name}: was made with another {changed[0]}{f' (and {len(changed) - 1} more)' if changed[1:] else ''}; "
+            "one table holds results of one code: go back to the commit that it names, or remove it"
+        )
 
 
 def notes(runs: Sequence[Run]) -> list[str]:

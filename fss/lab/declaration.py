@@ -27,21 +27,44 @@ KEYS: dict[str, dict[str, Any]] = {
         "episodes": 1000,
         "list_seed": 0,
         "lists": 1,
+        "grid_episodes": 500,
         "options": {},
         "scoring": {},
+        "skip_small_classes": False,
         "references": [],
         "set": [],
         "data": {},
         "arms": {},
     },
-    "data": {"spec": "", "fold": 0, "options": {}, "scoring": {}, "set": [], "also": {}},
-    "arm": {"arm": "", "checkpoint": "", "fold": 0, "allow_leak": False, "set": [], "seeds": 1, "data": []},
+    "data": {
+        "spec": "",
+        "fold": 0,
+        "options": {},
+        "scoring": {},
+        "set": [],
+        "also": {},
+        "grid": {},
+        "group": "",
+        "skip_small_classes": False,
+    },
+    "arm": {
+        "arm": "",
+        "checkpoint": "",
+        "fold": 0,
+        "allow_leak": False,
+        "set": [],
+        "seeds": 1,
+        "data": [],
+        "parent": "",
+    },
 }
-"""What may stand in each table, with the defaults; a value has its default's type. A data set's
-fold, ``options`` (those of ``DataConfig``) and ``scoring`` are the campaign's where it gives none. ``split`` says whose
-classes are measured: those of the test, or, in a campaign that chooses between arms, ``"val"``.
+"""What may stand in each table, with the defaults; a value has its default's type. A data set's fold,
+``options`` (those of ``DataConfig``), ``scoring`` and ``skip_small_classes`` are the campaign's where it
+gives none. ``split`` says whose classes are measured: those of the test, or, in a campaign that chooses
+between arms, ``"val"``. Data of one ``group``, such as the folds of a data set, are also summed up together.
 An arm is trained, on another ``fold`` than the test's where it gives one, or it is a ``checkpoint``;
-``allow_leak`` measures it also on classes that it was trained on."""
+``allow_leak`` measures it also on classes that it was trained on. Its ``parent`` is the arm that it is
+compared to, by default the campaign's ``baseline``."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +83,15 @@ class Run:
         lists: episode lists, of the seeds from ``list_seed`` on.
         options: which pictures and classes of the data.
         scoring: what predictions are compared with.
+        skip_small_classes: train without the classes that have too few pictures for an episode.
         also: name -> spec of other data whose classes it is measured on with one shot.
+        grid: the same, with own supports alone and ``grid_episodes`` episodes: a knob moved, value by value.
+        grid_episodes: of each of them.
         train_fold: the fold it is trained on; another one than ``fold`` is a leak on purpose.
         checkpoint: weights to measure as they are, a name or a path, or "".
         allow_leak: measure also on classes that were trained on.
+        parent: the arm that it is compared to; "" means the campaign's baseline.
+        group: of the data, which are summed up together; "" means on their own alone.
     """
 
     data: str
@@ -80,10 +108,15 @@ class Run:
     lists: int
     options: DataConfig
     scoring: Scoring
+    skip_small_classes: bool
     also: Mapping[str, str]
+    grid: Mapping[str, str]
+    grid_episodes: int
     train_fold: int
     checkpoint: str = ""
     allow_leak: bool = False
+    parent: str = ""
+    group: str = ""
 
     @property
     def name(self) -> str:
@@ -108,7 +141,13 @@ class Run:
         """
         rows: list[tuple[str | None, int, Support]] = [(None, shots, "own") for shots in self.shots]
         rows += [(None, min(self.shots), support) for support in CONTROLS]
-        return rows + [(name, 1, support) for name in self.also for support in ("own", *CONTROLS)]
+        rows += [(name, 1, support) for name in self.also for support in ("own", *CONTROLS)]
+        return rows + [(name, 1, "own") for name in self.grid]
+
+    @property
+    def others(self) -> Mapping[str, str]:
+        """Name -> spec of all other data that it is measured on."""
+        return {**self.also, **self.grid}
 
     def settings(self) -> dict[str, Any]:
         """Everything that the scores depend on besides the code, as JSON values."""
@@ -127,12 +166,16 @@ class Run:
             how["split"] = self.split
         if self.also:
             how["also"] = dict(self.also)
+        if self.grid:
+            how |= {"grid": dict(self.grid), "grid_episodes": self.grid_episodes}
         if self.reference:
             return {**how, "reference": self.arm, "backbone": self.config.backbone}
         if self.checkpoint:
             return {**how, "checkpoint": self.checkpoint, "config": self.config.to_json()}
         if self.train_fold != self.fold:
             how["train_fold"] = self.train_fold
+        if self.skip_small_classes:
+            how["skip_small_classes"] = True
         return {**how, "config": self.config.to_json(), "train": self.schedule.to_json()}
 
     def open_spec(self, spec: str | None = None) -> str:
@@ -153,10 +196,12 @@ class Run:
             options=self.options if spec is None else DataConfig(),
         )
 
-    def episodes_of(self, dataset: Dataset, shots: int, lists: int, support: Support = "own") -> EpisodeList:
-        """Draw so many lists, one after another."""
+    def episodes_of(self, dataset: Dataset, on: str | None, shots: int, support: Support = "own") -> EpisodeList:
+        """Draw what a row that is ``asked`` is measured on; of the own data, the lists one after another."""
+        lists = self.lists if on is None and support == "own" else 1
+        number = self.grid_episodes if on in self.grid else self.episodes
         drawn = [
-            EpisodeList.sample(dataset, shots=shots, episodes=self.episodes, seed=self.list_seed + n, support=support)
+            EpisodeList.sample(dataset, shots=shots, episodes=number, seed=self.list_seed + n, support=support)
             for n in range(lists)
         ]
         return EpisodeList(tuple(chain.from_iterable(drawn)), drawn[0].source)
@@ -183,15 +228,21 @@ def runs_of(declared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Run, ...
         raise InputError(f"split = {campaign['split']!r}: use 'val' or 'test'")
     arms = {name: {**KEYS["arm"], "arm": "base", "fold": None} for name in campaign["references"]}
     arms |= {name: _arm(name, given, campaign) for name, given in campaign["arms"].items()}
+    groups = {table["group"] for table in campaign["data"].values() if isinstance(table, dict) and "group" in table}
+    if named := sorted(groups & campaign["data"].keys()):
+        raise InputError(f"group = {named[0]!r}: is the name of data; take another")
     runs = []
     for data, given in campaign["data"].items():
         table = _checked("data", f"data.{data}", given)
-        for name, spec in table["also"].items():
-            if not NAME.fullmatch(name) or not isinstance(spec, str):
-                raise InputError(
-                    f"data.{data}.also.{name} = {spec!r}: give a name of small letters and digits, and a data set"
-                )
-        here = {key: given.get(key, campaign[key]) for key in ("fold", "options", "scoring")}
+        for key in ("also", "grid"):
+            for name, spec in table[key].items():
+                if not NAME.fullmatch(name) or not isinstance(spec, str):
+                    raise InputError(
+                        f"data.{data}.{key}.{name} = {spec!r}: give a name of small letters and digits, and a data set"
+                    )
+        if twice := sorted(table["also"].keys() & table["grid"].keys()):
+            raise InputError(f"data.{data}.grid.{twice[0]}: the name is one of also; take another")
+        here = {key: given.get(key, campaign[key]) for key in ("fold", "options", "scoring", "skip_small_classes")}
         for name, wanted in arms.items():
             if wanted["data"] and data not in wanted["data"]:
                 continue
@@ -212,16 +263,22 @@ def runs_of(declared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Run, ...
                     lists=campaign["lists"],
                     options=DataConfig.from_json(here["options"]),
                     scoring=Scoring.from_json(here["scoring"]),
+                    skip_small_classes=here["skip_small_classes"],
                     also=table["also"],
+                    grid=table["grid"],
+                    grid_episodes=campaign["grid_episodes"],
                     train_fold=here["fold"] if wanted["fold"] is None else wanted["fold"],
                     checkpoint=wanted["checkpoint"],
                     allow_leak=wanted["allow_leak"],
+                    parent=wanted["parent"],
+                    group=table["group"],
                 )
                 for seed in range(wanted["seeds"])
             ]
-    if campaign["baseline"] not in arms:
-        hint = nearest(campaign["baseline"], arms)
-        raise InputError(f"baseline = {campaign['baseline']!r}: no such arm; {hint}")
+    parents = {f"arms.{name}.parent": wanted["parent"] for name, wanted in arms.items() if wanted["parent"]}
+    for key, parent in {"baseline": campaign["baseline"], **parents}.items():
+        if parent not in arms:
+            raise InputError(f"{key} = {parent!r}: no such arm; {nearest(parent, arms)}")
     return campaign, tuple(runs)
 
 

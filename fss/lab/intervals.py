@@ -1,13 +1,72 @@
-"""Intervals of several claims at once, and of a gain as a share of what the support is worth."""
+"""Intervals over folds, of several claims at once, and of a gain as a share of what the support is worth."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from fss.intervals import LEVEL, Estimate
+from fss.intervals import LEVEL, Estimate, over_pictures
+from fss.metrics import EpisodeTally
 
+RUNS = 3  # of one fold; fewer on a side say too little about how far others would spread
 ROOM = 0.1  # of mIoU, above which a share of it says something
+
+
+class Parts(NamedTuple):
+    """A difference of two arms, and (variance, degrees of freedom) of the runs of each and of the pictures."""
+
+    value: float
+    runs: tuple[tuple[float, float], ...]
+    pictures: tuple[float, float]
+
+    def estimate(self) -> Estimate:
+        """Add the variances up; their degrees of freedom are Satterthwaite's (1946)."""
+        parts = (*self.runs, self.pictures)
+        whole = sum(variance for variance, _ in parts)
+        spread = sum(variance**2 / degrees for variance, degrees in parts)
+        return Estimate(self.value, whole, whole**2 / spread if spread else 1.0)
+
+    def of_runs(self, factor: float) -> "Parts":
+        """Return the same with ``factor`` times as many runs, of the same spread."""
+        return self._replace(runs=tuple((variance / factor, degrees * factor) for variance, degrees in self.runs))
+
+
+Side = Sequence[Sequence[EpisodeTally]]  # an arm's tallies: of each fold, those of its runs
+
+
+def difference(a: Side, b: Side, *, fixed: tuple[bool, bool] = (False, False)) -> Parts | None:
+    """Take the difference of two arms apart: the mean over folds of mean(a) - mean(b), each fold on its own episodes.
+
+    What other runs would give is judged by each arm's spread within the folds, pooled over them, but never
+    over arms (Welch, 1947); what other query pictures would, by the paired difference of each fold.
+
+    Args:
+        a: the tallies of one arm.
+        b: those of the other, of the same folds and episodes.
+        fixed: whether a side is a reference, which no run changes; it needs no second run.
+
+    Returns:
+        None where a side has too few runs to say how far others would spread: ``RUNS``, or two of several folds.
+    """
+    folds, runs = len(a), []
+    for side, known in zip((a, b), fixed, strict=True):
+        scores = [[tally.miou() for tally in fold] for fold in side]
+        degrees = sum(len(fold) - 1 for fold in scores)
+        if not known and degrees < RUNS - 1:
+            return None
+        if not known:
+            within = sum(float(np.var(fold)) * len(fold) for fold in scores) / degrees
+            runs.append((sum(within / len(fold) for fold in scores) / folds**2, float(degrees)))
+    estimates = []
+    for ours, theirs in zip(a, b, strict=True):
+        tallies = [*ours, *theirs]
+        contrast = [1 / len(ours)] * len(ours) + [-1 / len(theirs)] * len(theirs)
+        counts = np.stack([tally.counts[:, 1:3] for tally in tallies], axis=1)
+        estimates.append(over_pictures(tallies[0].counts[:, 0], tallies[0].queries, counts, contrast))
+    pictures = tuple((each.variance / folds**2, each.degrees) for each in estimates)
+    whole = Parts(sum(each.value for each in estimates) / folds, pictures, (0.0, 1.0)).estimate()
+    return Parts(whole.value, tuple(runs), (whole.variance, whole.degrees))
 
 
 class Adjusted(NamedTuple):

@@ -1,9 +1,11 @@
 """Where and with what a number was made."""
 
+import hashlib
 import os
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -24,6 +26,20 @@ def describe() -> dict[str, str]:
         "torch": torch.__version__,
         "commit": _commit(),
         **gpu,
+    }
+
+
+def imported() -> dict[str, str]:
+    """Return file -> hash of every module of the kit that is imported, and of the lock beside them."""
+    root = Path(__file__).parents[2]
+    files = [
+        Path(module.__file__)
+        for name, module in sys.modules.items()
+        if name.partition(".")[0] == "fss" and module.__file__
+    ]
+    files += [lock for lock in (root / "requirements.lock",) if lock.is_file()]
+    return {
+        file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in sorted(files)
     }
 
 

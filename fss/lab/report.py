@@ -25,9 +25,9 @@ def table(rows: Rows) -> str:
 
     For each number of shots: the mIoU in per cent as a mean over the seeds, with their standard
     deviation, or of a single run with its interval over the query pictures. Where an arm has several
-    seeds, or all are references, also the gain over the baseline in points with its interval, a dash
-    where there are too few seeds for one; the paper's beside it where that is a gain over base with 1
-    and 5 shots.
+    seeds, or all are references, also the gain in points with its interval, a dash where there are too
+    few seeds for one; over the baseline, or another parent, which is named. The paper's gain stands
+    beside it where that is over base with 1 and 5 shots.
     Then ``CONTROL_COLUMNS`` where they were measured: how much is marked with an absent support, the mIoU
     with other supports, and how much of the first object stays marked then.
     """
@@ -38,6 +38,8 @@ def table(rows: Rows) -> str:
     for k in shots:
         heads += [f"{k}-shot mIoU (%)", *(["gain [95 %]"] if gained else []), *(["the paper's"] if paper else [])]
         aligned += ["---:"] * (1 + gained + paper)
+    parents = [row["parent"] for row in rows if row["gain"] is not None]
+    usual = max(parents, key=parents.count, default="")
     controls = [key for key in CONTROL_COLUMNS if any(row.get(key) is not None for row in rows)]
     heads += [CONTROL_COLUMNS[key] for key in controls]
     lines = [heads, [*aligned, *["---:"] * len(controls)]]
@@ -46,7 +48,7 @@ def table(rows: Rows) -> str:
         seeds = max(row["seeds"] for row in found.values())
         line = [arm, "–" if is_reference(arm) else str(seeds)]
         for place, k in enumerate(shots):
-            line += _cells(found.get(k))[: 1 + gained]
+            line += _cells(found.get(k), usual)[: 1 + gained]
             if paper:
                 line.append(f"{PAPER[arm][place]:+.2f}" if arm in PAPER else "–")
         for key in controls:
@@ -55,7 +57,7 @@ def table(rows: Rows) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cells(row: Mapping[str, Any] | None) -> list[str]:
+def _cells(row: Mapping[str, Any] | None, usual: str) -> list[str]:
     if row is None:
         return ["–", "–"]
     spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
@@ -65,6 +67,7 @@ def _cells(row: Mapping[str, Any] | None) -> list[str]:
     if row["gain"] is not None:
         ends = [f"{100 * end:+.1f}" for end in row["gain_interval"] or ()]
         gain = f"{100 * row['gain']:+.1f} [{', '.join(ends) or '–'}]"
+        gain += f" over {row['parent']}" if row["parent"] != usual else ""
     return [f"{100 * row['miou']:.1f}{spread}", gain]
 
 

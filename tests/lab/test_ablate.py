@@ -122,6 +122,13 @@ def test_what_a_campaign_leaves_and_refuses(world):
     assert str(world) not in (world / "one" / "boxes" / "published-0.json").read_text()
     assert [row["shots"] for row in summary({"": result})] == [1, 2]
 
+    code = record["code"]
+    assert {"fss/train.py", "fss/attention.py", "fss/lab/ablate.py", "requirements.lock"} <= code.keys()
+    assert (
+        "fss/viz.py" not in code
+        and json.loads((last_of := world / "runs/one/boxes/published-0/code.json").read_bytes()) == code
+    )
+
     before = (world / "one" / "boxes" / "published-0.json").stat()
     again = start(world, "one", "--only", "boxes/published-0", "--quiet")
     assert again.end() == 0 and "published-0.json: is there already" in again.out
@@ -130,6 +137,16 @@ def test_what_a_campaign_leaves_and_refuses(world):
     said = start(world, "one", "--only", "boxes/publishd-0", "--quiet")
     assert said.end() == 2
     assert said.err == "fss: error: --only boxes/publishd-0: not declared; did you mean 'boxes/published-0'?\n"
+
+    last_of.write_text(json.dumps(code | {"fss/train.py": "other"}))
+    (world / "two").mkdir()
+    (world / "runs" / "two").symlink_to(world / "runs" / "one")
+    begun = start(world, "two", "--only", "boxes/published-0", "--quiet")
+    assert begun.end() == 2 and "boxes/published-0: was made with another fss/train.py; one table" in begun.err
+    (world / "one" / "boxes" / "published-0.json").write_text(json.dumps(record | {"code": {"fss/train.py": "other"}}))
+    other = start(world, "one", "--quiet")
+    assert other.end() == 2 and "published-0.json: was made with another fss/train.py" in other.err
+    (world / "one" / "boxes" / "published-0.json").write_text(json.dumps(record))
 
     declared = world / "one" / "campaign.toml"
     again = Fss("ablate", world / "one", "--set", "x", folder=world / "one-said")

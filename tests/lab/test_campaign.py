@@ -35,12 +35,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-def write(campaign, name, episodic, *, sha256="a", also_tallies=(), controls=(), **changed):
+def write(campaign, name, episodic, *, sha256="a", also_tallies=(), controls=(), code=None, **changed):
     run = {run.name: run for run in campaign.runs}[name]
     tallies = {None: episodic, **dict(also_tallies)}
     rows = [{"on": on, "shots": 1, "episodes_sha256": sha256, "counts": each.to_json()} for on, each in tallies.items()]
     rows += [{"on": None, "shots": 1, "episodes_sha256": "c", "counts": tally((0, 4)).to_json(), **c} for c in controls]
-    record = {"settings": {**run.settings(), **changed}, "rows": rows}
+    record = {"settings": {**run.settings(), **changed}, "rows": rows} | ({"code": code} if code else {})
     path = campaign.path(run)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record))
@@ -67,13 +67,17 @@ def test_a_declaration_makes_its_runs(folder):
 
 def test_folds_lists_and_what_is_read_may_be_declared(folder):
     more = 'fold = 2\nlists = 3\n[scoring]\nat = "label"\n[options]\nmin_pixels = 9\n'
-    declared = DECLARED.replace("[data.mine]", "[data.mine]\nfold = 0")
+    declared = DECLARED.replace("[data.mine]", "[data.mine]\nfold = 0\nskip_small_classes = true")
     (folder / "campaign.toml").write_text(declared.replace("[data.shapes]", f"{more}[data.shapes]"))
     runs = Campaign.read(folder).runs
     assert {(run.data, run.fold) for run in runs} == {("shapes", 2), ("mine", 0)}
     assert {run.lists for run in runs} == {3}
     assert {run.options for run in runs} == {DataConfig(min_pixels=9)}
     assert {run.scoring for run in runs} == {Scoring(at="label")}
+    assert {(run.data, run.settings().get("skip_small_classes")) for run in runs if run.trained} == {
+        ("shapes", None),
+        ("mine", True),
+    }
 
 
 def test_validation_classes_may_be_measured(folder):
@@ -139,7 +143,16 @@ def test_a_reference_with_a_number(folder):
         ("seeds = 2", "seeds = 0", r"arms.base.seeds = 0: use 1 or more"),
         ("seeds = 2", "seeds = true", r"arms.base.seeds = True: give a int"),
         ("seeds = 2 }", "", "cannot be read as TOML"),
-        ("= { seeds = 2 }", "= 2", "arms.base: is a table of arm, checkpoint, fold, allow_leak, set, seeds, data"),
+        (
+            "= { seeds = 2 }",
+            "= 2",
+            "arms.base: is a table of arm, checkpoint, fold, allow_leak, set, seeds, data, parent",
+        ),
+        (
+            "base = {",
+            'x = { arm = "base", parent = "bse" }\nbase = {',
+            "arms.x.parent = 'bse': no such arm; did you mean 'base'",
+        ),
         ("shots = [1]", "shots = [0]", r"shots = \[0\]: use 1 or more"),
         ("shots = [1]", "shots = 1", "shots = 1: give a list"),
         ("shots = [1]", "shots = []", "declares no shots"),
@@ -155,6 +168,12 @@ def test_a_reference_with_a_number(folder):
         ("[data.shapes]\n[data.mine]", "[mine]", "mine: no such key"),
         ("episodes = 2", 'baseline = "bse"', "baseline = 'bse': no such arm; did you mean 'base'"),
         ("[data.mine]", "[data.mine]\nalso = { a = 1 }", "data.mine.also.a = 1: give a name of"),
+        ("[data.mine]", "[data.mine]\ngrid = { a = 1 }", "data.mine.grid.a = 1: give a name of"),
+        (
+            "[data.mine]",
+            '[data.mine]\nalso = { a = "shapes" }\ngrid = { a = "shapes" }',
+            "data.mine.grid.a: the name is one of also; take another",
+        ),
         ("base = {", 'x = { checkpoint = "gone" }\nbase = {', "no checkpoint 'gone'"),
         ("base = {", 'x = { checkpoint = "best-lite0-photos", seeds = 2 }\nbase = {', "arms.x.seeds: a checkpoint is"),
         ("[data.mine]", "[data.mine]\nfold = -1", "data.mine.fold = -1: use 0 or more"),
@@ -278,7 +297,7 @@ def test_intervals_from_three_seeds_on(folder):
             write(campaign, f"mine/{arm}-{seed}", each)
     rows = {row["arm"]: row for row in summary(campaign.results())}
     for arm in ("prototype", "no-prior"):  # the reference is there once, which is all there is of it
-        assert rows[arm]["gain_interval"] == paired_interval(tallies[arm], tallies["base"])
+        assert rows[arm]["gain_interval"] == pytest.approx(paired_interval(tallies[arm], tallies["base"]))
     assert rows["base"]["gain_interval"] is None
 
 
@@ -324,6 +343,45 @@ def test_summary_of_other_data(folder):
     (folder / "campaign.toml").write_text(declared.replace("a=1", "a=2"))
     with pytest.raises(InputError, match=r"was made with also = .*a=1.* declares .*a=2"):
         Campaign.read(folder).results()
+
+
+def test_a_grid_is_other_data_with_fewer_episodes_and_no_controls(folder):
+    grid = '[data.shapes]\nalso = { hard = "shapes:share=texture" }\ngrid = { lone = "shapes:distractors_max=2" }'
+    (folder / "campaign.toml").write_text(
+        DECLARED.replace("episodes = 2", "episodes = 2\ngrid_episodes = 1").replace("[data.shapes]", grid)
+    )
+    run = Campaign.read(folder).runs[1]
+    assert run.asked[-4:] == [("hard", 1, "own"), ("hard", 1, "absent"), ("hard", 1, "other"), ("lone", 1, "own")]
+    assert (run.settings()["grid"], run.settings()["grid_episodes"]) == (dict(run.grid), 1)
+    assert {pictures.spec for pictures in needed([run])} == {None, *run.others.values()}
+    for on, number in ((None, 2), ("hard", 2), ("lone", 1)):
+        dataset = run.open("test", run.others.get(on, run.spec))
+        assert len(run.episodes_of(dataset, on, 1).episodes) == number
+
+
+def test_a_gain_is_over_the_arms_own_parent(folder):
+    (folder / "campaign.toml").write_text(
+        DECLARED.replace('arm = "published"', 'arm = "published", parent = "whole"') + 'whole = { arm = "published" }\n'
+    )
+    campaign = Campaign.read(folder)
+    for name, each in (("base-0", tally((1, 4))), ("whole-0", tally((3, 4))), ("no-prior-0", tally((2, 4)))):
+        write(campaign, f"mine/{name}", each)
+    rows = {row["arm"]: row for row in summary(campaign.results())}
+    assert {arm: (row["parent"], row["gain"]) for arm, row in rows.items()} == {
+        "base": ("base", None),
+        "no-prior": ("whole", -0.25),
+        "whole": ("base", 0.5),
+    }
+
+
+def test_results_of_other_files_are_refused_by_name(folder):
+    campaign = Campaign.read(folder)
+    for name, code in (("base-0", {"a.py": "1", "b.py": "1"}), ("base-1", {"a.py": "1"}), ("no-prior-0", None)):
+        write(campaign, f"mine/{name}", tally((1, 2)), code=code)
+    assert len(campaign.results()) == 3  # of before there were hashes, and of files that one alone imports
+    write(campaign, "mine/base-1", tally((1, 2)), code={"a.py": "1", "b.py": "2", "c.py": "3"})
+    with pytest.raises(InputError, match=r"base-1.json: was made with another b.py; .* go back to the commit"):
+        campaign.results()
 
 
 def test_without_a_baseline_there_is_no_gain(folder):

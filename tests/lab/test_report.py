@@ -30,6 +30,7 @@ def row(arm, shots=1, *, seeds=2, miou=0.5, spread=0.0123, gain=None, interval=N
         "fb_iou": 0.6,
         "spread": spread,
         "miou_interval": None,
+        "parent": "base",
         "gain": gain,
         "gain_interval": interval,
     }
@@ -72,6 +73,7 @@ def test_a_table_by_hand():
         "+0.81",
     ]
     assert lines[5] == ["mine", "1", "70.0", "+20.0 [+10.0, +30.0]", "–", "–", "–", "–"]
+    assert "+20.0 [+10.0, +30.0] over lda |" in table([*ROWS[:-1], ROWS[-1] | {"parent": "lda"}])
 
 
 def test_a_table_of_single_runs_holds_their_own_intervals_and_no_gains():
