@@ -75,7 +75,7 @@ def verdicts(results: Mapping[str, Result], data: str, shots: int, *, baseline: 
             continue
         p, (low, high) = adjusted[names]
         both = parts(names[0], "blind") if room and names[1] == "base" else None
-        settled = low > 0 or high < 0 or max(-low, high) < NO_LARGER
+        verdict = _verdict(low, high)
         found.append(
             Verdict(
                 *names,
@@ -83,8 +83,8 @@ def verdicts(results: Mapping[str, Result], data: str, shots: int, *, baseline: 
                 p=p,
                 interval=(low, high),
                 share=share_of_room(each.estimate(), room.estimate(), both.estimate()) if room and both else None,
-                verdict=_verdict(low, high),
-                runs=None if settled else runs_needed(each, len(groups[names[0]][0]), len(known)),
+                verdict=verdict,
+                runs=None if verdict != "not settled" else runs_needed(each, len(groups[names[0]][0]), len(known)),
             )
         )
     return found
