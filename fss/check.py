@@ -7,12 +7,16 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import chain
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from fss.config import DataConfig
 from fss.data import open_whole
 from fss.data.dataset import Dataset, Reader
+from fss.data.pictures import IGNORE
 from fss.errors import InputError
+
+FLAT = 12  # of 256: so little between dark and bright pixels tells a network nothing
 
 
 def check_data(
@@ -67,7 +71,10 @@ def _leave_signals_to_the_parent() -> None:
 
 def _problem(reader: Reader, size: int, sample: tuple[str, str]) -> str | None:
     try:
-        reader.read(*sample, size)
+        picture, labels = reader.read(*sample, size)
     except InputError as error:
         return str(error)
-    return None
+    known = picture[labels != IGNORE]
+    low, high = np.percentile(known, [1, 99]).tolist() if known.size else (0, 255)
+    flat = f"{'/'.join(sample)} comes out without contrast, with values from {low:.0f} to {high:.0f} of 0 to 255"
+    return None if high - low >= FLAT else f"{flat}; save it with 8 bits over the whole range"

@@ -88,6 +88,24 @@ def test_check_lists_everything_that_is_wrong(tmp_path, said, workers):
     assert tree(tmp_path) == before
 
 
+def test_check_names_pictures_without_contrast(world, said):
+    """Twelve bits in sixteen, all black, or transparent all over: each comes out as one colour."""
+    folder = world / "data" / "it's class 3"
+    grey = np.where(np.arange(80) < 40, 900, 3400).astype(np.uint16)
+    Image.fromarray(np.tile(grey, (60, 1))).save(folder / "1.tif")
+    (folder / "1.jpg").unlink()
+    Image.new("RGB", (80, 60)).save(folder / "2.jpg")
+    Image.new("RGBA", (80, 60), (200, 40, 40, 0)).save(folder / "3.webp", lossless=True)
+    (folder / "3.jpg").unlink()
+    code, out, _ = said("check", "--data", f"folder:{world / 'data'}", "--quiet")
+    *lines, last = out.splitlines()
+    assert code == 1 and last.endswith("3 problems")
+    for line, values in zip(
+        lines, ("1.tif comes out without contrast, with values from 4 to 13", "2.jpg", "3.webp"), strict=True
+    ):
+        assert values in line and "without contrast" in line and "save it with 8 bits over the whole range" in line
+
+
 def test_check_finds_a_whole_folder_sound_and_shows_its_progress(world, said):
     code, out, err = said("check", "--data", f"folder:{world / 'data'}")
     assert (code, out) == (0, f"folder:{world / 'data'}: every picture is sound\n")
