@@ -70,7 +70,7 @@ def over_pictures(
         values = without[(group == each) & (numbers > 0).all(1)]  # that leave every tally a class
         if len(values) > 1:
             parts.append((float(np.var(values)) * (len(values) - 1), len(values) - 1))
-    return Estimate(float(value), *_summed(parts))
+    return Estimate(float(value), *summed(parts))
 
 
 def over_values(values: Sequence[float]) -> Estimate:
@@ -90,7 +90,7 @@ def over_runs(a: Sequence[float], b: Sequence[float], paired: Estimate) -> Estim
         paired: the same difference over pictures, with the runs as they are.
     """
     parts = [*(over_values(side) for side in (a, b) if len(side) > 1), paired]
-    return Estimate(float(np.mean(a) - np.mean(b)), *_summed([(each.variance, each.degrees) for each in parts]))
+    return Estimate(float(np.mean(a) - np.mean(b)), *summed([(each.variance, each.degrees) for each in parts]))
 
 
 def _ious(sums: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
@@ -99,7 +99,7 @@ def _ious(sums: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDA
     return intersection / np.maximum(union, 1), union > 0
 
 
-def _summed(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def summed(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Add independent variances up; their degrees of freedom are Satterthwaite's (1946)."""
     variance = sum(part for part, _ in parts)
     spread = sum(part**2 / degrees for part, degrees in parts)

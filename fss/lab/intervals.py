@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from fss.intervals import LEVEL, Estimate, over_pictures
+from fss.intervals import LEVEL, Estimate, over_pictures, summed
 from fss.metrics import EpisodeTally
 
 RUNS = 3  # of one fold; fewer on a side say too little about how far others would spread
@@ -22,14 +22,7 @@ class Parts(NamedTuple):
 
     def estimate(self) -> Estimate:
         """Add the variances up; their degrees of freedom are Satterthwaite's (1946)."""
-        parts = (*self.runs, self.pictures)
-        whole = sum(variance for variance, _ in parts)
-        spread = sum(variance**2 / degrees for variance, degrees in parts)
-        return Estimate(self.value, whole, whole**2 / spread if spread else 1.0)
-
-    def of_runs(self, factor: float) -> "Parts":
-        """Return the same with ``factor`` times as many runs, of the same spread."""
-        return self._replace(runs=tuple((variance / factor, degrees * factor) for variance, degrees in self.runs))
+        return Estimate(self.value, *summed([*self.runs, self.pictures]))
 
 
 Side = Sequence[Sequence[EpisodeTally]]  # an arm's tallies: of each fold, those of its runs
@@ -64,9 +57,8 @@ def difference(a: Side, b: Side, *, fixed: tuple[bool, bool] = (False, False)) -
         contrast = [1 / len(ours)] * len(ours) + [-1 / len(theirs)] * len(theirs)
         counts = np.stack([tally.counts[:, 1:3] for tally in tallies], axis=1)
         estimates.append(over_pictures(tallies[0].counts[:, 0], tallies[0].queries, counts, contrast))
-    pictures = tuple((each.variance / folds**2, each.degrees) for each in estimates)
-    whole = Parts(sum(each.value for each in estimates) / folds, pictures, (0.0, 1.0)).estimate()
-    return Parts(whole.value, tuple(runs), (whole.variance, whole.degrees))
+    pictures = summed([(each.variance / folds**2, each.degrees) for each in estimates])
+    return Parts(sum(each.value for each in estimates) / folds, tuple(runs), pictures)
 
 
 class Adjusted(NamedTuple):

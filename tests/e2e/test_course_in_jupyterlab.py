@@ -23,7 +23,9 @@ def test_a_notebook_runs_and_each_control_changes_its_picture(open_page, tmp_pat
         stubs = session.page.locator(".jp-CodeCell", has_text="raise NotImplementedError").count()
         assert output.filter(has_text="Traceback (most recent call last)").count() <= stubs
         boxes = session.page.locator(".jp-CodeCell:not(:has(.fss-picker)):not(:has(.fss-painter))")
-        for box in boxes.filter(has=session.page.locator(".jupyter-widgets")).all():
+        boxes = boxes.filter(has=session.page.locator(".jupyter-widgets")).all()
+        assert boxes, "no picture with controls"
+        for box in boxes:
             picture = Picture(box.locator("img").last)
             controls = [*box.locator(".noUi-handle").all(), *box.locator("select").all()]
             assert controls, "no control that could be moved"
