@@ -108,7 +108,7 @@ class Backbone(nn.Module):
         if (
             images.dim() != 4
             or images.shape[1] != 3
-            or images.dtype not in (torch.float32, torch.bfloat16, torch.float16)
+            or images.dtype not in (self.mean.dtype, torch.float32, torch.bfloat16, torch.float16)
         ):
             raise ValueError(
                 f"expected float pictures [B,3,H,W] in 0..1, got {images.dtype} {tuple(images.shape)}; divide "

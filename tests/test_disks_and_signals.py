@@ -47,7 +47,9 @@ def spoil(root: Path) -> dict[str, str]:
     (three / "1.jpg").unlink()
     Image.fromarray(np.zeros((60, 80), np.float32)).save(three / "2.tiff")
     (three / "2.jpg").unlink()
-    Image.new("RGB", (80, 60), (200, 0, 0)).save(three / "3.png")
+    colours = Image.new("RGB", (80, 60), (200, 0, 0))
+    colours.paste((0, 200, 0), (0, 0, 40, 30))
+    colours.save(three / "3.png")
     Image.new("L", (10_000, 9_000)).save(three / "4.jpg")
     (three / "5.jpg").unlink()
     (three / "5.jpg").mkdir()
@@ -88,16 +90,16 @@ def test_check_lists_everything_that_is_wrong(tmp_path, said, workers):
     assert tree(tmp_path) == before
 
 
-def test_check_names_pictures_without_contrast(world, said):
+def test_check_names_pictures_without_contrast(tmp_path, said):
     """Twelve bits in sixteen, all black, or transparent all over: each comes out as one colour."""
-    folder = world / "data" / "it's class 3"
+    folder = write_boxes(tmp_path, classes=4, pictures=4) / "it's class 3"
     grey = np.where(np.arange(80) < 40, 900, 3400).astype(np.uint16)
     Image.fromarray(np.tile(grey, (60, 1))).save(folder / "1.tif")
     (folder / "1.jpg").unlink()
     Image.new("RGB", (80, 60)).save(folder / "2.jpg")
     Image.new("RGBA", (80, 60), (200, 40, 40, 0)).save(folder / "3.webp", lossless=True)
     (folder / "3.jpg").unlink()
-    code, out, _ = said("check", "--data", f"folder:{world / 'data'}", "--quiet")
+    code, out, _ = said("check", "--data", f"folder:{tmp_path}", "--quiet")
     *lines, last = out.splitlines()
     assert code == 1 and last.endswith("3 problems")
     for line, values in zip(

@@ -98,6 +98,12 @@ def read_pair(picture: Source, mask: Source) -> tuple[np.ndarray, np.ndarray]:
     return image, labels
 
 
+def either_case(path: Path) -> Path:
+    """Return a file's path, its suffix in capitals where the file is so named, as cameras name theirs."""
+    capital = path.with_suffix(path.suffix.upper())
+    return capital if capital.is_file() and not path.is_file() else path
+
+
 def check_same_size(image: np.ndarray, labels: np.ndarray, picture: Source, mask: Source) -> None:
     """Raise `InputError` unless a picture [H, W, 3] and its labels [H, W] are of one size."""
     if image.shape[:2] != labels.shape:

@@ -14,6 +14,7 @@ from fss.config import DataConfig
 from fss.data import open_whole
 from fss.data.dataset import Dataset, Reader
 from fss.data.pictures import IGNORE
+from fss.data.splits import some
 from fss.errors import InputError
 
 FLAT = 12  # of 256: so little between dark and bright pixels tells a network nothing
@@ -37,6 +38,18 @@ def check_data(
         file that cannot be used, whatever number of classes a picture shows.
     """
     notes, datasets, problems = open_whole(spec, fold=fold, size=size, options=options)
+    for dataset in datasets:
+        small = [name for name, images in dataset.images.items() if len(images) == 1]
+        if small:
+            notes.append(
+                f"too few pictures: {some(small)} with one each, where an episode needs at least two; "
+                "add pictures, or leave such classes out with --skip-small-classes"
+            )
+        if not dataset.images:
+            notes.append(
+                f"no {dataset.split} class, which fss {'eval' if dataset.split == 'test' else 'train'} needs: "
+                "classes are shared out to train, val and test, so it takes at least three"
+            )
 
     def found() -> Iterator[str]:
         said = set()
