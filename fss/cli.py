@@ -1,4 +1,4 @@
-"""The command line: ``fss train | eval | predict | check | download``.
+"""The command line: ``fss train | eval | predict | download``.
 
 A command is a function in ``COMMANDS``; its parameters are its options. ``fss.lab.commands`` adds
 the lab's, and ``fss.__main__`` puts the two together. Heavy imports wait until a command runs, so
@@ -196,28 +196,6 @@ def predict(
     print(f"{out}: {100 * share:.1f} % of the picture is object" if share else NOTHING_FOUND.format(query))
 
 
-def check(
-    data: Data = "shapes",
-    fold: Fold = 0,
-    size: Annotated[int, _help(help="side of the pictures")] = 224,
-    options: Options = DataConfig(),
-    workers: Workers = -1,
-    quiet: Quiet = False,
-) -> None:
-    """Read a whole data set and list every bad class, file and picture; exit code 1 if there is any."""
-    from fss.check import check_data
-
-    notes, problems = check_data(
-        data, fold=fold, size=size, options=options, workers=max(1, processes(workers)), progress=not quiet
-    )
-    print(*notes, sep="\n", end="\n" if notes else "")
-    found = 0
-    for found, problem in enumerate(problems, 1):  # noqa: B007
-        print(problem)
-    print(f"{data}: {f'{found} problem' + 's' * (found > 1) if found else 'every picture is sound'}")
-    sys.exit(1 if found else 0)
-
-
 def download(
     what: Annotated[
         str,
@@ -244,7 +222,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": eval,
     "predict": predict,
-    "check": check,
     "download": download,
 }
 SHARING = {"train", "eval"}  # whose work several processes may share; the other commands refuse a launcher
@@ -291,6 +268,8 @@ def main(args: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     args = sys.argv[1:] if args is None else args
+    if sys.stdout is None:  # closed by who called us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all names
     try:

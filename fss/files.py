@@ -121,9 +121,18 @@ def cache_folder() -> Path:
 
 
 def names_in(folder: Path) -> list[str]:
-    """Return the names in a folder, sorted, but for hidden ones; raises `InputError` if it cannot be read."""
+    """Return the names in a folder, sorted; raises `InputError` if it cannot be read.
+
+    Hidden ones are left out, and what systems leave in a tree: of archives, disks and network drives.
+    """
     try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        return sorted(
+            name
+            for name in os.listdir(folder)
+            if not name.startswith(
+                (".", "__MACOSX", "lost+found", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information")
+            )
+        )
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror}); correct its permissions") from error
 

@@ -5,7 +5,7 @@ background, and the name of its query picture. Every score is a ratio of sums of
 tallies from several processes add up to exactly the tally of one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import fsum
 from typing import Self
 
@@ -44,6 +44,7 @@ class EpisodeTally:
         counts: one row an episode, in the order of the updates; the columns are ``COLUMNS``.
         queries: the names of the query pictures in the same order; fewer than episodes where not all
             were given.
+        labels: which of 0, 1 and 255 the targets held.
 
     >>> tally = EpisodeTally()
     >>> tally.update([[[1, 1, 0]], [[0, 1, 0]]], [[[1, 0, 0]], [[0, 1, 255]]], class_ids=[4, 9])
@@ -53,9 +54,12 @@ class EpisodeTally:
     (4, 0.75)
     """
 
-    def __init__(self, counts: npt.NDArray[np.int64] | None = None, queries: Sequence[str] = ()) -> None:
+    def __init__(
+        self, counts: npt.NDArray[np.int64] | None = None, queries: Sequence[str] = (), labels: Iterable[int] = ()
+    ) -> None:
         self.counts = np.zeros((0, len(COLUMNS)), np.int64) if counts is None else counts
         self.queries = list(queries)
+        self.labels = {*labels}
 
     def update(
         self,
@@ -107,12 +111,14 @@ class EpisodeTally:
         rows = np.stack([classes, intersection, union, pixels - union, pixels - intersection], axis=1)
         self.counts = np.concatenate([self.counts, rows.astype(np.int64)])
         self.queries += queries
+        self.labels |= {*np.unique(labels).tolist()}
 
     def __len__(self) -> int:
         return len(self.counts)
 
     def __add__(self, other: "EpisodeTally") -> "EpisodeTally":
-        return EpisodeTally(np.concatenate([self.counts, other.counts]), self.queries + other.queries)
+        counts = np.concatenate([self.counts, other.counts])
+        return EpisodeTally(counts, self.queries + other.queries, self.labels | other.labels)
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -128,6 +134,7 @@ class EpisodeTally:
 
     def miou(self) -> float:
         """Return the mean over the covered classes of their foreground IoU."""
+        self._check_labels()
         ious = self.per_class().values()
         if not ious:
             raise InputError("mIoU of no class: update the tally with episodes that show an object")
@@ -135,11 +142,19 @@ class EpisodeTally:
 
     def fb_iou(self) -> float:
         """Return the mean of the foreground and the background IoU, regardless of class."""
+        self._check_labels()
         sums = self.counts[:, 1:].sum(0).reshape(2, 2)
         ious = [float(i / u) for i, u in sums if u]
         if not ious:
             raise InputError("FB-IoU of no pixel: update the tally with episodes first")
         return sum(ious) / len(ious)
+
+    def _check_labels(self) -> None:
+        if IGNORE in self.labels and 1 not in self.labels:
+            raise InputError(
+                "the targets hold 255 and never 1, and 255 means ignored: no object is counted; "
+                "of masks of 0 and 255 pass (target > 127)"
+            )
 
     def mean_episode_iou(self) -> float:
         """Return the mean over episodes of their foreground IoU.

@@ -177,10 +177,12 @@ class DANet(nn.Module):
                 "[B,K,H,W] with one label a pixel"
             )
         labels = mask.flatten(1)
-        stored = (labels == IGNORE).any(1) & (labels == 0).any(1) & ~(labels == 1).any(1)  # as in files
-        if not mask.is_meta and stored.any():
+        # As files store them, 0 and 255, or by a class number; 255 alone says that nothing is known.
+        stored = (labels != 0).any(1) & ~((labels == 1).any(1) | (labels == IGNORE).all(1))
+        if not (mask.is_meta or torch.compiler.is_compiling()) and stored.any():
             raise ValueError(
-                "the mask holds 0 and 255 and no 1, and 255 means unknown: nothing would be object; pass (mask > 127)"
+                f"the mask holds {labels[stored].amax().item():g} and no 1, which is the object's label (255 means "
+                "unknown): nothing would be object; pass (mask > 0), or (mask == LABEL)"
             )
         return self.encode_features(self.support_features(support, mask), mask)
 

@@ -1,11 +1,11 @@
-"""Pictures from arrays: outlines, attention overlays, error maps, episode panels, curves, a table.
+"""Pictures from arrays: outlines, attention overlays, error maps, episode panels, a table.
 
 Pictures come in as float RGB [3,H,W] in 0..1 or as uint8 [H,W,3], tensors or arrays, and go out as
 uint8 [H,W,3]; label maps [H,W] hold 0, 1 and 255 = ignored. Nothing is shown or saved here. The colours
 and the colour map of notebooks, explorer and reports are those of this file.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -236,38 +236,6 @@ def episode_panel(
     add_error_legend(figure, arrays[3])
     if title is not None:
         figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def training_curves(log_records: Iterable[Mapping[str, Any]]) -> Figure:
-    """Draw the loss and, where any record has ``val_miou``, the validation mIoU over ``step``.
-
-    The records are those of ``fss.run.read_log``, a fraction in ``val_miou``; others are left out.
-    """
-    records = list(log_records)
-    losses, mious = (
-        np.array([(record["step"], record[key]) for record in records if key in record], float)
-        for key in ("loss", "val_miou")
-    )
-    count = bool(len(losses)) + bool(len(mious))
-    if not count:
-        raise InputError("no record of the log has a loss or a val_miou: is it a training log?")
-    figure = NotebookFigure(figsize=(4 * count, 2.8), layout="constrained")
-    axes = figure.subplots(1, count, squeeze=False)[0]
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.3)
-    if len(losses):
-        window = max(1, len(losses) // 20)
-        axes[0].plot(*losses.T, color=HIT, alpha=0.35 if window > 1 else 1, linewidth=1)
-        if window > 1:
-            means = [np.convolve(column, np.full(window, 1 / window), "valid") for column in losses.T]
-            axes[0].plot(*means, color=HIT, linewidth=2, label=f"mean of {window} records")
-            axes[0].legend(frameon=False, fontsize=9)
-        axes[0].set(xlabel="step", ylabel="training loss", ylim=(0, None))
-    if len(mious):
-        axes[-1].plot(mious[:, 0], 100 * mious[:, 1], color=FALSE_ALARM, marker="o", markersize=4)
-        axes[-1].set(xlabel="step", ylabel="validation mIoU (%)")
     return figure
 
 

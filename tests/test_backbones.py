@@ -149,21 +149,30 @@ def test_vgg_is_cut_between_pooling_and_convolution():
     ],
 )
 def test_other_pictures_are_refused(pictures):
-    with pytest.raises(ValueError, match="divide uint8 by 255 and put the channels first"):
+    with pytest.raises(ValueError, match="divide uint8 by 255, call .float.. on float64, and put the channels first"):
         frozen("efficientnet_lite0")(pictures)
 
 
-@pytest.mark.parametrize("value", [255.0, 17.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [255.0, 17.0, float("nan"), float("inf"), -float("inf"), -1.0])
 def test_pictures_of_another_range_are_refused(value):
     pictures = torch.zeros(2, 3, 32, 32)
     pictures[1, 2, 3, 4] = value
-    with pytest.raises(ValueError, match="expected pictures in 0..1, got values up to .*divide by"):
+    with pytest.raises(ValueError, match="expected pictures in 0..1, got values from .* to .*divide 0..255 by 255"):
         frozen("efficientnet_lite0")(pictures)
+
+
+def test_normalised_pictures_are_refused():
+    """They would cost ten to twenty points of mIoU without a word."""
+    cat = torch.tensor(skimage.data.chelsea()).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in backbones.IMAGENET)
+    for normal in ((cat - mean) / std, 2 * cat - 1):
+        with pytest.raises(ValueError, match="do not normalise: the backbone does"):
+            frozen("efficientnet_lite0")(normal)
 
 
 def test_noise_and_no_picture_at_all_pass():
     backbone = frozen("efficientnet_lite0")
-    assert backbone(4 * torch.randn(1, 3, 32, 32)).block2.isfinite().all()
+    assert backbone(torch.rand(1, 3, 32, 32) + 0.4 * torch.rand(1, 3, 32, 32) - 0.4).block2.isfinite().all()
     assert len(backbone(torch.zeros(0, 3, 32, 32)).block2) == 0
 
 

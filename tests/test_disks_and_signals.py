@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -47,7 +48,9 @@ def spoil(root: Path) -> dict[str, str]:
     (three / "1.jpg").unlink()
     Image.fromarray(np.zeros((60, 80), np.float32)).save(three / "2.tiff")
     (three / "2.jpg").unlink()
-    Image.new("RGB", (80, 60), (200, 0, 0)).save(three / "3.png")
+    colours = Image.new("RGB", (80, 60), (200, 0, 0))
+    colours.paste((0, 200, 0), (0, 0, 40, 30))
+    colours.save(three / "3.png")
     Image.new("L", (10_000, 9_000)).save(three / "4.jpg")
     (three / "5.jpg").unlink()
     (three / "5.jpg").mkdir()
@@ -86,6 +89,50 @@ def test_check_lists_everything_that_is_wrong(tmp_path, said, workers):
     assert last == f"{spec}: {len(expected) + 1} problems"
     assert (code, err) == (1, "")
     assert tree(tmp_path) == before
+
+
+def test_check_names_pictures_without_contrast(tmp_path, said):
+    """Twelve bits in sixteen, all black, or transparent all over: each comes out as one colour."""
+    folder = write_boxes(tmp_path, classes=4, pictures=4) / "it's class 3"
+    grey = np.where(np.arange(80) < 40, 900, 3400).astype(np.uint16)
+    Image.fromarray(np.tile(grey, (60, 1))).save(folder / "1.tif")
+    (folder / "1.jpg").unlink()
+    Image.new("RGB", (80, 60)).save(folder / "2.jpg")
+    Image.new("RGBA", (80, 60), (200, 40, 40, 0)).save(folder / "3.webp", lossless=True)
+    (folder / "3.jpg").unlink()
+    code, out, _ = said("check", "--data", f"folder:{tmp_path}", "--quiet")
+    *lines, last = out.splitlines()
+    assert code == 1 and last.endswith("3 problems")
+    for line, values in zip(
+        lines, ("1.tif comes out without contrast, with values from 4 to 13", "2.jpg", "3.webp"), strict=True
+    ):
+        assert values in line and "without contrast" in line and "save it with 8 bits over the whole range" in line
+
+
+@pytest.mark.parametrize(("classes", "pictures", "said_of"), [(1, 4, "test eval train"), (2, 4, "train"), (3, 4, "")])
+def test_check_says_what_is_too_little_to_train(tmp_path, said, classes, pictures, said_of):
+    write_boxes(tmp_path, classes=classes, pictures=pictures)
+    code, out, err = said("check", "--data", f"folder:{tmp_path}", "--quiet")
+    assert (code, err) == (0, "")
+    assert ("it takes at least three" in out) == bool(said_of)
+    assert all(f"fss {each} needs" in out for each in ("eval", "train") if each in said_of)
+
+
+def test_check_says_which_classes_have_one_picture(tmp_path, said):
+    write_boxes(tmp_path, classes=4, pictures=3)
+    for n in (1, 2):
+        for suffix in ("jpg", "png"):
+            (tmp_path / "it's class 0" / f"{n}.{suffix}").unlink()
+    _, out, _ = said("check", "--data", f"folder:{tmp_path}", "--quiet")
+    assert "too few pictures: it's class 0 with one each, where an episode needs at least two" in out
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_closed_stdout_changes_nothing_else(world, broken):
+    spec = f"folder:{world / ('broken' if broken else 'data')}"
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "fss", "check", "--data", spec, "--quiet"]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (int(broken), "")
 
 
 def test_check_finds_a_whole_folder_sound_and_shows_its_progress(world, said):

@@ -163,8 +163,24 @@ def test_a_figure_of_nothing_raises(figure, label):
     if label is not None:
         tally.update(np.zeros((1, 2, 3), int), np.full((1, 2, 3), label), [0])
     assert tally.per_class() == {}
-    with pytest.raises(InputError, match="update the tally"):
+    with pytest.raises(InputError, match=r"update the tally|pass \(target > 127\)"):
         getattr(tally, figure)()
+
+
+@pytest.mark.parametrize("spill", [0, 1])
+def test_targets_of_0_and_255_are_named(spill):
+    """As files store masks: 255 would be ignored, and no object ever counted."""
+    stored = np.zeros((2, 4, 5), np.uint8)
+    stored[:, 1:3, 2:] = 255
+    predicted = (stored == 255).astype(int)
+    predicted[0, 0, :spill] = 1
+    first, second = (tally_of(predicted[n : n + 1], stored[n : n + 1], [n]) for n in (0, 1))
+    for tally in (first, first + second):
+        for figure in ("miou", "fb_iou", "interval"):
+            with pytest.raises(InputError, match=r"255 and never 1.* pass \(target > 127\)"):
+                getattr(tally, figure)()
+    right = tally_of(predicted[:1], stored[:1] > 127, [0]) + first
+    assert right.miou() > 0
 
 
 ZEROS = np.zeros((2, 3, 4), np.int64)

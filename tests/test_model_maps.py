@@ -156,8 +156,12 @@ def test_a_mask_as_files_store_it_is_refused():
     query, support, mask = episode(2)
     stored = mask.clone()
     stored[1] = (stored[1] == 1) * 255
-    with pytest.raises(ValueError, match=r"holds 0 and 255 and no 1.* pass \(mask > 127\)"):
-        model(query, support, stored)
+    for label in (255, 15):  # as files store it, or by its class's number
+        stored[1] = (mask[1] == 1) * label
+        with pytest.raises(ValueError, match=rf"holds {label} and no 1.* pass \(mask > 0\), or \(mask == LABEL\)"):
+            model(query, support, stored)
+    with pytest.raises(ValueError, match="holds 0.9 and no 1"):
+        model(query, support, (mask == 1) * 0.9)
     stored[1, 0, 0, 0] = 1
     model(query, support, stored)
     model(query, support, torch.full_like(mask, 255))  # all unknown

@@ -317,29 +317,7 @@ def test_figures_draw_themselves_in_jupyter_and_leave_pyplot_alone():
 
     figure = viz.episode_panel(*episode())
     assert figure._repr_png_().startswith(b"\x89PNG")
-    assert viz.training_curves([{"step": 0, "loss": 1.0}])._repr_png_().startswith(b"\x89PNG")
     assert pyplot.get_fignums() == []
-
-
-def test_training_curves_plot_the_records():
-    records = [{"step": n, "loss": 1 / (n + 1), "lr": 0.1} for n in range(100)]
-    records[50]["val_miou"] = 0.25
-    records.append({"step": 100, "val_miou": 0.5})
-    loss, miou = viz.training_curves(records).axes
-    raw, smooth = loss.get_lines()
-    assert np.allclose(raw.get_xydata(), [(n, 1 / (n + 1)) for n in range(100)])
-    assert len(smooth.get_xydata()) == 96
-    assert np.allclose(smooth.get_xydata()[0], [2, np.mean([1, 1 / 2, 1 / 3, 1 / 4, 1 / 5])])
-    assert np.allclose(miou.get_lines()[0].get_xydata(), [(50, 25), (100, 50)])
-    assert "%" in miou.get_ylabel()
-
-
-def test_training_curves_draw_only_what_was_logged():
-    assert len(viz.training_curves([{"step": 1, "loss": 0.5}]).axes) == 1
-    (axis,) = viz.training_curves([{"step": 1, "val_miou": 0.5}]).axes
-    assert "mIoU" in axis.get_ylabel()
-    with pytest.raises(InputError, match="training log"):
-        viz.training_curves([{"step": 1}])
 
 
 # Bad input

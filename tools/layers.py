@@ -19,7 +19,7 @@ LAYERS = {
     "For research": "lab",
     "To explore": "explorer",
     "To begin with": "cli",
-    "To train, measure and show": "losses train run evaluate predict viz leak features engine check",
+    "To train, measure and show": "losses train run evaluate predict viz leak features engine",
     "The network": "model attention relations prototypes decoder backbones checkpoint",
     "The data": "data episodes metrics config arms download",
     "What all rest on": "resize files settings intervals errors",

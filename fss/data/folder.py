@@ -11,12 +11,11 @@ from PIL import Image
 
 from fss.config import DataConfig
 from fss.data.dataset import Dataset, Reader, narrowed
-from fss.data.pictures import letterbox, read_mask, read_pair, stamp
+from fss.data.layout import SUFFIXES, recognised
+from fss.data.pictures import either_case, letterbox, read_mask, read_pair, stamp
 from fss.data.splits import in_order, read_lists, shared_out, some
 from fss.errors import InputError
 from fss.files import expanded, names_in, write_atomically
-
-SUFFIXES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # .png is the mask
 
 
 @dataclass(frozen=True)
@@ -31,17 +30,19 @@ class FolderReader(Reader):
         Both are letterboxed: the aspect is kept, the padding is grey and 255. Raises `InputError`
         that names the file for anything that is not a picture and a mask of its size.
         """
-        picture = self.root / class_name / image_name
-        return letterbox(*read_pair(picture, picture.with_suffix(".png")), size)
+        return letterbox(*read_pair(*self._files(class_name, image_name)), size)
 
     def own_mask(self, class_name: str, image_name: str) -> np.ndarray:
         """Mask, uint8 [H, W] in {0, 1, 255}, at the picture's own size."""
-        return read_mask((self.root / class_name / image_name).with_suffix(".png"))
+        return read_mask(self._files(class_name, image_name)[1])
 
     def fingerprint(self, class_name: str, image_name: str) -> str:
         """Path within the root, size in bytes and time of change of both files; reads neither."""
+        return " ".join([f"{class_name}/{image_name}", *map(stamp, self._files(class_name, image_name))])
+
+    def _files(self, class_name: str, image_name: str) -> tuple[Path, Path]:
         picture = self.root / class_name / image_name
-        return " ".join([f"{class_name}/{image_name}", stamp(picture), stamp(picture.with_suffix(".png"))])
+        return picture, either_case(picture.with_suffix(".png"))
 
 
 def open_folder(root: Path, split: str, size: int, spec: str, options: DataConfig, problems: list[str]) -> Dataset:
@@ -62,13 +63,16 @@ def open_folder(root: Path, split: str, size: int, spec: str, options: DataConfi
 
     Adds a line to `problems` for a listed class without a folder, a class without pictures, a picture
     without its mask, a mask without its picture, two pictures with one mask, and names that are not
-    UTF-8; returns what is sound, be it nothing. Raises `InputError` for a root without classes, a list that
-    is not text, and lists of train or val and of test that share a class.
+    UTF-8; returns what is sound, be it nothing. Raises `InputError` for a root without classes or of another
+    layout (see `fss.data.layout`), a list that is not text, and lists of train or val and of test that share a class.
     """
     root = expanded(root)
     if not root.is_dir():
         raise InputError(f"no folder {root}; give the path of the folder that holds the classes")
     # A list made on one system may spell an accent in two code points and the disk in one.
+    kind, layout = recognised(root)
+    if layout and kind != "folder":
+        raise InputError(layout)
     folders = {normalize("NFC", name): name for name in utf8(root, problems) if (root / name).is_dir()}
     if not folders:
         raise InputError(f"no class folders in {root}; expected {root}/<class>/<n>.jpg and <n>.png")
@@ -108,13 +112,15 @@ def paired(folder: Path, problems: list[str], masks: Path | None = None, mark: s
     """File names, in order, of the pictures in a folder that have a mask `<stem><mark>.png`.
 
     Masks lie in `masks`, or beside the pictures, and then no picture is a `.png`. Adds a line to
-    `problems` for a picture without a mask, a mask without a picture, two pictures with one mask,
-    and for a folder without either.
+    `problems` for pictures without a mask, for masks without a picture, for two pictures with one
+    mask, and for a folder without either.
     """
     files = [Path(name) for name in utf8(folder, problems)]
     others = files if masks is None else [Path(name) for name in utf8(masks, problems)]
     suffixes = SUFFIXES if masks is None else (*SUFFIXES, ".png")
-    masked = {file.stem.removesuffix(mark) for file in others if file.suffix == ".png" and file.stem.endswith(mark)}
+    masked = {
+        file.stem.removesuffix(mark) for file in others if file.suffix in (".png", ".PNG") and file.stem.endswith(mark)
+    }
     pictures: dict[str, str] = {}
     for file in (file for file in files if file.suffix.lower() in suffixes):
         if file.stem in pictures:
@@ -126,14 +132,17 @@ def paired(folder: Path, problems: list[str], masks: Path | None = None, mark: s
             "or give the folder that holds the classes"
         )
     beside, where = (f"in {folder}", f"in {masks}") if masks else ("beside it", "beside it")
-    problems += [
-        f"no mask for {folder / pictures[stem]}; add {stem}{mark}.png {where}, or remove the picture"
-        for stem in in_order(set(pictures) - masked)
-    ]
-    problems += [
-        f"no picture for the mask {(masks or folder) / stem}{mark}.png; add {stem}.jpg {beside}, or remove the mask"
-        for stem in in_order(masked - set(pictures))
-    ]
+    if bare := in_order(set(pictures) - masked):
+        stem, more = bare[0], f" and {len(bare) - 1} more there" if len(bare) > 1 else ""
+        problems.append(
+            f"no mask for {folder / pictures[stem]}{more}; add {stem}{mark}.png {where}, or remove the picture"
+        )
+    if lone := in_order(masked - set(pictures)):
+        stem, more = lone[0], f" and {len(lone) - 1} more there" if len(lone) > 1 else ""
+        problems.append(
+            f"no picture for the mask {(masks or folder) / stem}{mark}.png{more}; add {stem}.jpg {beside}"
+            + ("" if masks else " (a .png is read as a mask)")
+        )
     return tuple(pictures[stem] for stem in in_order(set(pictures) & masked))
 
 

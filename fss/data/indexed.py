@@ -98,7 +98,7 @@ def read_indices(
     `colours` are labels, each with a colour (red, green, blue; 0..255). An RGB mask is read by them,
     and, where the masks are `painted`, one with a palette too. Raises `InputError` for another colour.
     """
-    image = decode(path, upright=False)
+    image = decode(path)
     if image.mode not in ("RGB", "RGBA", *(["P"] if painted else [])):
         values = np.asarray(image)
         return values // np.uint8(image.info["step"]) if image.mode == "L" else values

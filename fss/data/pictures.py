@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy.ndimage import binary_erosion
 
 from fss.errors import InputError
 
@@ -31,7 +32,7 @@ def read_rgb(path: Source) -> np.ndarray:
     (nothing says which frame the mask was drawn on; the preview that phones append to a JPEG is
     no animation); and for floating-point pixels, whose range is unknown.
     """
-    image = decode(path, upright=True)
+    image = decode(path)
     if image.mode[0] in "FI":  # one channel of more than 8 bits
         values = np.asarray(image)
         if image.mode == "F" or values.min() < 0 or values.max() > 65535:
@@ -52,7 +53,8 @@ def read_mask(path: Source) -> np.ndarray:
     other mask count as black. The conventions, tried in this order:
 
     1. index mask: the values are among 0, 1 and 255, and 1 is there: taken as they are, so that
-       255 means ignore;
+       255 means ignore. Where 1 makes specks alone and 255 an area, a JPEG may have made the specks:
+       refused;
     2. two values, 0 and any other (0/255, 0/15, black/white), or the other alone: the other is
        the object, also where it is 255;
     3. soft-edged grey mask (never a palette), one channel or three alike: more than two values,
@@ -64,13 +66,19 @@ def read_mask(path: Source) -> np.ndarray:
     palette that paints index 0 white and the object black, floating point), for one without an
     object, and for a file that cannot be read.
     """
-    image = decode(path, upright=False)
+    image = decode(path)
     palette = image.mode in ("P", "PA")
     values = _indices(image, path) if palette else _grey_values(image, path)
     present, counts = np.unique(values, return_counts=True)
     if present[-1] == 0:
         raise InputError(f"mask {path} marks no object (all 0); mark it with 255, or remove the pair")
     if 1 in present and set(present.tolist()) <= {0, 1, IGNORE}:
+        thick = {label: binary_erosion(values == label, np.ones((3, 3))).any() for label in (1, IGNORE)}
+        if thick[IGNORE] and not thick[1]:
+            raise InputError(
+                f"mask {path} holds specks of 1 and areas of 255, as a JPEG makes of a mask of 0 and 255; save it with "
+                "0 and 255 alone, or, where 255 means ignore, draw the object thicker than 2 pixels"
+            )
         return values.astype(np.uint8)
     if np.count_nonzero(present) == 1:
         return (values > 0).astype(np.uint8)
@@ -78,8 +86,8 @@ def read_mask(path: Source) -> np.ndarray:
         return (2 * values.astype(np.int64) > present[-1]).astype(np.uint8)
     shown = ", ".join(map(str, present[:6])) + (", ..." if len(present) > 6 else "")
     raise InputError(
-        f"mask {path} holds the values {shown}, not one object; save it with "
-        "0 = background, 1 = object, 255 = ignore, or with 0 and 255 alone"
+        f"mask {path} holds the values {shown}, not one object; save it with 0 = background, 1 = object, "
+        "255 = ignore, or with 0 and 255 alone; masks of several classes are read by semantic:PATH"
     )
 
 
@@ -90,12 +98,18 @@ def read_pair(picture: Source, mask: Source) -> tuple[np.ndarray, np.ndarray]:
     return image, labels
 
 
+def either_case(path: Path) -> Path:
+    """Return a file's path, its suffix in capitals where the file is so named, as cameras name theirs."""
+    capital = path.with_suffix(path.suffix.upper())
+    return capital if capital.is_file() and not path.is_file() else path
+
+
 def check_same_size(image: np.ndarray, labels: np.ndarray, picture: Source, mask: Source) -> None:
     """Raise `InputError` unless a picture [H, W, 3] and its labels [H, W] are of one size."""
     if image.shape[:2] != labels.shape:
         (height, width), (rows, cols) = image.shape[:2], labels.shape
         turned = (
-            " (it lies on its side: the picture's EXIF orientation was applied, a mask has none)"
+            " (it lies on its side: the picture has another EXIF orientation)"
             if (height, width) == (cols, rows)
             else ""
         )
@@ -179,8 +193,8 @@ def _content(height: int, width: int, size: int) -> tuple[slice, slice]:
     return slice(top, top + rows), slice(left, left + cols)
 
 
-def decode(path: Source, *, upright: bool) -> Image.Image:
-    """Decode a file; `upright` applies the EXIF orientation. `info["step"]` is what its values were multiplied by.
+def decode(path: Source) -> Image.Image:
+    """Decode a file and turn it upright by its EXIF orientation. `info["step"]` is what its values were multiplied by.
 
     Raises `InputError` for a file that is missing, truncated, no picture, an animation or too
     large.
@@ -192,7 +206,7 @@ def decode(path: Source, *, upright: bool) -> Image.Image:
                 animated = getattr(image, "is_animated", False) and image.format != "MPO"
                 stored = image.tile[0].args if image.tile else None
                 image.load()
-                loaded = ImageOps.exif_transpose(image) if upright else image.copy()
+                loaded = ImageOps.exif_transpose(image)
                 loaded.info["step"] = STEPS.get(str(stored), 1)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise InputError(f"{path} has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels; make it smaller") from None
@@ -230,10 +244,13 @@ def _grey_values(image: Image.Image, path: Source) -> np.ndarray:
         raise InputError(f"mask {path} has floating-point or negative values; save it as grey")
     if values.ndim == 2:
         return values.astype(np.uint8) if values.dtype == bool else values
+    lit = values[values.any(axis=2)]
+    if image.mode == "RGB" and len(lit) and (lit == lit[0]).all():  # black and one colour, as CVAT draws one label
+        return np.asarray(values.any(axis=2), np.uint8)
     if image.mode != "RGB" or np.ptp(values, axis=2).max() > 16:
         raise InputError(
-            f"mask {path} is coloured ({image.mode}), and colours are not read as labels; "
-            "save it as grey: 0 = background, 255 = object"
+            f"mask {path} is coloured ({image.mode}), and colours are not read as labels; save it as grey: "
+            "0 = background, 255 = object; masks of several classes are read by semantic:PATH"
         )
     return values.max(axis=2)
 

@@ -15,9 +15,10 @@ from fss.config import DataConfig
 from fss.data.dataset import Dataset, narrowed
 from fss.data.folder import paired
 from fss.data.indexed import Indexed, check_labels, read_indices
+from fss.data.layout import recognised
 from fss.data.legend import Legend, find_legend, tables
 from fss.data.lists import Pair, lines_of
-from fss.data.pictures import IGNORE
+from fss.data.pictures import IGNORE, either_case
 from fss.data.scan import grouped, large, scan
 from fss.data.splits import LISTS, Lists, read_lists, shared_out, some
 from fss.errors import InputError, nearest
@@ -53,6 +54,9 @@ class Layout(Indexed):
         root = expanded(path)
         if not root.is_dir():
             raise InputError(f"no folder {root}; give the folder that holds the pictures and their masks")
+        kind, layout = recognised(root)
+        if layout and kind != "semantic":
+            raise InputError(layout)
         legend = find_legend(root)
         labelled = _labelled(root / "labelled.txt", [name for _, name in legend.names])
         if legend.source.suffix == ".csv":
@@ -90,7 +94,7 @@ class Layout(Indexed):
     def mask(self, name: str) -> Path:
         """Return where a picture's mask lies."""
         picture = self.masks / name
-        return picture.with_name(f"{picture.stem}{self.mark}.png")
+        return either_case(picture.with_name(f"{picture.stem}{self.mark}.png"))
 
     def label(self, class_name: str) -> int:
         """Return the label of a class, 1 to 254."""

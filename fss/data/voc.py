@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from fss.data.indexed import Indexed, check_labels, read_indices
+from fss.data.layout import recognised
+from fss.data.pictures import either_case
 from fss.errors import InputError
 from fss.files import expanded, names_in
 
@@ -81,7 +83,9 @@ class Voc(Indexed):
         missing = [part for part, there in wanted.items() if not there]
         if missing:
             whole = "no VOC tree" if len(missing) == 2 else "only part of a VOC tree"
-            raise InputError(f"{root} is {whole}, without {' and '.join(missing)}; {SOURCE}")
+            kind, layout = recognised(path)
+            hint = layout if kind != "pascal5i" and layout else SOURCE
+            raise InputError(f"{root} is {whole}, without {' and '.join(missing)}; {hint}")
         return cls(root, masks)
 
     @property
@@ -91,11 +95,11 @@ class Voc(Indexed):
 
     def path(self, name: str) -> Path:
         """Return where a picture lies."""
-        return self.root / "JPEGImages" / f"{name}.jpg"
+        return either_case(self.root / "JPEGImages" / f"{name}.jpg")
 
     def mask(self, name: str) -> Path:
         """Return where a picture's mask lies, or would lie if there were one."""
-        paths = [folder / f"{name}{suffix}" for folder in self.masks for suffix in MASKS]
+        paths = [either_case(folder / f"{name}{suffix}") for folder in self.masks for suffix in MASKS]
         return next((path for path in paths if path.is_file()), paths[0])
 
     def pictures(self) -> set[str]:
@@ -151,4 +155,4 @@ def palette() -> np.ndarray:
 
 def _stems(folder: Path, suffixes: tuple[str, ...]) -> set[str]:
     """Names without suffix of the files in a folder, but for hidden ones."""
-    return {os.path.splitext(name)[0] for name in names_in(folder) if name.endswith(suffixes)}
+    return {os.path.splitext(name)[0] for name in names_in(folder) if name.lower().endswith(suffixes)}

@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fss.data.folder import SUFFIXES, save_pair, save_picture
-from fss.data.pictures import IGNORE, read_mask, read_rgb, resize_labels
+from fss.data.folder import save_pair, save_picture
+from fss.data.layout import SUFFIXES
+from fss.data.pictures import IGNORE, either_case, read_mask, read_rgb, resize_labels
+from fss.data.splits import in_order
 from fss.errors import InputError, nearest
 from fss.explorer.panels import png
+from fss.files import names_in
 from fss.viz import HIT, Picture, outline, tinted
 
 TOOLS = ("brush", "eraser", "box", "polygon")
@@ -201,15 +204,16 @@ def canvases_in(folder: Path) -> list[Canvas]:
     """
     if not folder.is_dir():
         raise InputError(f"no folder {folder}; give the path of one that holds pictures")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    found = {Path(name).stem: folder / name for name in names_in(folder) if name.lower().endswith(SUFFIXES)}
     if not found:
         raise InputError(f"no pictures in {folder}; they end in {', '.join(SUFFIXES)}")
     canvases = []
-    for path in found:
+    for stem in in_order(found):
+        path = found[stem]
         canvas = Canvas.read(path)
-        canvas.home = path
-        if path.with_suffix(".png").is_file():
-            canvas.load(path.with_suffix(".png"))
+        canvas.home, mask = path, either_case(path.with_suffix(".png"))
+        if mask.is_file():
+            canvas.load(mask)
             canvas.kept = canvas.mask
         canvases.append(canvas)
     return canvases
@@ -245,7 +249,7 @@ def save_canvases(root: Path, class_name: str, canvases: Sequence[Canvas]) -> li
             home = folder / f"{next(numbers)}.jpg"
             save_pair(home.with_suffix(""), canvas.image, canvas.mask)
         elif canvas.mask is not canvas.kept:
-            save_picture(home.with_suffix(".png"), resize_labels(canvas.mask, *canvas.original))
+            save_picture(either_case(home.with_suffix(".png")), resize_labels(canvas.mask, *canvas.original))
         canvas.home, canvas.kept = home, canvas.mask
         saved.append(home)
     return saved

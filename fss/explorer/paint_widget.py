@@ -206,7 +206,7 @@ class PaintBox(Box):
         saved = save_canvases(root, self.class_name.value.strip(), self.canvases)
         self.say(
             f"Saved {len(saved)} pictures in {saved[0].parent}. fss train and fss eval take them "
-            f"as --data folder:{root} (two classes or more, each of two pictures or more)."
+            f"as --data folder:{root} (three classes or more, each of two pictures or more)."
         )
 
 

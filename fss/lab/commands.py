@@ -1,8 +1,12 @@
-"""The lab's commands: ``fss bench | compare | ablate | reproduce | replay``. Importing this module registers them."""
+"""The lab's commands: ``fss check | bench | compare | ablate | reproduce | replay``.
+
+Importing this module registers them.
+"""
 
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +20,13 @@ from fss.cli import (
     BackboneWeights,
     Data,
     Device,
+    Fold,
     Import,
     Options,
     Quiet,
     Scored,
     Set,
+    Workers,
     check_alone,
     import_modules,
     processes,
@@ -64,6 +70,28 @@ class Making:
 
 
 Shared = Annotated[Making, _help(name="", help="how runs are made")]
+
+
+def check(
+    data: Data = "shapes",
+    fold: Fold = 0,
+    size: Annotated[int, _help(help="side of the pictures")] = 224,
+    options: Options = DataConfig(),
+    workers: Workers = -1,
+    quiet: Quiet = False,
+) -> None:
+    """Read a whole data set and list every bad class, file and picture; exit code 1 if there is any."""
+    from fss.lab.check import check_data
+
+    notes, problems = check_data(
+        data, fold=fold, size=size, options=options, workers=max(1, processes(workers)), progress=not quiet
+    )
+    print(*notes, sep="\n", end="\n" if notes else "")
+    found = 0
+    for found, problem in enumerate(problems, 1):  # noqa: B007
+        print(problem)
+    print(f"{data}: {f'{found} problem' + 's' * (found > 1) if found else 'every picture is sound'}")
+    sys.exit(1 if found else 0)
 
 
 def bench(
@@ -209,7 +237,14 @@ def replay(
     print(f"{failed}: the loss is {loss:.6g} here, which is finite")
 
 
-COMMANDS |= {"bench": bench, "compare": compare, "ablate": ablate, "reproduce": reproduce, "replay": replay}
+COMMANDS |= {
+    "check": check,
+    "bench": bench,
+    "compare": compare,
+    "ablate": ablate,
+    "reproduce": reproduce,
+    "replay": replay,
+}
 SHARING.add("ablate")  # one run of a campaign: --only
 
 

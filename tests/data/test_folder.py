@@ -354,9 +354,7 @@ def test_picture_without_its_mask(tmp_path):
     fails(
         tmp_path,
         "train",
-        f"no mask for {tmp_path / 'cup' / '2.jpg'};",
-        "add 2.png",
-        "remove the picture (and 1 more, which fss check lists)",
+        f"no mask for {tmp_path / 'cup' / '2.jpg'} and 1 more there; add 2.png beside it, or remove the picture",
     )
 
 

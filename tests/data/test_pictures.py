@@ -308,11 +308,50 @@ def test_soft_palette_and_no_background_are_refused(tmp_path):
 
 def test_coloured_and_floating_masks_are_refused(tmp_path):
     red = np.stack([OBJECT * 255, OBJECT * 0, OBJECT * 0], axis=2)
+    red[0, 0] = 0, 255, 0
     fails(read_mask, save(tmp_path / "m.png", red), "coloured", "save it as grey")
     fails(read_mask, save(tmp_path / "m.tif", OBJECT.astype(np.float32)), "floating-point")
 
 
 # Pairs
+
+
+def test_black_and_one_colour_is_one_object(tmp_path):
+    """As CVAT writes a set with one label; with two colours nothing says which is meant."""
+    inside = np.zeros((9, 6), bool)
+    inside[2:5, 1:4] = True
+    coloured = np.where(inside[..., None], (250, 50, 83), 0).astype(np.uint8)
+    Image.fromarray(coloured).save(tmp_path / "1.png")
+    assert np.array_equal(read_mask(tmp_path / "1.png"), inside)
+    coloured[7, 5] = 50, 250, 83
+    Image.fromarray(coloured).save(tmp_path / "1.png")
+    with pytest.raises(InputError, match="is coloured .* several classes are read by semantic:PATH"):
+        read_mask(tmp_path / "1.png")
+
+
+def test_a_mask_that_was_a_jpeg_is_no_mask_of_specks(tmp_path):
+    """JPEGs of quality 100 hold 0, 1 and 255 alone now and then: 1 in specks, 255 where the object is."""
+    values = np.zeros((30, 40), np.uint8)
+    values[8:20, 10:25] = 255
+    values[7, 10:13] = values[20:22, 23:25] = 1
+    Image.fromarray(values).save(tmp_path / "1.png")
+    with pytest.raises(InputError, match="specks of 1 and areas of 255, as a JPEG makes"):
+        read_mask(tmp_path / "1.png")
+    values[10:13, 12:15] = 1  # an object within what nobody knows
+    Image.fromarray(values).save(tmp_path / "1.png")
+    assert np.array_equal(read_mask(tmp_path / "1.png"), values)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_is_turned_as_its_picture(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = np.zeros((24, 32, 3), np.uint8)
+    picture[4:10, 5:20] = 255
+    Image.fromarray(picture).save(tmp_path / "1.tif", exif=exif)
+    Image.fromarray(picture[..., 0]).save(tmp_path / "1.png", exif=exif)
+    image, mask = read_pair(tmp_path / "1.tif", tmp_path / "1.png")
+    assert np.array_equal(mask == 1, image[..., 0] == 255) and mask.sum() == 90
 
 
 def test_pair(tmp_path):

@@ -39,7 +39,9 @@ def add(
     images, masks = (root / folder for folder in folders)
     for folder in (images, masks):
         folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((*mask.shape[:2], 3), 99, np.uint8)).save(images / f"{name}.jpg")
+    picture = np.full((*mask.shape[:2], 3), 99, np.uint8)
+    picture[: len(mask) // 2] = 160
+    Image.fromarray(picture).save(images / f"{name}.jpg")
     Image.fromarray(mask).save(masks / f"{name}{mark}.png")
 
 

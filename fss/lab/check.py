@@ -7,12 +7,17 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import chain
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from fss.config import DataConfig
 from fss.data import open_whole
 from fss.data.dataset import Dataset, Reader
+from fss.data.pictures import IGNORE
+from fss.data.splits import some
 from fss.errors import InputError
+
+FLAT = 12  # of 256: so little between dark and bright pixels tells a network nothing
 
 
 def check_data(
@@ -33,6 +38,18 @@ def check_data(
         file that cannot be used, whatever number of classes a picture shows.
     """
     notes, datasets, problems = open_whole(spec, fold=fold, size=size, options=options)
+    for dataset in datasets:
+        small = [name for name, images in dataset.images.items() if len(images) == 1]
+        if small:
+            notes.append(
+                f"too few pictures: {some(small)} with one each, where an episode needs at least two; "
+                "add pictures, or leave such classes out with --skip-small-classes"
+            )
+        if not dataset.images:
+            notes.append(
+                f"no {dataset.split} class, which fss {'eval' if dataset.split == 'test' else 'train'} needs: "
+                "classes are shared out to train, val and test, so it takes at least three"
+            )
 
     def found() -> Iterator[str]:
         said = set()
@@ -67,7 +84,10 @@ def _leave_signals_to_the_parent() -> None:
 
 def _problem(reader: Reader, size: int, sample: tuple[str, str]) -> str | None:
     try:
-        reader.read(*sample, size)
+        picture, labels = reader.read(*sample, size)
     except InputError as error:
         return str(error)
-    return None
+    known = picture[labels != IGNORE]
+    low, high = np.percentile(known, [1, 99]).tolist() if known.size else (0, 255)
+    flat = f"{'/'.join(sample)} comes out without contrast, with values from {low:.0f} to {high:.0f} of 0 to 255"
+    return None if high - low >= FLAT else f"{flat}; save it with 8 bits over the whole range"
