@@ -1,4 +1,4 @@
-"""The command line: ``fss train | eval | predict | download``.
+"""The command line: ``fss train | eval | predict``.
 
 A command is a function in ``COMMANDS``; its parameters are its options. ``fss.lab.commands`` adds
 the lab's, and ``fss.__main__`` puts the two together. Heavy imports wait until a command runs, so
@@ -196,33 +196,10 @@ def predict(
     print(f"{out}: {100 * share:.1f} % of the picture is object" if share else NOTHING_FOUND.format(query))
 
 
-def download(
-    what: Annotated[
-        str,
-        _help(
-            help="pascal5i (VOC 2012 and SBD, merged), fss1000 (how to get it), or the weights of "
-            "resnet50, resnet101, vgg16_bn or resnet50_deep",
-            metavar="NAME",
-        ),
-        tyro.conf.Positional,
-    ],
-    out: Annotated[
-        Path | None,
-        _help(help="folder for it; default: data, or torch's cache for weights", metavar="PATH"),
-    ] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Fetch a data set or ImageNet weights over https; goes on where it was cut, checks hashes."""
-    from fss.download import download as fetch
-
-    print(fetch(what, out, progress=not quiet))
-
-
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": eval,
     "predict": predict,
-    "download": download,
 }
 SHARING = {"train", "eval"}  # whose work several processes may share; the other commands refuse a launcher
 

@@ -16,7 +16,7 @@ PREDICT = ["predict", "--checkpoint", "{world}/run", "--query", PICTURE + "2.jpg
 OUT = ["--out", "{tmp}/mask.png"]
 
 ARGUMENTS = {
-    "no command": ([], "train, eval, predict, download, check, bench, compare, ablate"),
+    "no command": ([], "train, eval, predict, check, download, bench, compare, ablate"),
     "no such option": ([*EVAL, "--episode", "3"], "Perhaps you meant: --episodes"),
     "no such flag": ([*TRAIN, "--resum"], "Perhaps you meant: --resume"),
     "a flag turned round": ([*EVAL, "--cache"], "Perhaps you meant: --no-cache"),
@@ -57,7 +57,10 @@ BAD = {
     "no folder named": ([*EVAL, "--data", "folder:"], "names no folder"),
     "a file": ([*TRAIN, "--data", "folder:{world}/file"], "no folder {world}/file"),
     "empty folder": ([*TRAIN, "--data", "folder:{world}/empty"], "no class folders"),
-    "no classes in it": ([*EVAL, "--data", "folder:{world}/data/it's class 5"], "5 is a single class; give the folder that"),
+    "no classes in it": (
+        [*EVAL, "--data", "folder:{world}/data/it's class 5"],
+        "5 is a single class; give",
+    ),
     "pictures, not classes": ([*EVAL, "--data", "folder:{world}"], "no pictures in {world}/run"),
     "no mask": (
         [*TRAIN, "--data", "folder:{world}/unpaired"],

@@ -23,11 +23,12 @@ from scipy.io import savemat
 from timm.models import get_pretrained_cfg
 from torchvision.models import get_model_weights
 
-from fss import download as module
 from fss.data.voc import Voc
-from fss.download import KNOWN, WEIGHTS, Source, download, fetch, weights_file
+from fss.download import WEIGHTS, Source, fetch, weights_file
 from fss.errors import InputError
 from fss.files import held
+from fss.lab import download as lab
+from fss.lab.download import KNOWN, download
 
 CERTIFICATE = Path(__file__).parent / "localhost.pem"
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -311,7 +312,7 @@ def published(server, monkeypatch) -> dict[str, Source]:
         compressed = name == "SBD"
         archive = tar(noise, *members, compressed=compressed)
         sources[name] = server.publish(f"{name}.{'tgz' if compressed else 'tar'}", archive)
-        monkeypatch.setattr(module, name, sources[name])
+        monkeypatch.setattr(lab, name, sources[name])
     return sources
 
 
@@ -325,7 +326,7 @@ def said(tmp_path_factory):
             *args,
             folder=tmp_path_factory.mktemp("said"),
             environment={"SSL_CERT_FILE": str(CERTIFICATE), "no_proxy": "*"},
-            patches={f"fss.download.{name}": source for name, source in sources.items()},
+            patches={f"fss.lab.download.{name}": source for name, source in sources.items()},
         )
         return process.end(), process.out, process.err
 
@@ -371,7 +372,7 @@ def test_a_stopped_download_is_gone_on_from(published, server, tmp_path):
     options = {
         "folder": tmp_path,
         "environment": {"SSL_CERT_FILE": str(CERTIFICATE), "no_proxy": "*"},
-        "patches": {"fss.download.VOC": source, "fss.download.SBD": published["SBD"]},
+        "patches": {"fss.lab.download.VOC": source, "fss.lab.download.SBD": published["SBD"]},
     }
     process = Fss("download", "pascal5i", "--out", tmp_path / "data", **options)
     part = tmp_path / "data" / "VOC.tar.part"
@@ -437,8 +438,8 @@ def test_voc_and_sbd_are_those_that_torchvision_knows():
     from torchvision.datasets import SBDataset
     from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-    assert (module.VOC.url, module.SBD.url) == (DATASET_YEAR_DICT["2012"]["url"], SBDataset.url)
-    assert all(len(bytes.fromhex(source.sha256)) == 32 for source in (module.VOC, module.SBD))
+    assert (lab.VOC.url, lab.SBD.url) == (DATASET_YEAR_DICT["2012"]["url"], SBDataset.url)
+    assert all(len(bytes.fromhex(source.sha256)) == 32 for source in (lab.VOC, lab.SBD))
 
 
 def test_fss1000_is_explained_and_not_fetched(said):
@@ -449,7 +450,7 @@ def test_fss1000_is_explained_and_not_fetched(said):
 
 
 def test_the_help_names_all_that_can_be_had(capsys):
-    from fss.cli import main
+    from fss.__main__ import main
 
     with pytest.raises(SystemExit):
         main(["download", "--help"])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from archives import GOOD, hole, names, special, tar
 
-from fss import download as module
-from fss.download import unpack
 from fss.errors import InputError
+from fss.lab import download as module
+from fss.lab.download import unpack
 
 
 def hostile(outside: Path) -> dict[str, tuple[bytes, str]]:

@@ -1,4 +1,4 @@
-"""The lab's commands: ``fss check | bench | compare | ablate | reproduce | replay``.
+"""The lab's commands: ``fss check | download | bench | compare | ablate | reproduce | replay``.
 
 Importing this module registers them.
 """
@@ -92,6 +92,28 @@ def check(
         print(problem)
     print(f"{data}: {f'{found} problem' + 's' * (found > 1) if found else 'every picture is sound'}")
     sys.exit(1 if found else 0)
+
+
+def download(
+    what: Annotated[
+        str,
+        _help(
+            help="pascal5i (VOC 2012 and SBD, merged), fss1000 (how to get it), or the weights of "
+            "resnet50, resnet101, vgg16_bn or resnet50_deep",
+            metavar="NAME",
+        ),
+        tyro.conf.Positional,
+    ],
+    out: Annotated[
+        Path | None,
+        _help(help="folder for it; default: data, or torch's cache for weights", metavar="PATH"),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch a data set or ImageNet weights over https; goes on where it was cut, checks hashes."""
+    from fss.lab.download import download as fetch
+
+    print(fetch(what, out, progress=not quiet))
 
 
 def bench(
@@ -239,6 +261,7 @@ def replay(
 
 COMMANDS |= {
     "check": check,
+    "download": download,
     "bench": bench,
     "compare": compare,
     "ablate": ablate,

@@ -40,7 +40,11 @@ TREES = {  # picture, mask, other files; kind that reads it; what the line says
     "one class": (("{}.jpg", "{}.png"), "", "is a single class; give the folder that holds it"),
     "two folders": (("images/{}.jpg", "masks/{}.png"), "semantic", "once classes.txt names the labels"),
     "all png": (("images/{}.png", "masks/{}.png"), "semantic", "holds images/ and masks/"),
-    "with legend": (("images/{}.jpg", "labels/{}.png", "classes.txt"), "semantic", "images/ and labels/, which semantic:"),
+    "with legend": (
+        ("images/{}.jpg", "labels/{}.png", "classes.txt"),
+        "semantic",
+        "images/ and labels/, which semantic:",
+    ),
     "a split deeper": (("train/images/{}.png", "train/masks/{}.png"), "semantic", "train holds images/ and masks/"),
     "cvat": (
         ("JPEGImages/{}.jpg", "SegmentationClass/{}.png", "labelmap.txt", "ImageSets/Segmentation/default.txt"),
@@ -106,9 +110,7 @@ def test_names_in_capitals_are_read_like_small_ones(tmp_path):
     for kind, suffixes in (("small", (".jpg", ".png")), ("capital", (".JPG", ".PNG"))):
         for name in ("a", "b", "c"):
             build(tmp_path / kind, *(f"{name}/{{}}{suffix}" for suffix in suffixes))
-    small, capital = (
-        open_dataset(f"folder:{tmp_path / kind}", split="test", size=64) for kind in ("small", "capital")
-    )
+    small, capital = (open_dataset(f"folder:{tmp_path / kind}", split="test", size=64) for kind in ("small", "capital"))
     assert small.classes == capital.classes
     for ours, theirs in zip(small.images.values(), capital.images.values(), strict=True):
         assert [name.upper() for name in ours] == [name.upper() for name in theirs]
