@@ -119,6 +119,7 @@ def eval(  # noqa: A001
     shots: Annotated[int | None, _help(help="support pictures an episode; default: 1")] = None,
     episodes: Annotated[int | None, _help(help="episodes of the list; default: 1000")] = None,
     seed: Annotated[int | None, _help(help="of the episode list; default: 0")] = None,
+    ways: Annotated[int | None, _help(help="classes that each query is asked for at once; default: 1")] = None,
     size: Annotated[int | None, _help(help="side of the pictures; default: as the checkpoint was trained")] = None,
     list: Annotated[  # noqa: A002
         Path | None, _help(help="evaluate this saved list instead", metavar="PATH")
@@ -151,7 +152,7 @@ def eval(  # noqa: A001
         options=options,
         scoring=scoring,
         allow_leak=allow_leak,
-        asked={"shots": shots, "episodes": episodes, "seed": seed},
+        asked={"shots": shots, "episodes": episodes, "seed": seed, "ways": ways},
         support=support,
         size=size,
         saved=list,
