@@ -1,4 +1,4 @@
-"""The command line: ``fss train | eval | predict``.
+"""The command line: ``fss train | eval``.
 
 A command is a function in ``COMMANDS``; its parameters are its options. ``fss.lab.commands`` adds
 the lab's, and ``fss.__main__`` puts the two together. Heavy imports wait until a command runs, so
@@ -170,37 +170,9 @@ def eval(  # noqa: A001
         print(*summary(result), sep="\n")
 
 
-def predict(
-    support: Annotated[
-        tyro.conf.UseAppendAction[tuple[tuple[Path, Path], ...]],
-        _help(help="a labelled picture and its mask", metavar="IMAGE MASK"),
-    ],
-    query: Annotated[Path, _help(help="the picture to segment", metavar="IMAGE")],
-    out: Annotated[Path, _help(help="the mask, a PNG of 0 and 255", metavar="MASK")],
-    checkpoint: Annotated[str, _help(help="a shipped name, a file, or a run's folder")] = "best-lite0-photos",
-    size: Annotated[int | None, _help(help="side the pictures are fitted into; default: as trained")] = None,
-    device: Device = "cpu",
-    backbone_weights: BackboneWeights = None,
-    modules: Import = (),
-) -> None:
-    """Segment a picture by one or more labelled pictures of the same kind of object."""
-    import_modules(modules)
-    if not support:
-        raise InputError("--support: give at least one labelled picture, --support IMAGE MASK")
-    from fss.checkpoint import load
-    from fss.engine import check_device
-    from fss.predict import NOTHING_FOUND, predict_files
-
-    check_device(device)
-    model = load(checkpoint, pretrained=backbone_weights or True).to(device)
-    share = predict_files(model, support, query, out, size)
-    print(f"{out}: {100 * share:.1f} % of the picture is object" if share else NOTHING_FOUND.format(query))
-
-
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": eval,
-    "predict": predict,
 }
 SHARING = {"train", "eval"}  # whose work several processes may share; the other commands refuse a launcher
 

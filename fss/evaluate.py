@@ -27,6 +27,7 @@ from fss.features import FeatureBatch, FeatureSource, features_of
 from fss.leak import leaked
 from fss.metrics import EpisodeTally
 from fss.model import DANet
+from fss.predict import exclusive
 from fss.prototypes import attended, average, best_of, em, kmeans, nearest, superpixels
 from fss.resize import resize, share_of
 
@@ -51,16 +52,6 @@ def network(model: DANet) -> Predictor:
         return exclusive(logits[:, 1] - logits[:, 0], ways)
 
     return predict
-
-
-def exclusive(scores: Tensor, ways: int = 1) -> Tensor:
-    """Turn scores [B,h,w] into labels: 1 where a score is above 0, the ground's, and the highest of its query.
-
-    Each ``ways`` episodes in a row ask one query for different classes, so that a pixel gets one of them or none.
-    """
-    groups = scores.unflatten(0, (-1, ways))
-    highest = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, groups.argmax(1, keepdim=True), True)
-    return (highest & (groups > 0)).flatten(0, 1).long()
 
 
 def all_foreground(batch: FeatureBatch, ways: int = 1) -> Tensor:
