@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
@@ -19,11 +19,17 @@ from fss.errors import InputError
 from fss.files import check_writable, names_in, write_atomically
 from fss.model import DANet
 from fss.predict import NOTHING_FOUND, encode, label
-from fss.viz import HIT, Picture, outline, strip, tinted
+from fss.viz import FALSE_ALARM, HIT, MISS, Picture, outline, strip, tinted
 
 TINT = 0.45
 COLUMNS, SHOWN = 5, 100  # pictures in a row of an overview, and in all of it
 THUMBNAIL = 320  # pixels of a side
+
+PALETTE = palette()  # VOC's, but for the first classes: colours that nobody takes for one another (Okabe and Ito)
+PALETTE[1:8] = [
+    np.multiply(to_rgb(color), 255).round()
+    for color in (HIT, FALSE_ALARM, MISS, "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+]
 
 Pairs = Sequence[tuple[Path, Path]]
 
@@ -41,7 +47,7 @@ def label_files(
     """Write a mask for each query; yield, for each, whether it was made and a line about it.
 
     Where pictures of the support are called ``NAME=PICTURE``, each name is a class: a mask then holds
-    the number of a class, or 0, in VOC's colours, and a text file names number n in line n
+    the number of a class, or 0, in the colours of ``PALETTE``, and a text file names number n in line n
     (`classes.txt` of a folder, else beside the mask). Otherwise a mask holds 0 and 255. Where nothing
     is found, it is 0 everywhere: then the query may lack the object, which is no error.
 
@@ -81,7 +87,7 @@ def label_files(
         raise InputError(f"{query}: is both support and query; its mask is known already")
     codes = [encode(model, [read_pair(*pair) for pair in pairs], size) for pairs in classes.values()]
     named = "" not in classes
-    colors = {n: to_hex(palette()[n] / 255) if named else HIT for n in range(1, len(classes) + 1)}
+    colors = {n: to_hex(PALETTE[n] / 255) for n in range(1, len(classes) + 1)}
     shown: dict[str, Picture] = {}
     for path, source in tqdm(queries.items(), desc="label", unit="picture", disable=not (progress and folder)):
         try:
@@ -94,7 +100,7 @@ def label_files(
         labels = label(model, codes, picture, size)
         image = Image.fromarray(labels if named else labels * np.uint8(255))
         if named:
-            image.putpalette(palette().tobytes())
+            image.putpalette(PALETTE.tobytes())
         save_picture(path, image)
         if overlay is not None and len(shown) < SHOWN:
             for n, color in colors.items():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from bad_input import said  # noqa: F401  a fixture
+from matplotlib.colors import to_rgb
 from PIL import Image
 from tiny import network, write_boxes
 
@@ -14,6 +15,7 @@ from fss.data.pictures import read_pair, read_rgb
 from fss.errors import InputError
 from fss.lab.label import label_files
 from fss.predict import encode, label, predict_array
+from fss.viz import FALSE_ALARM, HIT
 
 OTHER = "it's class 0/2.jpg"
 
@@ -175,7 +177,9 @@ def test_a_label_map_reads_back_by_its_numbers_names_and_colours(street, tmp_pat
     truth[5:25, 5:25], truth[20:45, 40:70] = 1, 2
     wrong = labels != truth
     assert wrong.mean() < 0.05 and set(np.unique(labels)) == {0, 1, 2}
-    assert (shown[labels == 1] == (128, 0, 0)).all() and (shown[labels == 2] == (0, 128, 0)).all()  # VOC's colours
+    assert (shown[labels == 0] == 0).all()
+    for n, color in enumerate((HIT, FALSE_ALARM), 1):
+        assert (shown[labels == n] == np.round(np.multiply(to_rgb(color), 255))).all()
     assert (tmp_path / "labels.txt").read_text() == "red\nblue\n"
     shares = [100 * (labels == n).mean() for n in (1, 2)]
     assert made and line == f"{out}: {shares[0]:.1f} % red, {shares[1]:.1f} % blue"
