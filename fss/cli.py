@@ -132,6 +132,9 @@ def eval(  # noqa: A001
     cache: Annotated[bool, _help(help="extract the features anew, without the cache on disk")] = True,
     device: Device = "cpu",
     workers: Workers = -1,
+    backbone: Annotated[
+        str | None, _help(help="of a reference: efficientnet_lite1, resnet50, timm:NAME ...", metavar="NAME")
+    ] = None,
     backbone_weights: BackboneWeights = None,
     modules: Import = (),
     quiet: Quiet = False,
@@ -161,6 +164,7 @@ def eval(  # noqa: A001
         cache=cache,
         device=device,
         workers=processes(workers),
+        backbone=backbone,
         pretrained=backbone_weights or True,
         progress=not quiet,
     )

@@ -332,6 +332,7 @@ def evaluate_checkpoint(
     save_list: Path | None = None,
     skip_small_classes: bool = False,
     device: str = "cpu",
+    backbone: str | None = None,
     pretrained: bool | Path = True,
     progress: bool = False,
     **how: Any,
@@ -351,6 +352,7 @@ def evaluate_checkpoint(
         save_list: where to write the list.
         skip_small_classes: leave out classes with fewer pictures than an episode needs.
         device: cpu, cuda ...; a launcher's processes share the work.
+        backbone: of a reference; by default that of the shipped networks.
         pretrained: the backbone's weights, as for ``DANet``.
         progress: show bars, in the main process.
         how: further options of ``evaluate``.
@@ -360,12 +362,15 @@ def evaluate_checkpoint(
     """
     accelerator = start(device)
     if is_reference(checkpoint):
-        model = DANet(DANetConfig.published(lda=False, pca=False), pretrained=pretrained)
+        plain = DANetConfig.published(lda=False, pca=False)
+        model = DANet(plain.override({"backbone": backbone or plain.backbone}), pretrained=pretrained)
         predict = reference(checkpoint, model)
     else:
         names = [*REFERENCES, *(f"{head}:P" for head in CLUSTERINGS)]
         if not Path(checkpoint).exists() and (meant := closest(checkpoint.strip().lower(), names)):
             raise InputError(f"{checkpoint}: no such checkpoint or reference; did you mean {meant!r}?")
+        if backbone is not None:
+            raise InputError(f"--backbone {backbone}: is of a reference, and {checkpoint} has its own; leave it out")
         model, predict = load(checkpoint, pretrained=pretrained), None
     size = model.trained.get("size", 224) if size is None else size
     dataset = open_dataset(data, split=split, fold=fold, size=size, options=options)
