@@ -8,7 +8,7 @@ from fss.errors import InputError, nearest
 from fss.settings import Settings
 
 BackboneName = Literal[
-    "efficientnet_lite0", "efficientnet_lite1", "resnet50", "resnet50_deep", "resnet101", "vgg16_bn", "own"
+    "efficientnet_lite0", "efficientnet_lite1", "resnet50", "resnet50_deep", "resnet101", "vgg16_bn", "timm:", "own"
 ]
 
 
@@ -17,8 +17,8 @@ class DANetConfig(Settings):
     """Everything that defines a network. ``DANetConfig()`` is ``DANetConfig.published()``.
 
     Attributes:
-        backbone: frozen feature extractor; ``"resnet50_deep"`` is PFENet's ResNet-50, ``"own"`` one
-            that was passed as ``DANet(config, backbone=...)``.
+        backbone: frozen feature extractor; ``"resnet50_deep"`` is PFENet's ResNet-50, ``"timm:NAME"`` one of
+            timm, ``"own"`` one that was passed as ``DANet(config, backbone=...)``.
         channels: C after the reduction of Eq. 4 (256 in the paper).
         lda: light-dense attention; without it the features go straight to the reduction.
         dense: the module of Eq. 5: ``"dense"``, or one of yours; see ``fss.attention.register``.

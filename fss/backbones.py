@@ -6,10 +6,11 @@ float RGB in 0..1; each backbone normalises them as its own weights were trained
 
 import hashlib
 import importlib
+import math
 import pickle
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -68,7 +69,7 @@ class Backbone(nn.Module):
         spread: the standard deviation, roughly, of block2 and block3, which layers that learn from them need.
         aligned: where the positions of a map lie in the picture; see ``fss.resize``.
         block2, block3, block4: the stages; ``backbone.block4(masked_block3)`` is what PFENet's
-            prior needs.
+            prior needs. None where a network is not run stage by stage.
     """
 
     mean: Tensor
@@ -76,9 +77,9 @@ class Backbone(nn.Module):
 
     def __init__(
         self,
-        block2: nn.Module,
-        block3: nn.Module,
-        block4: nn.Module,
+        block2: nn.Module | None,
+        block3: nn.Module | None,
+        block4: nn.Module | None,
         *,
         channels: tuple[int, int, int],
         strides: tuple[int, int, int],
@@ -122,10 +123,14 @@ class Backbone(nn.Module):
                 "not normalise: the backbone does"
             )
         normal = (images - self.mean) / self.std
-        block2 = self.block2(normal.contiguous(memory_format=torch.channels_last))
+        return Features(*(m.contiguous() for m in self.stages(normal.contiguous(memory_format=torch.channels_last))))
+
+    def stages(self, normal: Float[Tensor, "B 3 h w"]) -> Sequence[Tensor]:
+        """Return the three feature maps of normalised pictures."""
+        assert self.block2 and self.block3 and self.block4
+        block2 = self.block2(normal)
         block3 = self.block3(block2)
-        block4 = self.block4(block3)
-        return Features(block2.contiguous(), block3.contiguous(), block4.contiguous())
+        return block2, block3, self.block4(block3)
 
     def notes(self, size: int) -> tuple[str, ...]:
         """Return lines, like a data set's notes, for readers of scores at ``size`` pixels; mostly none."""
@@ -148,16 +153,76 @@ class Backbone(nn.Module):
         return digest.hexdigest()
 
 
+class Timm(Backbone):
+    """A network of timm: the last three maps of a pyramid, or a ViT after 1/2, 3/4 and all of its blocks.
+
+    ViTs take pictures whose sides are multiples of their patch; their maps are normalised and of one stride.
+    """
+
+    def __init__(self, name: str, pretrained: bool | str | Path) -> None:
+        import timm
+
+        options: Any = {"pretrained": bool(pretrained)}
+        given = None if isinstance(pretrained, bool) else _read_weights(Path(pretrained))
+        try:
+            with torch.device("meta"):  # shapes alone
+                whole: Any = timm.create_model(name.removeprefix("timm:"), pretrained=False)
+            wanted = whole.state_dict().keys()
+            if given is not None:
+                options["pretrained_cfg_overlay"] = {"state_dict": given}
+                if len(wanted - given.keys()) > len(wanted) / 10:  # a classifier may be missing; timm only warns
+                    raise KeyError(f"{len(wanted - given.keys())} of its {len(wanted)} weights are not in {pretrained}")
+            vit = hasattr(whole, "blocks") and hasattr(whole, "patch_embed") and hasattr(whole, "forward_intermediates")
+            options |= {"dynamic_img_size": True} if vit else {"features_only": True, "out_indices": (-3, -2, -1)}
+            net: Any = timm.create_model(name.removeprefix("timm:"), **options)
+        except Exception as error:  # timm, its hub and torch raise a dozen kinds
+            raise InputError(
+                f"{name} cannot be built ({one_line(error)}); take a name of timm.list_models(), or give its weights, "
+                "a state dict as timm has it, by --backbone-weights FILE"
+            ) from error
+        self.indices = [n * len(whole.blocks) // 4 - 1 for n in (2, 3, 4)] if vit else []
+        stride = max(whole.patch_embed.patch_size) if vit else 0
+        super().__init__(
+            None,
+            None,
+            None,
+            channels=(whole.embed_dim,) * 3 if vit else tuple(net.feature_info.channels()),
+            strides=(stride,) * 3 if vit else tuple(net.feature_info.reduction()),
+            normalisation=(whole.pretrained_cfg["mean"], whole.pretrained_cfg["std"]),
+            name=name,
+        )
+        self.net = net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        ramp = torch.linspace(-2, 2, 224).expand(1, 3, 224, 224)  # a size that every ViT and Swin takes
+        with torch.no_grad():  # to a power of two, so that it is the same on every machine
+            self.spread = 2.0 ** round(math.log2(torch.cat([m.flatten() for m in self.stages(ramp)[:2]]).std().item()))
+
+    def stages(self, normal: Float[Tensor, "B 3 h w"]) -> Sequence[Tensor]:
+        """Return the three feature maps of normalised pictures; ``InputError`` for a size that does not fit."""
+        patch = self.strides[0] if self.indices else 1
+        if any(side % patch for side in normal.shape[-2:]):
+            side = normal.shape[-1]
+            raise InputError(
+                f"{self.name} takes pictures whose sides are multiples of {patch}; the nearest to {side} px is "
+                f"{patch * max(1, round(side / patch))}"
+            )
+        if self.indices:
+            options: Any = {"indices": self.indices, "norm": True, "intermediates_only": True}
+            return self.net.forward_intermediates(normal, **options)
+        maps = self.net(normal)
+        return [m if m.shape[1] == c else m.permute(0, 3, 1, 2) for m, c in zip(maps, self.channels, strict=True)]
+
+
 def load_backbone(name: str, pretrained: bool | str | Path = True) -> Backbone:
     """Build a frozen backbone.
 
     Args:
-        name: one of ``BUILDERS``.
+        name: one of ``BUILDERS``, or ``timm:NAME`` for a network of timm, convolutional or a ViT.
         pretrained: ``True`` for ImageNet weights (carried by a package for efficientnet_lite0 and _lite1; for
             the others from torch's cache, into which ``fss.download`` fetches those of torchvision,
             or of timm's resnet50s for resnet50_deep), a path to a state dict (``.pth`` or
             ``.safetensors``; of torchvision, or for resnet50_deep of semseg, of timm's resnet50s or
-            of a whole PFENet), or ``False`` for random weights.
+            of a whole PFENet), or ``False`` for random weights. For ``timm:NAME``, timm fetches the
+            weights itself, and a path is to a state dict as timm has it.
 
     Returns:
         The backbone ``name``, or resnet50_deep where a file for resnet50 has its stem.
@@ -165,8 +230,10 @@ def load_backbone(name: str, pretrained: bool | str | Path = True) -> Backbone:
     Raises:
         InputError: unknown name, or weights that are missing, damaged or of another network.
     """
+    if name.startswith("timm:"):
+        return Timm(name, pretrained)
     if name not in BUILDERS:
-        raise InputError(f"unknown backbone {name!r}; {nearest(name, BUILDERS)}")
+        raise InputError(f"unknown backbone {name!r}; {nearest(name, BUILDERS)}, and timm:NAME")
     if pretrained is False:
         return BUILDERS[name](name, None)
     if pretrained is True:

@@ -1,4 +1,4 @@
-"""The command line: ``fss train | eval | predict``.
+"""The command line: ``fss train | eval``.
 
 A command is a function in ``COMMANDS``; its parameters are its options. ``fss.lab.commands`` adds
 the lab's, and ``fss.__main__`` puts the two together. Heavy imports wait until a command runs, so
@@ -119,6 +119,7 @@ def eval(  # noqa: A001
     shots: Annotated[int | None, _help(help="support pictures an episode; default: 1")] = None,
     episodes: Annotated[int | None, _help(help="episodes of the list; default: 1000")] = None,
     seed: Annotated[int | None, _help(help="of the episode list; default: 0")] = None,
+    ways: Annotated[int | None, _help(help="classes that each query is asked for at once; default: 1")] = None,
     size: Annotated[int | None, _help(help="side of the pictures; default: as the checkpoint was trained")] = None,
     list: Annotated[  # noqa: A002
         Path | None, _help(help="evaluate this saved list instead", metavar="PATH")
@@ -131,6 +132,9 @@ def eval(  # noqa: A001
     cache: Annotated[bool, _help(help="extract the features anew, without the cache on disk")] = True,
     device: Device = "cpu",
     workers: Workers = -1,
+    backbone: Annotated[
+        str | None, _help(help="of a reference: efficientnet_lite1, resnet50, timm:NAME ...", metavar="NAME")
+    ] = None,
     backbone_weights: BackboneWeights = None,
     modules: Import = (),
     quiet: Quiet = False,
@@ -151,7 +155,7 @@ def eval(  # noqa: A001
         options=options,
         scoring=scoring,
         allow_leak=allow_leak,
-        asked={"shots": shots, "episodes": episodes, "seed": seed},
+        asked={"shots": shots, "episodes": episodes, "seed": seed, "ways": ways},
         support=support,
         size=size,
         saved=list,
@@ -160,6 +164,7 @@ def eval(  # noqa: A001
         cache=cache,
         device=device,
         workers=processes(workers),
+        backbone=backbone,
         pretrained=backbone_weights or True,
         progress=not quiet,
     )
@@ -169,37 +174,9 @@ def eval(  # noqa: A001
         print(*summary(result), sep="\n")
 
 
-def predict(
-    support: Annotated[
-        tyro.conf.UseAppendAction[tuple[tuple[Path, Path], ...]],
-        _help(help="a labelled picture and its mask", metavar="IMAGE MASK"),
-    ],
-    query: Annotated[Path, _help(help="the picture to segment", metavar="IMAGE")],
-    out: Annotated[Path, _help(help="the mask, a PNG of 0 and 255", metavar="MASK")],
-    checkpoint: Annotated[str, _help(help="a shipped name, a file, or a run's folder")] = "best-lite0-photos",
-    size: Annotated[int | None, _help(help="side the pictures are fitted into; default: as trained")] = None,
-    device: Device = "cpu",
-    backbone_weights: BackboneWeights = None,
-    modules: Import = (),
-) -> None:
-    """Segment a picture by one or more labelled pictures of the same kind of object."""
-    import_modules(modules)
-    if not support:
-        raise InputError("--support: give at least one labelled picture, --support IMAGE MASK")
-    from fss.checkpoint import load
-    from fss.engine import check_device
-    from fss.predict import NOTHING_FOUND, predict_files
-
-    check_device(device)
-    model = load(checkpoint, pretrained=backbone_weights or True).to(device)
-    share = predict_files(model, support, query, out, size)
-    print(f"{out}: {100 * share:.1f} % of the picture is object" if share else NOTHING_FOUND.format(query))
-
-
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": eval,
-    "predict": predict,
 }
 SHARING = {"train", "eval"}  # whose work several processes may share; the other commands refuse a launcher
 

@@ -76,14 +76,29 @@ def draw_episode(dataset: Dataset, shots: int, seed: int, index: int, support: S
             return Episode(class_name, query, tuple(others))
         asked = _another_class(dataset, class_name, query, support, rng)
         if asked is not None:
-            picture = dataset.reader.picture(class_name, query)
-            names = tuple(name for name in dataset.images[asked] if dataset.reader.picture(asked, name) != picture)
-            return Episode(asked, query, tuple(names[i] for i in rng.permutation(len(names))[:shots]), class_name)
+            return _asking(dataset, asked, class_name, query, shots, rng)
     wanted = {
         "other": "shows two of its classes, as --support other needs",
         "absent": "is known not to show one of its classes, as --support absent and a training's absent=SHARE need",
     }
     raise InputError(f"{dataset.spec}, {dataset.split}: hardly a picture {wanted[support]}")
+
+
+def _asking(dataset: Dataset, asked: str, listed: str, query: str, shots: int, rng: np.random.Generator) -> Episode:
+    """Ask a query for a class that it is not listed under, with any of that class's other pictures."""
+    picture = dataset.reader.picture(listed, query)
+    names = tuple(name for name in dataset.images[asked] if dataset.reader.picture(asked, name) != picture)
+    return Episode(asked, query, tuple(names[i] for i in rng.permutation(len(names))[:shots]), listed)
+
+
+def _asked(dataset: Dataset, shots: int, seed: int, index: int, support: Support, ways: int) -> Iterator[Episode]:
+    """Yield the episodes of one query: that of ``draw_episode``, and those of ``ways`` - 1 other classes."""
+    own = draw_episode(dataset, shots, seed, index, support)
+    yield own
+    rng = np.random.default_rng([seed, index, ways])
+    others = [name for name in dataset.classes if name != own.class_name]
+    for place in rng.permutation(len(others))[: ways - 1]:
+        yield _asking(dataset, others[place], own.class_name, own.query, shots, rng)
 
 
 def _another_class(
@@ -182,27 +197,40 @@ class EpisodeList(Sequence[Episode]):
 
     @classmethod
     def sample(
-        cls, dataset: Dataset, *, shots: int, episodes: int, seed: int, support: Support = "own"
+        cls, dataset: Dataset, *, shots: int, episodes: int, seed: int, support: Support = "own", ways: int = 1
     ) -> "EpisodeList":
         """Draw the first ``episodes`` episodes of ``seed``; see ``draw_episode`` for ``support``.
 
+        With several ``ways`` each query is asked for so many classes (PANet): its own, in an episode as of
+        one way, and in episodes that follow it for others, all as likely, whether the query shows them or not.
+
         Raises:
-            InputError: no episodes asked for, a class with too few pictures, or no query that ``support`` can ask.
+            InputError: no episodes asked for, a class with too few pictures, no query that ``support`` can ask,
+                more ways than classes, or several with a ``support`` other than ``"own"``.
         """
-        for name, number, least in (("episodes", episodes, 1), ("seed", seed, 0)):
+        for name, number, least in (("episodes", episodes, 1), ("seed", seed, 0), ("ways", ways, 1)):
             if number < least:
                 raise InputError(f"{name} = {number}: use {least} or more")
+        if ways > min(len(dataset), 1 if support != "own" else ways):
+            raise InputError(f"ways = {ways}: there are {len(dataset)} classes, and --support {support} asks for one")
         check_shots(dataset, shots)
         source = dict(data=dataset.spec, split=dataset.split, fold=dataset.fold, shots=shots, seed=seed)
         return cls(
-            tuple(draw_episode(dataset, shots, seed, index, support) for index in range(episodes)),
-            source | ({} if support == "own" else {"support": support}),
+            tuple(
+                episode for index in range(episodes) for episode in _asked(dataset, shots, seed, index, support, ways)
+            ),
+            source | ({} if support == "own" else {"support": support}) | ({"ways": ways} if ways > 1 else {}),
         )
 
     @property
     def support(self) -> str:
         """Whose supports the list has: ``"own"``, ``"absent"`` or ``"other"``."""
         return str(self.source.get("support", "own"))
+
+    @property
+    def ways(self) -> int:
+        """How many classes each query is asked for, in episodes that follow one another."""
+        return int(self.source.get("ways") or 1)
 
     @property
     def sha256(self) -> str:

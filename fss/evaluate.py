@@ -27,6 +27,7 @@ from fss.features import FeatureBatch, FeatureSource, features_of
 from fss.leak import leaked
 from fss.metrics import EpisodeTally
 from fss.model import DANet
+from fss.predict import exclusive
 from fss.prototypes import attended, average, best_of, em, kmeans, nearest, superpixels
 from fss.resize import resize, share_of
 
@@ -34,8 +35,8 @@ BATCH = 8
 UNVERIFIED = "absent: no label says that a picture does not show the class that it is asked for"
 
 
-Predictor = Callable[[FeatureBatch], Tensor]
-"""Turns the features of a batch of episodes into labels [B,h,w], 1 for the object."""
+Predictor = Callable[..., Tensor]
+"""Turns the features of a batch of episodes into labels [B,h,w], 1 for the object; of several ways as ``exclusive``."""
 
 Likeness = Callable[[Tensor, Tensor, Tensor], Tensor]
 """How much a query [B,C,h,w] resembles each of M masks [B,K,M,h,w] of support features [B,K,C,h,w]: [B,M,h,w]."""
@@ -44,20 +45,23 @@ Likeness = Callable[[Tensor, Tensor, Tensor], Tensor]
 def network(model: DANet) -> Predictor:
     """Predict by a trained network."""
 
-    def predict(batch: FeatureBatch) -> Tensor:
+    def predict(batch: FeatureBatch, ways: int = 1) -> Tensor:
         code = model.encode_features(batch.support, batch.mask)
         size = (batch.target.shape[-2], batch.target.shape[-1])
-        return model.segment_features(batch.query, code, size).mask()
+        logits = model.segment_features(batch.query, code, size).logits
+        return exclusive(logits[:, 1] - logits[:, 0], ways)
 
     return predict
 
 
-def all_foreground(batch: FeatureBatch) -> Tensor:
+def all_foreground(batch: FeatureBatch, ways: int = 1) -> Tensor:
     """Call every pixel foreground: the floor of every table, about the mean object area."""
-    return torch.ones_like(batch.target)
+    return exclusive(torch.ones_like(batch.target), ways)
 
 
-def by_likeness(batch: FeatureBatch, likeness: Likeness, *, threshold: float = 0.0, aligned: bool = False) -> Tensor:
+def by_likeness(
+    batch: FeatureBatch, ways: int = 1, *, likeness: Likeness, threshold: float = 0.0, aligned: bool = False
+) -> Tensor:
     """Label each position by whether it resembles the support's object or its ground; nothing is trained.
 
     Object is where the likeness to the object minus that to the ground, averaged over block3 and block4, is
@@ -72,7 +76,7 @@ def by_likeness(batch: FeatureBatch, likeness: Likeness, *, threshold: float = 0
         shares = [share_of(batch.mask, label, support, aligned=aligned) for label in (1, 0)]
         object_, ground = likeness(query, support, torch.cat(shares, dim=2)).split(1, dim=1)
         score = score + resize(object_ - ground, size, aligned=aligned) / 2
-    return (score.squeeze(1) > threshold).to(batch.target.dtype)
+    return exclusive(score.squeeze(1) - threshold, ways)
 
 
 LIKENESSES: dict[str, Likeness] = {
@@ -136,21 +140,25 @@ def tally_episodes(
     dataset: Dataset,
     episodes: Sequence[Episode],
     *,
+    ways: int = 1,
     scoring: Scoring = Scoring(),
     progress: bool = False,
 ) -> EpisodeTally:
     """Predict every episode's query and count; class ids are places in ``dataset.classes``.
 
+    Of several ``ways``, as of ``EpisodeList.sample``, a pixel is given to one class of its query or to none.
     Several processes take the batches in turn, and all get the whole tally. The batches are those
     of one process, since convolutions may round otherwise in batches of another size.
     """
     places = {name: i for i, name in enumerate(dataset.classes)}
-    processes = PartialState()
-    first, stride = processes.process_index * BATCH, processes.num_processes * BATCH
-    mine = batch_indices(len(episodes), BATCH, first, stride)
+    processes, size = PartialState(), ways * max(1, BATCH // ways)
+    first, stride = processes.process_index * size, processes.num_processes * size
+    mine = batch_indices(len(episodes), size, first, stride)
+    if ways > 1:
+        predict = partial(predict, ways=ways)
     tally = EpisodeTally()
     with tqdm(total=len(mine), desc="evaluate", unit="episode", disable=not progress) as bar:
-        for batch in source.batches(episodes, BATCH, start=first, stride=stride):
+        for batch in source.batches(episodes, size, start=first, stride=stride):
             done = len(tally)
             asked = [episodes[i] for i in mine[done : done + len(batch.target)]]
             ids = torch.tensor([places[episode.class_name] for episode in asked])
@@ -209,7 +217,8 @@ def evaluate(
         holds the integers of every episode, in the list's order, and the name of its query picture, of
         which there are ``pictures``. Of a list with absent supports all IoUs are None, since there is no
         object; with other ones, ``stays`` is the mean share of the query's first object, which was not
-        asked for, that is marked.
+        asked for, that is marked. Of several ways, ``miou`` is PANet's, over the classes of each query's
+        label map; an episode is a query asked for one class; and ``fb_iou`` is None.
 
     Raises:
         InputError: a bad picture, an episode list of other data, or a leak.
@@ -233,8 +242,8 @@ def evaluate(
     labels_of = predict or network(model)
     shares: list[tuple[float, ...]] = []  # marked, and what stays, of each episode
 
-    def noted(batch: FeatureBatch) -> Tensor:
-        labels, labelled = labels_of(batch), batch.target != IGNORE
+    def noted(batch: FeatureBatch, **ways: int) -> Tensor:
+        labels, labelled = labels_of(batch, **ways), batch.target != IGNORE
         found = (labels == 1) & labelled
         parts = [found.sum((1, 2)) / labelled.sum((1, 2)).clamp(min=1)]
         if support == "other":
@@ -249,6 +258,7 @@ def evaluate(
         dataset,
         episodes.episodes,
         scoring=scoring,
+        ways=episodes.ways,
         progress=progress,
     )
     marked, *stays = (fsum(part) / len(tally) for part in zip(*gather_object(shares), strict=True))  # in any order
@@ -257,6 +267,7 @@ def evaluate(
         **(_nothing(tally) if support == "absent" else scores(tally, dataset.classes)),
         "marked": marked,
         **({"stays": stays[0]} if stays else {}),
+        **({"ways": episodes.ways, "fb_iou": None} if episodes.ways > 1 else {}),
         "support": support,
         "pictures": len({*tally.queries}),
         "counts": tally.to_json(),
@@ -321,6 +332,7 @@ def evaluate_checkpoint(
     save_list: Path | None = None,
     skip_small_classes: bool = False,
     device: str = "cpu",
+    backbone: str | None = None,
     pretrained: bool | Path = True,
     progress: bool = False,
     **how: Any,
@@ -333,13 +345,14 @@ def evaluate_checkpoint(
         split: train, val or test.
         fold: of data with folds.
         options: which pictures and classes.
-        asked: ``shots``, ``episodes`` and ``seed`` of the list, or None for the usual ones.
+        asked: ``shots``, ``episodes``, ``seed`` and ``ways`` of the list, or None for the usual ones.
         support: of which class the supports are, as for ``EpisodeList.sample``.
         size: side of the pictures in pixels; by default as the network was trained.
         saved: a saved list to evaluate; what is ``asked`` has to agree with it.
         save_list: where to write the list.
         skip_small_classes: leave out classes with fewer pictures than an episode needs.
         device: cpu, cuda ...; a launcher's processes share the work.
+        backbone: of a reference; by default that of the shipped networks.
         pretrained: the backbone's weights, as for ``DANet``.
         progress: show bars, in the main process.
         how: further options of ``evaluate``.
@@ -349,12 +362,15 @@ def evaluate_checkpoint(
     """
     accelerator = start(device)
     if is_reference(checkpoint):
-        model = DANet(DANetConfig.published(lda=False, pca=False), pretrained=pretrained)
+        plain = DANetConfig.published(lda=False, pca=False)
+        model = DANet(plain.override({"backbone": backbone or plain.backbone}), pretrained=pretrained)
         predict = reference(checkpoint, model)
     else:
         names = [*REFERENCES, *(f"{head}:P" for head in CLUSTERINGS)]
         if not Path(checkpoint).exists() and (meant := closest(checkpoint.strip().lower(), names)):
             raise InputError(f"{checkpoint}: no such checkpoint or reference; did you mean {meant!r}?")
+        if backbone is not None:
+            raise InputError(f"--backbone {backbone}: is of a reference, and {checkpoint} has its own; leave it out")
         model, predict = load(checkpoint, pretrained=pretrained), None
     size = model.trained.get("size", 224) if size is None else size
     dataset = open_dataset(data, split=split, fold=fold, size=size, options=options)
@@ -384,8 +400,9 @@ def _listed(
     episodes = EpisodeList.load(saved)
     has = {
         "shots": len(episodes[0].support) if len(episodes) else 0,
-        "episodes": len(episodes),
+        "episodes": len(episodes) // episodes.ways,
         "seed": episodes.source.get("seed"),
+        "ways": episodes.ways,
     }
     if support not in ("own", episodes.support):
         raise InputError(f"--support {support}: the list {saved} has {episodes.support} ones; leave --support out")
@@ -401,6 +418,7 @@ def summary(result: Mapping[str, Any]) -> Iterator[str]:
     where = (
         f"{result['classes']} classes{f' ({len(missed)} not covered)' if missed else ''}, {result['episodes']} "
         f"episodes of {result['shots']} shot, {result['data']} {result['split']}"
+        + (f", {result['ways']} classes a query" if "ways" in result else "")
     )
     if result["support"] == "absent":
         yield (
@@ -412,7 +430,8 @@ def summary(result: Mapping[str, Any]) -> Iterator[str]:
         stays = f"   stays {100 * result['stays']:.1f} %" if "stays" in result else ""
         yield (
             f"mIoU {100 * result['miou']:.1f} [{100 * low:.1f}, {100 * high:.1f}]   "
-            f"FB-IoU {100 * result['fb_iou']:.1f}{stays}   {where}"
+            + ("" if result["fb_iou"] is None else f"FB-IoU {100 * result['fb_iou']:.1f}{stays}   ")
+            + where
         )
     yield from result["notes"]
     if result["leaked_classes"]:

@@ -105,6 +105,10 @@ class DANet(nn.Module):
         self.backbone = backbone or load_backbone(named, pretrained)
         # A file of weights can make a resnet50 a resnet50_deep.
         self.config = config = config.override({"backbone": self.backbone.name or named})
+        if config.prior == "masked_input" and self.backbone.block4 is None:
+            raise InputError(
+                f"prior = masked_input runs block4 by itself, which {config.backbone} cannot; take another"
+            )
         c2, c3, _ = self.backbone.channels
         channels = config.channels
         self.light = self.dense = self.channel = None
@@ -202,6 +206,7 @@ class DANet(nn.Module):
 
     def masked_block4(self, block3: Float[Tensor, "B C H W"], mask: Tensor) -> Tensor:
         """Run block4 on block3 features masked by labels [B,h,w] (PFENet's order)."""
+        assert self.backbone.block4 is not None  # as this network was built
         return self.backbone.block4(block3 * self._share(mask, block3))
 
     def encode_features(self, support: Features, mask: Tensor) -> SupportCode:

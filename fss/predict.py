@@ -1,22 +1,28 @@
-"""Segment a picture file by labelled picture files."""
+"""Segment a picture by labelled pictures, each of any size."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from fss.data.dataset import to_tensor
-from fss.data.folder import save_picture
-from fss.data.pictures import letterbox_image, letterbox_mask, read_pair, read_rgb, unletterbox
-from fss.errors import InputError
-from fss.model import DANet
+from fss.data.pictures import letterbox_image, letterbox_mask, unletterbox
+from fss.model import DANet, SupportCode
 
 # Said of a query, by its name, whose prediction is background alone.
 NOTHING_FOUND = "nothing found: no pixel of {} is marked; the query may not show what the support's mask marks"
 
 
-@torch.no_grad()
+def exclusive(scores: torch.Tensor, ways: int = 1) -> torch.Tensor:
+    """Turn scores [B,h,w] into labels: 1 where a score is above 0, the ground's, and the highest of its query.
+
+    Each ``ways`` episodes in a row ask one query for different classes, so that a pixel gets one of them or none.
+    """
+    groups = scores.unflatten(0, (-1, ways))
+    highest = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, groups.argmax(1, keepdim=True), True)
+    return (highest & (groups > 0)).flatten(0, 1).long()
+
+
 def predict_array(
     model: DANet, support: Sequence[tuple[np.ndarray, np.ndarray]], query: np.ndarray, size: int
 ) -> np.ndarray:
@@ -31,45 +37,24 @@ def predict_array(
     Returns:
         Labels uint8 [H,W] of the query at its own size: 1 = object.
     """
+    return label(model, [encode(model, support, size)], query, size)
+
+
+@torch.no_grad()
+def encode(model: DANet, support: Sequence[tuple[np.ndarray, np.ndarray]], size: int) -> SupportCode:
+    """Encode the labelled pictures of one class, as ``predict_array`` takes them, for any number of queries."""
     device = model.backbone.mean.device
-    pictures = [to_tensor(letterbox_image(image, size)) for image, _ in support]
-    masks = [torch.from_numpy(letterbox_mask(mask, size)) for _, mask in support]
-    prediction = model(
-        to_tensor(letterbox_image(query, size))[None].to(device),
-        torch.stack(pictures)[None].to(device),
-        torch.stack(masks)[None].to(device),
-    )
-    labels = prediction.mask()[0].to(torch.uint8).cpu().numpy()
+    pictures = torch.stack([to_tensor(letterbox_image(image, size)) for image, _ in support])
+    masks = torch.stack([torch.from_numpy(letterbox_mask(mask, size)) for _, mask in support])
+    return model.encode_support(pictures[None].to(device), masks[None].to(device))
+
+
+@torch.no_grad()
+def label(model: DANet, classes: Sequence[SupportCode], query: np.ndarray, size: int) -> np.ndarray:
+    """Label a picture uint8 [H,W,3] by encoded classes: uint8 [H,W], n where it shows the n-th of them, or 0."""
+    features = model.backbone(to_tensor(letterbox_image(query, size))[None].to(model.backbone.mean.device))
+    logits = torch.cat([model.segment_features(features, code, (size, size)).logits for code in classes])
+    found = exclusive(logits[:, 1] - logits[:, 0], len(classes))
+    labels = (found * torch.arange(1, len(classes) + 1, device=found.device)[:, None, None]).sum(0)
     height, width = query.shape[:2]
-    return unletterbox(labels, (height, width))
-
-
-def predict_files(
-    model: DANet, support: Sequence[tuple[Path, Path]], query: Path, out: Path, size: int | None = None
-) -> float:
-    """Write the predicted mask of ``query`` to ``out``: a PNG of 0 and 255 at the query's size.
-
-    Where nothing is found, it is 0 everywhere: then the query may lack the object, which is no error.
-    ``size`` is that of ``predict_array``, by default the one that the network was trained at.
-
-    Returns:
-        The share of the picture that is object, 0..1; 0 only where no pixel is.
-
-    Raises:
-        InputError: a file that is no picture or mask, a query that is a support picture, a size
-            below 32, or an ``out`` that cannot be written or would overwrite an input.
-    """
-    size = model.trained.get("size", 224) if size is None else size
-    if size < 32:
-        raise InputError(f"size {size} px is too small; choose at least 32")
-    if out.suffix.lower() != ".png":
-        raise InputError(f"{out}: masks are written as PNG; let the name end in .png")
-    # Beside the query may lie its own label, by which one wants to judge the prediction.
-    inputs = {path.resolve() for path in (*sum(support, ()), query, query.with_suffix(".png"))}
-    if out.resolve() in inputs:
-        raise InputError(f"{out}: is one of the inputs, or the mask beside the query; choose another name for the mask")
-    if query.resolve() in [image.resolve() for image, _ in support]:
-        raise InputError(f"{query}: is both support and query; its mask is known already")
-    labels = predict_array(model, [read_pair(*pair) for pair in support], read_rgb(query), size)
-    save_picture(out, labels * np.uint8(255))
-    return float(labels.mean())
+    return unletterbox(labels.to(torch.uint8).cpu().numpy(), (height, width))

@@ -18,9 +18,12 @@ def _choices(hint: Any) -> list[Any]:
 
 
 def _admits(choice: Any, value: Any) -> bool:
-    """Whether ``value`` is this choice, or of this type (an int may be a float, a bool no int)."""
+    """Whether ``value`` is this choice (or begins with one that ends in a colon), or of this type.
+
+    An int may be a float, and a bool is no int.
+    """
     if not isinstance(choice, type):
-        return bool(value == choice)
+        return bool(value == choice if not str(choice).endswith(":") else str(value).startswith(choice))
     if isinstance(value, bool):
         return choice is bool
     return isinstance(value, int | float if choice is float else choice)

@@ -30,7 +30,7 @@ ARGUMENTS = {
 
 BAD = {
     "unknown command": (["evaluate"], "unknown command 'evaluate'; did you mean 'eval'?"),
-    "no support": ([*PREDICT, *OUT], "--support: give at least one labelled picture"),
+    "no support": ([*PREDICT, *OUT], "--support: give labelled pictures, as IMAGE MASK"),
     # names
     "unknown data": (["train", "--out", "{tmp}/o", "--data", "shape"], "did you mean 'shapes'?"),
     "unknown knob": ([*EVAL, "--data", "shapes:occlusin=1"], "did you mean 'occlusion'?"),

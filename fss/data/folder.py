@@ -167,8 +167,9 @@ def save_pair(stem: Path, image: np.ndarray, mask: np.ndarray) -> None:
     save_picture(stem.parent / f"{stem.name}.png", mask)
 
 
-def save_picture(path: Path, pixels: np.ndarray) -> None:
+def save_picture(path: Path, pixels: np.ndarray | Image.Image) -> None:
     """Write uint8 [H, W, 3] or [H, W] as a file of the name's format; `InputError` where that fails."""
     encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, format=Image.registered_extensions()[path.suffix.lower()], quality=95)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(encoded, format=Image.registered_extensions()[path.suffix.lower()], quality=95)
     write_atomically(path, encoded.getvalue())

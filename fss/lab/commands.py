@@ -1,4 +1,4 @@
-"""The lab's commands: ``fss check | download | bench | compare | ablate | reproduce | replay``.
+"""The lab's commands: ``fss predict | check | download | bench | compare | ablate | reproduce | replay``.
 
 Importing this module registers them.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from tqdm.auto import tqdm
 
 from fss.cli import (
     COMMANDS,
@@ -70,6 +71,41 @@ class Making:
 
 
 Shared = Annotated[Making, _help(name="", help="how runs are made")]
+
+
+def predict(
+    support: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[Path, Path], ...]],
+        _help(help="a labelled picture and its mask; of several classes NAME=IMAGE MASK", metavar="IMAGE MASK"),
+    ],
+    query: Annotated[Path, _help(help="the picture to segment, or a folder of pictures", metavar="IMAGE")],
+    out: Annotated[
+        Path,
+        _help(help="the mask, a PNG of 0 and 255, or of the classes' numbers; a folder for a folder", metavar="MASK"),
+    ],
+    overlay: Annotated[
+        Path | None, _help(help="a picture of the query under its mask, to look at", metavar="IMAGE")
+    ] = None,
+    checkpoint: Annotated[str, _help(help="a shipped name, a file, or a run's folder")] = "best-lite0-photos",
+    size: Annotated[int | None, _help(help="side the pictures are fitted into; default: as trained")] = None,
+    device: Device = "cpu",
+    backbone_weights: BackboneWeights = None,
+    modules: Import = (),
+    quiet: Quiet = False,
+) -> None:
+    """Segment pictures by one or more labelled pictures of the same kind of object, or of several kinds."""
+    import_modules(modules)
+    from fss.checkpoint import load
+    from fss.engine import check_device
+    from fss.lab.label import label_files
+
+    check_device(device)
+    model = load(checkpoint, pretrained=backbone_weights or True).to(device)
+    made = []
+    for sound, line in label_files(model, support, query, out, size=size, overlay=overlay, progress=not quiet):
+        tqdm.write(line, file=sys.stdout if sound else sys.stderr)
+        made.append(sound)
+    sys.exit(0 if all(made) else 1)
 
 
 def check(
@@ -260,6 +296,7 @@ def replay(
 
 
 COMMANDS |= {
+    "predict": predict,
     "check": check,
     "download": download,
     "bench": bench,

@@ -10,12 +10,12 @@ from fss.lab.commands import jobs_of
 
 
 def test_the_lab_registers_its_commands_and_the_core_alone_has_none_of_them():
-    assert list(COMMANDS)[-7:] == ["check", "download", "bench", "compare", "ablate", "reproduce", "replay"]
+    assert list(COMMANDS)[-8:] == ["predict", "check", "download", "bench", "compare", "ablate", "reproduce", "replay"]
     script = (
         "import sys, fss.cli; print(*fss.cli.COMMANDS, *(name for name in sys.modules if 'lab' in name.split('.')))"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["train", "eval", "predict"]
+    assert found.stdout.split() == ["train", "eval"]
 
 
 def test_a_whole_campaign_refuses_a_launcher_and_one_run_does_not(tmp_path, monkeypatch, capsys):
