@@ -204,12 +204,12 @@ def canvases_in(folder: Path) -> list[Canvas]:
     """
     if not folder.is_dir():
         raise InputError(f"no folder {folder}; give the path of one that holds pictures")
-    found = {Path(name).stem: folder / name for name in names_in(folder) if name.lower().endswith(SUFFIXES)}
+    names = [Path(name) for name in names_in(folder) if name.lower().endswith(SUFFIXES)]
+    found = [folder / name for stem in in_order({name.stem for name in names}) for name in names if name.stem == stem]
     if not found:
         raise InputError(f"no pictures in {folder}; they end in {', '.join(SUFFIXES)}")
     canvases = []
-    for stem in in_order(found):
-        path = found[stem]
+    for path in found:
         canvas = Canvas.read(path)
         canvas.home, mask = path, either_case(path.with_suffix(".png"))
         if mask.is_file():

@@ -126,5 +126,6 @@ def test_names_in_capitals_are_read_like_small_ones(tmp_path):
 def test_the_paint_box_takes_pictures_in_order_and_leaves_hidden_files_alone(tmp_path):
     for n in (1, 2, 10):
         pair(tmp_path / f"{n}.jpg", tmp_path / f"{n}.png")
+    Image.new("RGB", (56, 40)).save(tmp_path / "2.bmp")
     (tmp_path / "._1.jpg").write_bytes(b"what macOS leaves on other disks")
-    assert [canvas.name for canvas in canvases_in(tmp_path)] == ["1.jpg", "2.jpg", "10.jpg"]
+    assert [canvas.name for canvas in canvases_in(tmp_path)] == ["1.jpg", "2.bmp", "2.jpg", "10.jpg"]
