@@ -177,8 +177,8 @@ class Timm(Backbone):
             net: Any = timm.create_model(name.removeprefix("timm:"), **options)
         except Exception as error:  # timm, its hub and torch raise a dozen kinds
             raise InputError(
-                f"{name} cannot be built ({one_line(error)}); take a name of timm.list_models(), or give its weights, "
-                "a state dict as timm has it, by --backbone-weights FILE"
+                f"{name} cannot be built ({one_line(error)}); take a name of timm.list_models(), and where there "
+                "is no network its own weights, a state dict as timm has it, by --backbone-weights FILE"
             ) from error
         self.indices = [n * len(whole.blocks) // 4 - 1 for n in (2, 3, 4)] if vit else []
         stride = max(whole.patch_embed.patch_size) if vit else 0

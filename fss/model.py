@@ -102,13 +102,12 @@ class DANet(nn.Module):
         named = "own" if backbone else config.backbone
         if named == "own" and backbone is None:
             raise InputError("this network has a backbone of yours: pass it, as DANet or fss.load(..., backbone=...)")
+        whole = backbone.block4 is None if backbone else named.startswith("timm:")  # cannot run block4 by itself
+        if config.prior == "masked_input" and whole:
+            raise InputError(f"prior = masked_input runs block4 by itself, which {named} cannot; take another prior")
         self.backbone = backbone or load_backbone(named, pretrained)
         # A file of weights can make a resnet50 a resnet50_deep.
         self.config = config = config.override({"backbone": self.backbone.name or named})
-        if config.prior == "masked_input" and self.backbone.block4 is None:
-            raise InputError(
-                f"prior = masked_input runs block4 by itself, which {config.backbone} cannot; take another"
-            )
         c2, c3, _ = self.backbone.channels
         channels = config.channels
         self.light = self.dense = self.channel = None

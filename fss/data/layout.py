@@ -6,8 +6,8 @@ from pathlib import Path
 from fss.files import names_in
 
 SUFFIXES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # of pictures; beside them a .png is a mask
-PICTURES = ("images", "JPEGImages", "imgs", "img")
-MASKS = ("masks", "labels", "annotations", "SegmentationClass", "mask")
+PICTURES = ("images", "JPEGImages")  # the latter and SegmentationClass are CVAT's
+MASKS = ("masks", "labels", "annotations", "SegmentationClass")
 
 
 def recognised(root: Path) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from fss.config import DataConfig
 from fss.data.dataset import Dataset, narrowed
 from fss.data.folder import paired
 from fss.data.indexed import Indexed, check_labels, read_indices
-from fss.data.layout import recognised
+from fss.data.layout import MASKS, PICTURES, recognised
 from fss.data.legend import Legend, find_legend, tables
 from fss.data.lists import Pair, lines_of
 from fss.data.pictures import IGNORE, either_case
@@ -62,8 +62,8 @@ class Layout(Indexed):
         if legend.source.suffix == ".csv":
             return cls(root, root, "_mask", legend, labelled)
         return cls(
-            images=_first(root, ("images", "JPEGImages"), "pictures"),  # the latter and SegmentationClass are CVAT's
-            masks=_first(root, ("masks", "labels", "annotations", "SegmentationClass"), "masks"),
+            images=_first(root, PICTURES, "pictures"),
+            masks=_first(root, MASKS, "masks"),
             mark="",
             legend=legend,
             labelled=labelled,

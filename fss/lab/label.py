@@ -1,5 +1,6 @@
 """Label picture files by labelled picture files: one object or several classes, one query or a folder of them."""
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fss.data.pictures import letterbox_image, read_pair, read_rgb
 from fss.data.splits import in_order
 from fss.data.voc import palette
 from fss.errors import InputError
-from fss.files import check_writable, names_in, write_atomically
+from fss.files import names_in, write_atomically
 from fss.model import DANet
 from fss.predict import NOTHING_FOUND, encode, label
 from fss.viz import FALSE_ALARM, HIT, MISS, Picture, outline, strip, tinted
@@ -64,7 +65,8 @@ def label_files(
     Raises:
         InputError: a support that is no picture or mask, or of which only some have a name; a query that
             is a support picture; a single query that cannot be read; a folder without pictures, or with
-            two of one name; a size below 32; a file that cannot be written, or would overwrite an input.
+            two of one name; a size below 32; a file that cannot be written, or would overwrite an input or
+            the names of other classes.
     """
     size = model.trained.get("size", 224) if size is None else size
     if size < 32:
@@ -75,18 +77,26 @@ def label_files(
     if not folder and out.suffix.lower() != ".png":
         raise InputError(f"{out}: masks are written as PNG; let the name end in .png")
     overlay = out / "overview.png" if folder and overlay is None else overlay
+    named = "" not in classes
+    legend = (out / "classes.txt" if folder else out.with_suffix(".txt")) if named else None
+    names = "".join(f"{name}\n" for name in classes).encode()
+    if legend is not None and legend.exists() and legend.read_bytes() != names:
+        raise InputError(f"{legend}: is there already and names other classes; choose another --out")
+    if overlay is not None and (
+        overlay.resolve() in {path.resolve() for path in queries} or overlay.suffix.lower() != ".png"
+    ):
+        raise InputError(f"{overlay}: the overview is a PNG, and none of the masks; choose another --overlay")
     known = {path.resolve() for pairs in classes.values() for pair in pairs for path in pair}
     # Beside a query may lie its own label, by which one wants to judge the prediction.
     inputs = known | {path.resolve() for each in queries.values() for path in (each, each.with_suffix(".png"))}
     for path in (*queries, *([overlay] if overlay else [])):
         if path.resolve() in inputs:
             raise InputError(f"{path}: is one of the inputs, or the mask beside the query; choose another name for it")
-    if overlay is not None:
-        check_writable(overlay)
     if not folder and query.resolve() in known:
         raise InputError(f"{query}: is both support and query; its mask is known already")
     codes = [encode(model, [read_pair(*pair) for pair in pairs], size) for pairs in classes.values()]
-    named = "" not in classes
+    if legend is not None:
+        write_atomically(legend, names)
     colors = {n: to_hex(PALETTE[n] / 255) for n in range(1, len(classes) + 1)}
     shown: dict[str, Picture] = {}
     for path, source in tqdm(queries.items(), desc="label", unit="picture", disable=not (progress and folder)):
@@ -109,11 +119,10 @@ def label_files(
         shares = [(name, 100 * np.mean(labels == n)) for n, name in enumerate(classes, 1) if (labels == n).any()]
         found = ", ".join(f"{share:.1f} % {name or 'of the picture is object'}" for name, share in shares)
         yield True, f"{path}: {found}" if found else NOTHING_FOUND.format(source)
-    if named:
-        legend = out / "classes.txt" if folder else out.with_suffix(".txt")
-        write_atomically(legend, "".join(f"{name}\n" for name in classes).encode())
     if overlay is not None and shown:
-        _draw(shown, dict(zip(classes, colors.values(), strict=True))).savefig(overlay, dpi=150)
+        encoded = io.BytesIO()
+        _draw(shown, dict(zip(classes, colors.values(), strict=True))).savefig(encoded, dpi=150)
+        write_atomically(overlay, encoded.getvalue())
 
 
 def _by_class(support: Pairs) -> dict[str, list[tuple[Path, Path]]]:
@@ -123,6 +132,8 @@ def _by_class(support: Pairs) -> dict[str, list[tuple[Path, Path]]]:
         name, equals, path = str(image).partition("=")
         if not (name and equals) or image.exists():  # a file's own name may have that sign
             name, path = "", str(image)
+        if not path or not name.isprintable():
+            raise InputError(f"--support {str(image)!r}: write NAME=IMAGE, a name in one line and a picture's path")
         classes.setdefault(name, []).append((Path(path), mask))
     if not classes or ("" in classes and len(classes) > 1):
         raise InputError("--support: give labelled pictures, as IMAGE MASK, or all of them as NAME=IMAGE MASK")
@@ -141,7 +152,7 @@ def _outputs(query: Path, out: Path) -> dict[Path, Path]:
     pictures = {name.stem: name for name in names if name.suffix.lower() == ".png"} | pictures
     if not pictures:
         raise InputError(f"no pictures in {query}; they end in .png, {', '.join(SUFFIXES)}")
-    if out.suffix or out.is_file() or out.resolve() == query.resolve():
+    if out.suffix.lower() == ".png" or out.is_file() or out.resolve() == query.resolve():
         raise InputError(f"--out {out}: {query} is a folder, so give another folder for its masks")
     return {out / f"{stem}.png": query / pictures[stem] for stem in in_order(pictures)}
 
@@ -152,10 +163,11 @@ def _draw(pictures: Mapping[str, Picture], colors: Mapping[str, str]) -> Figure:
     rows = -(-len(pictures) // columns)
     blank = np.full((1, 1, 3), 255, np.uint8)
     padding = {" " * n: blank for n in range(1, rows * columns - len(pictures) + 1)}
-    figure, _ = strip({**pictures, **padding}, width=2.4 * columns if columns > 1 else 7, rows=rows)
+    shown = {name.replace("$", r"\$"): picture for name, picture in pictures.items()}  # no formulas
+    figure, _ = strip({**shown, **padding}, width=2.4 * columns if columns > 1 else 7, rows=rows)
     if "" not in colors:
         figure.legend(
-            handles=[Patch(facecolor=color, label=name) for name, color in colors.items()],
+            handles=[Patch(facecolor=color, label=name.replace("$", r"\$")) for name, color in colors.items()],
             loc="outside lower center",
             ncols=COLUMNS,
             frameon=False,

@@ -1,6 +1,8 @@
 # ruff: noqa: F811  fixtures are imported
 """``fss predict``: masks of one query or of a folder of them, of one object or of several classes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -160,8 +162,6 @@ def named(pictures):
 
 
 def as_paths(support):
-    from pathlib import Path
-
     return [(Path(image), mask) for image, mask in support]
 
 
@@ -236,21 +236,40 @@ def test_the_labels_are_the_argmax_over_the_classes_and_the_ground():
         (dict(out="masks.png"), "is a folder, so give another folder for its masks"),
         (dict(query="empty"), "no pictures in .*empty; they end in .png, .jpg"),
         (dict(mixed=True), "--support: give labelled pictures, as IMAGE MASK, or all of them as NAME=IMAGE MASK"),
-        (dict(overlay="red.bmp"), "red.bmp: is one of the inputs"),
+        (dict(overlay="red.bmp"), "red.bmp: the overview is a PNG, and none of the masks"),
+        (dict(overlay="blue.png"), "blue.png: is one of the inputs"),
+        (dict(overlay="masks/2.png"), "2.png: the overview is a PNG, and none of the masks"),
+        (dict(named="cat="), "--support 'cat=': write NAME=IMAGE"),
+        (dict(named="ca\nt={red}"), "write NAME=IMAGE, a name in one line"),
+        (dict(out="kept"), "classes.txt: is there already and names other classes; choose another --out"),
     ],
 )
 def test_what_a_folder_or_classes_cannot_be(street, tmp_path, change, message):
     queries, model, pictures = street
     (tmp_path / "empty").mkdir()
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "classes.txt").write_text("car\nbus\n")
     support = as_paths(named(pictures)[1])
     if "mixed" in change:
         support[0] = pictures["red"]
+    if "named" in change:
+        support[0] = (Path(change["named"].format(red=pictures["red"][0])), pictures["red"][1])
     overlay = tmp_path / change["overlay"] if "overlay" in change else None
     query, out = tmp_path / change.get("query", "street"), tmp_path / change.get("out", "masks")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=message):
         list(label_files(model, support, query, out, size=64, overlay=overlay))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_names_are_no_formulas_and_a_look_may_go_into_a_new_folder(street, tmp_path):
+    queries, model, pictures = street
+    odd = tmp_path / r"a$x_{$ \q.bmp"
+    (queries / "1.bmp").rename(odd)
+    support = [(Path(f"$\\q$={pictures['red'][0]}"), pictures["red"][1])]
+    look = tmp_path / "new" / "look.png"
+    ((made, line),) = label_files(model, support, odd, tmp_path / "m.png", size=64, overlay=look)
+    assert made and look.is_file() and (tmp_path / "m.txt").read_text() == "$\\q$\n"
 
 
 def test_two_pictures_of_one_name_would_get_one_mask(street, tmp_path):
