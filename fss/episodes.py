@@ -211,11 +211,11 @@ class EpisodeList(Sequence[Episode]):
         for name, number, least in (("episodes", episodes, 1), ("seed", seed, 0), ("ways", ways, 1)):
             if number < least:
                 raise InputError(f"{name} = {number}: use {least} or more")
+        check_shots(dataset, shots)
         if ways > (most := len(dataset) if support == "own" else 1):
             raise InputError(
                 f"ways = {ways}: there are {len(dataset)} classes; with support {support!r} use at most {most}"
             )
-        check_shots(dataset, shots)
         source = dict(data=dataset.spec, split=dataset.split, fold=dataset.fold, shots=shots, seed=seed)
         return cls(
             tuple(

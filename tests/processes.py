@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["fss.__main__", "fss.lab.check", "fss.lab.label", "fss.train", "timm"])
+CONTEXT.set_forkserver_preload(["fss.__main__", "fss.lab.check", "fss.predict", "fss.train", "timm"])
 PATIENCE = 240  # seconds; only a hanging test takes that long
 
 
