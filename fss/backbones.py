@@ -127,7 +127,7 @@ class Backbone(nn.Module):
 
     def stages(self, normal: Float[Tensor, "B 3 h w"]) -> Sequence[Tensor]:
         """Return the three feature maps of normalised pictures."""
-        assert self.block2 and self.block3 and self.block4
+        assert self.block2 is not None and self.block3 is not None and self.block4 is not None
         block2 = self.block2(normal)
         block3 = self.block3(block2)
         return block2, block3, self.block4(block3)
@@ -157,6 +157,7 @@ class Timm(Backbone):
     """A network of timm: the last three maps of a pyramid, or a ViT after 1/2, 3/4 and all of its blocks.
 
     ViTs take pictures whose sides are multiples of their patch; their maps are normalised and of one stride.
+    Raises `InputError` for a name that timm does not know, and for weights that are missing or of another network.
     """
 
     def __init__(self, name: str, pretrained: bool | str | Path) -> None:
@@ -208,7 +209,10 @@ class Timm(Backbone):
         if self.indices:
             options: Any = {"indices": self.indices, "norm": True, "intermediates_only": True}
             return self.net.forward_intermediates(normal, **options)
-        maps = self.net(normal)
+        try:
+            maps = self.net(normal)
+        except AssertionError as error:  # timm's, of a network of a single size
+            raise InputError(f"{self.name} does not take this size ({one_line(error)}); choose its own") from error
         return [m if m.shape[1] == c else m.permute(0, 3, 1, 2) for m, c in zip(maps, self.channels, strict=True)]
 
 

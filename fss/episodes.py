@@ -269,6 +269,10 @@ class EpisodeList(Sequence[Episode]):
         if not self.episodes:
             raise InputError("the episode list is empty; sample a new one")
         shots = len(self.episodes[0].support)
+        for first in range(0, len(self) if self.ways > 1 else 0, self.ways):
+            group = self.episodes[first : first + self.ways]
+            if len({each.class_name for each in group}) < self.ways or len({(e.listed, e.query) for e in group}) > 1:
+                raise InputError(f"episodes from {first} on do not ask one query for {self.ways} classes; sample anew")
         for number, episode in enumerate(self.episodes):
             pairs = [(episode.listed, episode.query), *((episode.class_name, name) for name in episode.support)]
             absent = [name for class_name, name in pairs if name not in dataset[class_name].names]

@@ -96,6 +96,17 @@ def test_a_vit_names_the_nearest_size_that_fits():
         backbone(torch.rand(1, 3, 256, 256))
 
 
+def test_a_network_of_a_single_size_says_so():
+    backbone = load_backbone("timm:swin_tiny_patch4_window7_224", False)
+    assert [map_.shape[1:] for map_ in backbone(torch.rand(1, 3, 224, 224))] == [
+        (192, 28, 28),
+        (384, 14, 14),
+        (768, 7, 7),
+    ]
+    with pytest.raises(InputError, match=r"swin_tiny_patch4_window7_224 does not take this size \(.*224"):
+        backbone(torch.rand(1, 3, 192, 256))
+
+
 def test_pfenets_prior_is_refused():
     with pytest.raises(InputError, match="masked_input runs block4 by itself, which timm:vit_tiny_patch16_224 cannot"):
         DANet(DANetConfig.pfenet(backbone="timm:vit_tiny_patch16_224"), pretrained=False)

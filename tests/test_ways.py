@@ -43,6 +43,12 @@ def test_a_saved_list_keeps_its_ways(tmp_path):
     assert back.ways == 2 and back.episodes == sampled(2).episodes
 
 
+@pytest.mark.parametrize("kept", [slice(0, 5), slice(1, 5)])
+def test_a_list_whose_episodes_do_not_belong_together_is_refused(kept):
+    with pytest.raises(InputError, match="do not ask one query for 2 classes; sample anew"):
+        EpisodeList(sampled(2).episodes[kept], {"ways": 2}).check(DATA)
+
+
 @pytest.mark.parametrize(
     ("ways", "options", "message"),
     [
